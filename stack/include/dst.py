@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Routes and flow keys: include/net/dst.h, include/net/route.h, include/net/flow.h."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stack.include.netdevice import net_device
+    from stack.include.sk_buff import sk_buff
+    from stack.include.sock import sock
+    from stack.stack import Stack
+
+RTN_UNICAST = 1
+RTN_LOCAL = 2
+RTN_BROADCAST = 3
+RTN_MULTICAST = 5
+RTN_UNREACHABLE = 7
+
+RTAX_MTU = 2
+RTAX_WINDOW = 3
+RTAX_RTT = 4
+RTAX_RTTVAR = 5
+RTAX_SSTHRESH = 6
+RTAX_CWND = 7
+RTAX_ADVMSS = 8
+RTAX_REORDERING = 9
+RTAX_HOPLIMIT = 10
+RTAX_INITCWND = 11
+RTAX_FEATURES = 12
+RTAX_RTO_MIN = 13
+RTAX_INITRWND = 14
+RTAX_QUICKACK = 15
+RTAX_CC_ALGO = 16
+
+
+class dst_ops:
+    """What a protocol family does with its routes; ``mtu`` and ``default_advmss`` take the dst."""
+
+    __slots__ = ("check", "default_advmss", "family", "mtu", "update_pmtu")
+
+    def __init__(
+        self,
+        family: int,
+        mtu: Callable[[dst_entry], int],
+        default_advmss: Callable[[dst_entry], int],
+        check: Callable[[dst_entry, int], dst_entry | None],
+        update_pmtu: Callable[[dst_entry, sock | None, sk_buff | None, int], None],
+    ) -> None:
+        self.family = family
+        self.mtu = mtu
+        self.default_advmss = default_advmss
+        self.check = check
+        self.update_pmtu = update_pmtu
+
+
+class dst_entry:
+    """struct dst_entry: where packets of a flow leave (``output``) or go up (``input``)."""
+
+    __slots__ = ("dev", "input", "metrics", "net", "obsolete", "ops", "output")
+
+    def __init__(self, net: Stack, ops: dst_ops, dev: net_device) -> None:
+        self.net = net
+        self.ops = ops
+        self.dev = dev
+        self.obsolete = 0
+        self.metrics: dict[int, int] = {}
+        self.input: Callable[[sk_buff], int] | None = None
+        self.output: Callable[[Stack, sock | None, sk_buff], int] | None = None
+
+
+class rtable(dst_entry):
+    """struct rtable: an IPv4 route.  Addresses are ints in host order; ``rt_gateway`` 0 means on-link."""
+
+    __slots__ = ("rt_dst", "rt_gateway", "rt_pmtu", "rt_pmtu_expires", "rt_src", "rt_type")
+
+    def __init__(self, net: Stack, ops: dst_ops, dev: net_device, rt_type: int) -> None:
+        super().__init__(net, ops, dev)
+        self.rt_type = rt_type
+        self.rt_dst = 0
+        self.rt_src = 0
+        self.rt_gateway = 0
+        self.rt_pmtu = 0
+        self.rt_pmtu_expires = 0
+
+
+class flowi4:
+    """struct flowi4: the key of a route look-up.  Ports and addresses are ints in host order."""
+
+    __slots__ = (
+        "daddr",
+        "flowi4_iif",
+        "flowi4_mark",
+        "flowi4_oif",
+        "flowi4_proto",
+        "flowi4_tos",
+        "fl4_dport",
+        "fl4_sport",
+        "saddr",
+    )
+
+    def __init__(self) -> None:
+        self.flowi4_oif = self.flowi4_iif = self.flowi4_mark = self.flowi4_tos = self.flowi4_proto = 0
+        self.daddr = self.saddr = 0
+        self.fl4_dport = self.fl4_sport = 0
+
+
+def dst_metric_raw(dst: dst_entry, metric: int) -> int:
+    return dst.metrics.get(metric, 0)
+
+
+def dst_metric(dst: dst_entry, metric: int) -> int:
+    return dst.metrics.get(metric, 0)
+
+
+def dst_mtu(dst: dst_entry) -> int:
+    """The path MTU in bytes of IP packet, by the family's own rule (``ipv4_mtu``)."""
+    return dst.ops.mtu(dst)
+
+
+def dst_metric_advmss(dst: dst_entry) -> int:
+    """The MSS to advertise: the route's own metric, else the family's default (``ipv4_default_advmss``)."""
+    return dst.metrics.get(RTAX_ADVMSS, 0) or dst.ops.default_advmss(dst)
+
+
+def dst_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
+    """Hand the packet to its route: ``ip_output`` for IPv4."""
+    dst = skb._skb_refdst
+    assert dst is not None and dst.output is not None
+    return dst.output(net, sk, skb)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""struct inet_sock and struct ip_options: include/net/inet_sock.h."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stack.include.sock import sock
+
+if TYPE_CHECKING:
+    from stack.stack import Stack
+
+IP_PMTUDISC_DONT = 0
+IP_PMTUDISC_WANT = 1
+IP_PMTUDISC_DO = 2
+IP_PMTUDISC_PROBE = 3
+IP_PMTUDISC_INTERFACE = 4
+IP_PMTUDISC_OMIT = 5
+
+
+class ip_options:
+    """struct ip_options: the options of an IPv4 header as received (``data``, at most 40 bytes) and what
+    ``ip_options_compile`` found in them."""
+
+    __slots__ = ("data", "faddr", "is_strictroute", "nexthop", "optlen", "router_alert", "rr", "srr", "ts")
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+        self.optlen = len(data)
+        self.faddr = self.nexthop = 0
+        self.srr = self.rr = self.ts = self.router_alert = 0
+        self.is_strictroute = False
+
+
+class inet_sock(sock):
+    """struct inet_sock.  The kernel's ``inet_daddr``, ``inet_rcv_saddr``, ``inet_dport`` and ``inet_num`` are
+    names for members of sock_common, here as there; ``inet_saddr`` and ``inet_sport`` are its own."""
+
+    __slots__ = (
+        "cmsg_flags",
+        "cork_queue",
+        "freebind",
+        "inet_id",
+        "inet_opt",
+        "inet_saddr",
+        "inet_sport",
+        "mc_loop",
+        "mc_ttl",
+        "min_ttl",
+        "pmtudisc",
+        "rcv_tos",
+        "recverr",
+        "tos",
+        "transparent",
+        "uc_ttl",
+    )
+
+    def __init__(self, net: Stack, family: int) -> None:
+        super().__init__(net, family)
+        self.inet_saddr = 0
+        self.inet_sport = 0
+        self.inet_id = 0
+        self.inet_opt: ip_options | None = None
+        self.tos = 0
+        self.rcv_tos = 0
+        self.uc_ttl = -1
+        self.mc_ttl = 1
+        self.mc_loop = True
+        self.min_ttl = 0
+        self.pmtudisc = IP_PMTUDISC_WANT
+        self.recverr = False
+        self.freebind = False
+        self.transparent = False
+        self.cmsg_flags = 0
+        self.cork_queue: list[bytes] = []
+
+    @property
+    def inet_daddr(self) -> int:
+        return self.sk_daddr
+
+    @property
+    def inet_rcv_saddr(self) -> int:
+        return self.sk_rcv_saddr
+
+    @property
+    def inet_dport(self) -> int:
+        return self.sk_dport
+
+    @property
+    def inet_num(self) -> int:
+        return self.sk_num

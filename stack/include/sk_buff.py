@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The packet: include/linux/skbuff.h.
+
+Theory of operation
+-------------------
+``head`` is the linear area.  A received frame is one immutable ``bytes``; a packet on its way out gets a
+``bytearray`` whose header room is filled from the back by ``skb_push``, as in the kernel.  ``data`` and ``tail``
+are offsets into ``head``; ``mac_header``, ``network_header`` and ``transport_header`` too.  ``frags`` are the
+buffers that follow the linear part: payload that is never copied on its way to the device.
+``len`` counts from ``data`` to the end of the last fragment, ``data_len`` what is in ``frags``.
+
+A received TSO frame stays whole: its payload is a slice of ``head`` until someone reads it.
+
+Checksums (``ip_summed``): CHECKSUM_NONE nothing is known; CHECKSUM_UNNECESSARY verified by the device;
+CHECKSUM_PARTIAL (both directions) the field at ``csum_start + csum_offset`` holds the pseudo-header sum and
+whoever puts the frame on a real wire completes it; ``csum_start`` is an offset into ``head``.
+
+``cb`` is the layer's private area, ``TCP_SKB_CB(skb)`` in TCP.
+
+Departures: no reference counts (Python has its own), no cloned/paged distinction, no headroom growth: a packet
+is allocated with the room that it needs and ``skb_push`` beyond it is a bug that raises.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stack.include.dst import dst_entry
+    from stack.include.netdevice import net_device
+    from stack.include.sock import sock
+
+Buffer = bytes | bytearray | memoryview
+
+CHECKSUM_NONE = 0
+CHECKSUM_UNNECESSARY = 1
+CHECKSUM_COMPLETE = 2
+CHECKSUM_PARTIAL = 3
+
+PACKET_HOST = 0
+PACKET_BROADCAST = 1
+PACKET_MULTICAST = 2
+PACKET_OTHERHOST = 3
+PACKET_OUTGOING = 4
+
+SKB_GSO_TCPV4 = 1 << 0
+SKB_GSO_DODGY = 1 << 1
+SKB_GSO_TCP_ECN = 1 << 2
+SKB_GSO_TCP_FIXEDID = 1 << 3
+SKB_GSO_TCPV6 = 1 << 4
+
+
+class sk_buff:
+    """struct sk_buff: one packet, with the offsets of its headers and what is known of its checksum."""
+
+    __slots__ = (
+        "_skb_refdst",
+        "cb",
+        "csum",
+        "csum_offset",
+        "csum_start",
+        "data",
+        "data_len",
+        "dev",
+        "frags",
+        "gso_segs",
+        "gso_size",
+        "gso_type",
+        "h_iph",
+        "h_th",
+        "hash",
+        "head",
+        "ip_summed",
+        "len",
+        "mac_header",
+        "mark",
+        "network_header",
+        "pkt_type",
+        "priority",
+        "protocol",
+        "sk",
+        "skb_iif",
+        "skb_mstamp_ns",
+        "tail",
+        "transport_header",
+        "truesize",
+        "tstamp",
+    )
+
+    def __init__(self, head: bytes | bytearray, data: int, tail: int) -> None:
+        self.head = head
+        self.data = data
+        self.tail = tail
+        self.len = tail - data
+        self.data_len = 0
+        self.frags: list[Buffer] = []
+        self.truesize = self.len + SKB_TRUESIZE_OVERHEAD
+        self.mac_header = self.network_header = self.transport_header = data
+        self.dev: net_device | None = None
+        self.sk: sock | None = None
+        self._skb_refdst: dst_entry | None = None
+        self.cb: Any = None
+        self.h_iph: Any = None  # the parsed network header: ip_hdr(skb), ipv6_hdr(skb)
+        self.h_th: Any = None  # the parsed transport header: tcp_hdr(skb), udp_hdr(skb), icmp_hdr(skb)
+        self.protocol = 0
+        self.pkt_type = PACKET_HOST
+        self.ip_summed = CHECKSUM_NONE
+        self.csum = 0
+        self.csum_start = 0
+        self.csum_offset = 0
+        self.gso_size = 0
+        self.gso_segs = 0
+        self.gso_type = 0
+        self.hash = 0
+        self.mark = 0
+        self.priority = 0
+        self.skb_iif = 0
+        self.skb_mstamp_ns = 0
+        self.tstamp = 0
+
+
+# What one packet costs a socket's budget beyond its bytes: sizeof(struct sk_buff) = 232 rounded to a cache line
+# (256) plus struct skb_shared_info (320) on a 64-bit kernel; SKB_TRUESIZE() in include/linux/skbuff.h.
+SKB_TRUESIZE_OVERHEAD = 576
+
+
+def alloc_skb(size: int) -> sk_buff:
+    """An empty packet with ``size`` bytes of room, all of it header room (skb_reserve is implied)."""
+    return sk_buff(bytearray(size), size, size)
+
+
+def skb_push(skb: sk_buff, length: int) -> int:
+    """Claim ``length`` bytes in front of the data; returns the new ``data`` offset."""
+    skb.data -= length
+    if skb.data < 0:
+        raise ValueError(f"skb_push({length}) beyond the header room: {skb.data + length} bytes were left")
+    skb.len += length
+    return skb.data
+
+
+def skb_pull(skb: sk_buff, length: int) -> bool:
+    """Drop ``length`` bytes from the front of the linear data; False if it is shorter than that."""
+    if length > skb.tail - skb.data:
+        return False
+    skb.data += length
+    skb.len -= length
+    return True
+
+
+def skb_headlen(skb: sk_buff) -> int:
+    """Bytes in the linear area."""
+    return skb.tail - skb.data
+
+
+def pskb_may_pull(skb: sk_buff, length: int) -> bool:
+    """Whether ``length`` bytes are there in the linear area (a received frame is linear)."""
+    return length <= skb.tail - skb.data
+
+
+def pskb_trim(skb: sk_buff, length: int) -> None:
+    """Cut a linear packet to ``length`` bytes: Ethernet padding behind a short datagram."""
+    if length < skb.len:
+        skb.tail -= skb.len - length
+        skb.len = length
+
+
+def skb_is_gso(skb: sk_buff) -> bool:
+    return skb.gso_size != 0
+
+
+def skb_dst(skb: sk_buff) -> dst_entry | None:
+    return skb._skb_refdst
+
+
+def skb_dst_set(skb: sk_buff, dst: dst_entry | None) -> None:
+    skb._skb_refdst = dst
+
+
+def skb_add_frag(skb: sk_buff, buf: Buffer) -> None:
+    """Append a buffer behind the packet's data; it is referenced, not copied."""
+    skb.frags.append(buf)
+    n = len(buf)
+    skb.len += n
+    skb.data_len += n
+    skb.truesize += n

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""struct sock_common, struct sock and struct proto: include/net/sock.h.
+
+Departures: no locks and no reference counts (one thread owns a Stack), so sk_lock, sk_refcnt and the backlog
+of a locked socket are absent; an ``inet_sock`` *is* a ``sock`` by inheritance, so ``inet_sk(sk)`` and
+``tcp_sk(sk)`` are the socket itself.  Addresses are ints in host order (IPv4: 32 bits), ports are ints.
+
+``sk_wq`` holds the callables that ``sock_def_readable`` and friends wake: ``waiter(sk, mask)`` with EPOLL bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stack.include.dst import dst_entry
+    from stack.include.sk_buff import sk_buff
+    from stack.include.timer import timer_list
+    from stack.net.socket import socket
+    from stack.stack import Stack
+
+AF_INET = 2
+AF_INET6 = 10
+
+SOCK_STREAM = 1
+SOCK_DGRAM = 2
+SOCK_RAW = 3
+
+# sk_shutdown
+RCV_SHUTDOWN = 1
+SEND_SHUTDOWN = 2
+SHUTDOWN_MASK = 3
+
+# sk_flags bits by name (enum sock_flags)
+SOCK_DEAD = 1 << 0
+SOCK_DONE = 1 << 1
+SOCK_URGINLINE = 1 << 2
+SOCK_KEEPOPEN = 1 << 3
+SOCK_LINGER = 1 << 4
+SOCK_DESTROY = 1 << 5
+SOCK_BROADCAST = 1 << 6
+SOCK_RCVTSTAMP = 1 << 7
+SOCK_RCU_FREE = 1 << 8
+
+# sk_userlocks
+SOCK_SNDBUF_LOCK = 1
+SOCK_RCVBUF_LOCK = 2
+SOCK_BINDADDR_LOCK = 4
+SOCK_BINDPORT_LOCK = 8
+
+EPOLLIN = 0x001
+EPOLLPRI = 0x002
+EPOLLOUT = 0x004
+EPOLLERR = 0x008
+EPOLLHUP = 0x010
+EPOLLRDNORM = 0x040
+EPOLLRDHUP = 0x2000
+
+SOCK_MIN_SNDBUF = 4608
+SOCK_MIN_RCVBUF = 2304
+
+INT_MAX = 0x7FFFFFFF
+
+
+class sock_common:
+    """struct sock_common: what full, request and TIME_WAIT sockets have alike, so that all three live in ehash."""
+
+    __slots__ = (
+        "sk_bound_dev_if",
+        "sk_daddr",
+        "sk_dport",
+        "sk_family",
+        "sk_hash",
+        "sk_net",
+        "sk_num",
+        "sk_prot",
+        "sk_rcv_saddr",
+        "sk_reuse",
+        "sk_reuseport",
+        "sk_state",
+        "sk_v6_daddr",
+        "sk_v6_rcv_saddr",
+    )
+
+    sk_net: Stack
+    sk_prot: Any
+    sk_family: int
+    sk_state: int
+    sk_daddr: int
+    sk_rcv_saddr: int
+    sk_v6_daddr: int
+    sk_v6_rcv_saddr: int
+    sk_dport: int
+    sk_num: int
+    sk_hash: int
+    sk_bound_dev_if: int
+    sk_reuse: int
+    sk_reuseport: bool
+
+    def __init__(self, net: Stack, family: int) -> None:
+        self.sk_net = net
+        self.sk_family = family
+        self.sk_prot = None
+        self.sk_state = 0
+        self.sk_daddr = self.sk_rcv_saddr = self.sk_v6_daddr = self.sk_v6_rcv_saddr = 0
+        self.sk_dport = self.sk_num = self.sk_hash = self.sk_bound_dev_if = self.sk_reuse = 0
+        self.sk_reuseport = False
+
+
+class sock(sock_common):
+    """struct sock: the protocol-independent part of a socket."""
+
+    __slots__ = (
+        "sk_ack_backlog",
+        "sk_data_ready",
+        "sk_destruct",
+        "sk_dst_cache",
+        "sk_err",
+        "sk_err_soft",
+        "sk_error_queue",
+        "sk_error_report",
+        "sk_flags",
+        "sk_forward_alloc",
+        "sk_gso_max_segs",
+        "sk_gso_max_size",
+        "sk_gso_type",
+        "sk_incoming_cpu",
+        "sk_ino",
+        "sk_lingertime",
+        "sk_mark",
+        "sk_max_ack_backlog",
+        "sk_max_pacing_rate",
+        "sk_pacing_rate",
+        "sk_pacing_shift",
+        "sk_pacing_status",
+        "sk_priority",
+        "sk_protocol",
+        "sk_rcvbuf",
+        "sk_rcvlowat",
+        "sk_rcvtimeo",
+        "sk_receive_queue",
+        "sk_rmem_alloc",
+        "sk_route_caps",
+        "sk_rx_dst",
+        "sk_rxhash",
+        "sk_send_head",
+        "sk_shutdown",
+        "sk_sndbuf",
+        "sk_sndtimeo",
+        "sk_socket",
+        "sk_state_change",
+        "sk_timer",
+        "sk_type",
+        "sk_user_data",
+        "sk_userlocks",
+        "sk_wmem_alloc",
+        "sk_wmem_queued",
+        "sk_wq",
+        "sk_write_queue",
+        "sk_write_space",
+    )
+
+    sk_timer: timer_list
+
+    def __init__(self, net: Stack, family: int) -> None:
+        super().__init__(net, family)
+        self.sk_type = 0
+        self.sk_protocol = 0
+        self.sk_shutdown = 0
+        self.sk_userlocks = 0
+        self.sk_flags = 0
+        self.sk_err = 0
+        self.sk_err_soft = 0
+        self.sk_ino = 0
+        self.sk_ack_backlog = 0
+        self.sk_max_ack_backlog = 0
+        self.sk_rcvbuf = 0
+        self.sk_sndbuf = 0
+        self.sk_rcvlowat = 1
+        self.sk_rcvtimeo: float | None = None
+        self.sk_sndtimeo: float | None = None
+        self.sk_lingertime = 0
+        self.sk_priority = 0
+        self.sk_mark = 0
+        self.sk_rmem_alloc = 0  # truesize of what waits in the receive queues
+        self.sk_wmem_alloc = 0  # truesize handed to the device and not yet gone
+        self.sk_wmem_queued = 0  # truesize in the write queue and the retransmit queue
+        self.sk_forward_alloc = 0
+        self.sk_gso_type = 0
+        self.sk_gso_max_size = 0
+        self.sk_gso_max_segs = 0
+        self.sk_route_caps = 0
+        self.sk_pacing_rate = (1 << 64) - 1
+        self.sk_max_pacing_rate = (1 << 64) - 1
+        self.sk_pacing_status = 0
+        self.sk_pacing_shift = 10
+        self.sk_rxhash = 0
+        self.sk_incoming_cpu = 0
+        self.sk_receive_queue: deque[sk_buff] = deque()
+        self.sk_write_queue: deque[sk_buff] = deque()
+        self.sk_error_queue: deque[sk_buff] = deque()
+        self.sk_send_head: sk_buff | None = None
+        self.sk_dst_cache: dst_entry | None = None
+        self.sk_rx_dst: dst_entry | None = None
+        self.sk_socket: socket | None = None
+        self.sk_wq: list[Callable[[sock, int], None]] = []
+        self.sk_user_data: Any = None
+        self.sk_state_change: Callable[[sock], None] = _no_op
+        self.sk_data_ready: Callable[[sock], None] = _no_op
+        self.sk_write_space: Callable[[sock], None] = _no_op
+        self.sk_error_report: Callable[[sock], None] = _no_op
+        self.sk_destruct: Callable[[sock], None] | None = None
+
+
+def _no_op(sk: sock) -> None:
+    """Before sock_init_data: nobody to wake."""
+
+
+def sock_flag(sk: sock, flag: int) -> bool:
+    return sk.sk_flags & flag != 0
+
+
+def sock_set_flag(sk: sock, flag: int) -> None:
+    sk.sk_flags |= flag
+
+
+def sock_reset_flag(sk: sock, flag: int) -> None:
+    sk.sk_flags &= ~flag
+
+
+class proto:
+    """struct proto: a protocol's functions, called as ``sk.sk_prot.close(sk, timeout)``.
+
+    Each attribute is a plain function; a protocol leaves out (None) what it has not.
+    """
+
+    __slots__ = (
+        "accept",
+        "bind",
+        "close",
+        "connect",
+        "destroy",
+        "disconnect",
+        "get_port",
+        "getsockopt",
+        "h",
+        "hash",
+        "init",
+        "name",
+        "obj_size",
+        "recvmsg",
+        "release_cb",
+        "rsk_prot",
+        "sendmsg",
+        "setsockopt",
+        "shutdown",
+        "slab",
+        "twsk_prot",
+        "unhash",
+    )
+
+    def __init__(self, name: str, **functions: Any) -> None:
+        self.name = name
+        for slot in self.__slots__[0:]:
+            if slot != "name":
+                setattr(self, slot, functions.pop(slot, None))
+        if functions:
+            raise TypeError(f"struct proto has no member {sorted(functions)}")
