@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Two commands for a newcomer: `make vm` opens a guest, `make test` runs everything.
+# Each target does its own set-up and prints the command that it runs.
+
+SHELL := /bin/sh
+VENV := .venv
+VNIC := $(VENV)/bin/vnic
+
+.PHONY: help setup setup-test vm test check unit test-vm bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+setup: ## Debian packages (as root or with sudo) and .venv; a second run does nothing
+	@tools/setup
+
+setup-test:
+	@tools/setup --test
+
+vm: setup ## open a guest whose network card is vnic (options: make vm ARGS='--machine q35 --net stream')
+	@echo "$(VNIC) vm $(ARGS)"
+	@exec $(VNIC) vm $(ARGS)
+
+test: setup-test ## everything: lint, types, import contracts, unit, simulation, fuzz and real-VM tests
+	@tools/check --all
+
+check: setup-test ## everything that needs no guest
+	@tools/check --no-vm
+
+unit: setup-test ## unit, simulation and fuzz tests only
+	@tools/check --unit
+
+test-vm: setup-test ## the real-VM tests only
+	@tools/check --vm
+
+bench: setup ## vnic over vhost-user and stream against QEMU's user networking, interleaved in one guest image
+	@echo "$(VENV)/bin/python -m bench $(ARGS)"
+	@exec $(VENV)/bin/python -m bench $(ARGS)
+
+clean: ## remove .venv, caches of the checks and artifacts of failed tests (the image cache stays: vnic image prune)
+	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
