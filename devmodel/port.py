@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The line between a device and whoever is behind it: what a TAP with IFF_VNET_HDR carries.
+
+A Port carries, each way, a `virtio_net_hdr` and an Ethernet frame without FCS. Generic segmentation and partial
+checksums are ordinary on both sides of that line: a guest's 64 KB TSO frame comes in whole, and a 64 KB frame goes
+out whole when the guest agreed to take one (`Offloads`). A transport that has no room for the header (a QEMU socket
+netdev) says so through `Offloads()` with all flags down, completes checksums and segments by itself when it is
+handed such a frame anyway, and gives `hdr=None` for what it receives.
+
+Middleware (capture, faults, meters) is a Port round a Port, so it works on every transport.
+
+Rules that both sides keep:
+
+* `send()` queues, `flush()` publishes: one `flush()` per batch means one used-index update and one signal.
+* `frame_received()` is called for every frame of the input that was waiting, then `batch_done()` once. The answer to
+  a batch may be sent from either; the port itself calls `flush()` after `batch_done()` returned.
+* Neither side raises for what the guest did. `send()` says False when it dropped the frame, and a counter says why.
+* All calls come from one thread (the event loop's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class VnetHdr:
+    """struct virtio_net_hdr without num_buffers (virtio 1.2, section 5.1.6); host-endian integers.
+
+    `csum_start` counts from the first byte of the Ethernet frame, `csum_offset` from `csum_start`; `hdr_len` is a hint.
+    """
+
+    __slots__ = ("csum_offset", "csum_start", "flags", "gso_size", "gso_type", "hdr_len")
+
+    def __init__(
+        self,
+        flags: int = 0,
+        gso_type: int = 0,
+        hdr_len: int = 0,
+        gso_size: int = 0,
+        csum_start: int = 0,
+        csum_offset: int = 0,
+    ) -> None:
+        self.flags = flags
+        self.gso_type = gso_type
+        self.hdr_len = hdr_len
+        self.gso_size = gso_size
+        self.csum_start = csum_start
+        self.csum_offset = csum_offset
+
+    def astuple(self) -> tuple[int, int, int, int, int, int]:
+        """The fields in the order of the struct."""
+        return (self.flags, self.gso_type, self.hdr_len, self.gso_size, self.csum_start, self.csum_offset)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VnetHdr) and self.astuple() == other.astuple()
+
+    def __hash__(self) -> int:
+        return hash(self.astuple())
+
+    def __repr__(self) -> str:
+        return (
+            f"VnetHdr(flags={self.flags:#x}, gso_type={self.gso_type:#x}, hdr_len={self.hdr_len}, "
+            f"gso_size={self.gso_size}, csum_start={self.csum_start}, csum_offset={self.csum_offset})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Offloads:
+    """What the peer (the guest) accepts from us, as negotiated now."""
+
+    csum: bool = False  # frames with NEEDS_CSUM or DATA_VALID may be sent (VIRTIO_NET_F_GUEST_CSUM)
+    tso4: bool = False
+    tso6: bool = False
+    ecn: bool = False  # TSO frames may carry CWR (VIRTIO_NET_F_GUEST_ECN)
+    max_frame: int = 1514  # the largest frame in bytes, Ethernet header included, vnet header not
+
+
+class PortHandler(Protocol):
+    """Who sits behind a port; also each middleware, seen from the port it wraps."""
+
+    def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
+        """One frame from the guest. `hdr` None: a complete frame whose checksums nobody has verified."""
+
+    def batch_done(self) -> None:
+        """The input that was waiting is drained: answer now (one ACK for many segments)."""
+
+    def link_changed(self, up: bool, offloads: Offloads) -> None:
+        """The guest's driver came, went or negotiated anew; called from `attach()` too when the link is up."""
+
+
+class Port(Protocol):
+    """A network device as its back end sees it."""
+
+    name: str
+
+    @property
+    def link_up(self) -> bool:
+        """A driver is there and its receive ring runs."""
+
+    @property
+    def offloads(self) -> Offloads:
+        """What `send()` may be given now; the all-False default while the link is down."""
+
+    def attach(self, handler: PortHandler) -> None:
+        """Set the handler; a later call replaces it."""
+
+    def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        """Queue one frame to the guest, given as consecutive pieces. False: dropped, and counted in `stats()`."""
+
+    def flush(self) -> None:
+        """Publish what `send()` queued, and signal once."""
+
+    def stats(self) -> dict[str, int]:
+        """Flat counters; every port has at least rx_frames, rx_bytes, tx_frames, tx_bytes, tx_dropped.
+
+        rx is from the guest to us, tx from us to the guest.
+        """
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
