@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stack.include.neighbour import neighbour
     from stack.include.netdevice import net_device
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import sock
@@ -17,6 +18,11 @@ RTN_LOCAL = 2
 RTN_BROADCAST = 3
 RTN_MULTICAST = 5
 RTN_UNREACHABLE = 7
+
+# rt_flags
+RTCF_BROADCAST = 0x10000000
+RTCF_MULTICAST = 0x20000000
+RTCF_LOCAL = 0x80000000
 
 RTAX_MTU = 2
 RTAX_WINDOW = 3
@@ -73,7 +79,18 @@ class dst_entry:
 class rtable(dst_entry):
     """struct rtable: an IPv4 route.  Addresses are ints in host order; ``rt_gateway`` 0 means on-link."""
 
-    __slots__ = ("rt_dst", "rt_gateway", "rt_pmtu", "rt_pmtu_expires", "rt_src", "rt_type")
+    __slots__ = (
+        "rt_dst",
+        "rt_flags",
+        "rt_gateway",
+        "rt_genid",
+        "rt_is_input",
+        "rt_neigh",
+        "rt_pmtu",
+        "rt_pmtu_expires",
+        "rt_src",
+        "rt_type",
+    )
 
     def __init__(self, net: Stack, ops: dst_ops, dev: net_device, rt_type: int) -> None:
         super().__init__(net, ops, dev)
@@ -83,6 +100,10 @@ class rtable(dst_entry):
         self.rt_gateway = 0
         self.rt_pmtu = 0
         self.rt_pmtu_expires = 0
+        self.rt_flags = 0
+        self.rt_genid = net.ipv4.rt_genid
+        self.rt_is_input = False
+        self.rt_neigh: neighbour | None = None  # the next hop, once a packet went there
 
 
 class flowi4:
@@ -104,6 +125,28 @@ class flowi4:
         self.flowi4_oif = self.flowi4_iif = self.flowi4_mark = self.flowi4_tos = self.flowi4_proto = 0
         self.daddr = self.saddr = 0
         self.fl4_dport = self.fl4_sport = 0
+
+
+def flowi4_init_output(
+    fl4: flowi4,
+    oif: int,
+    mark: int,
+    tos: int,
+    proto: int,
+    daddr: int,
+    saddr: int,
+    dport: int,
+    sport: int,
+) -> None:
+    """Fill the key of an output route look-up (the kernel's scope, flags and uid are absent here)."""
+    fl4.flowi4_oif = oif
+    fl4.flowi4_mark = mark
+    fl4.flowi4_tos = tos
+    fl4.flowi4_proto = proto
+    fl4.daddr = daddr
+    fl4.saddr = saddr
+    fl4.fl4_dport = dport
+    fl4.fl4_sport = sport
 
 
 def dst_metric_raw(dst: dst_entry, metric: int) -> int:

@@ -7,6 +7,7 @@ wire.  Frames come the other way through ``Stack.netif_rx``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,10 @@ class net_device:
         "name",
         "ndo_start_xmit",
         "net",
+        "queue_stopped",
         "stats",
+        "tx_queue",
+        "tx_queue_len",
     )
 
     def __init__(self, net: Stack, name: str, dev_addr: bytes, mtu: int = 1500) -> None:
@@ -73,4 +77,7 @@ class net_device:
         self.stats = net_device_stats()
         self.ip_ptr: object | None = None
         self.ip6_ptr: object | None = None
+        self.tx_queue: deque[sk_buff] = deque()  # what the device refused with NETDEV_TX_BUSY, in order
+        self.tx_queue_len = 1000
+        self.queue_stopped = False
         self.ndo_start_xmit: Callable[[sk_buff, net_device], int] | None = None

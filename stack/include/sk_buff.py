@@ -23,10 +23,12 @@ is allocated with the room that it needs and ``skb_push`` beyond it is a bug tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
+    from stack.include.inet_sock import ip_options
     from stack.include.netdevice import net_device
     from stack.include.sock import sock
 
@@ -49,6 +51,9 @@ SKB_GSO_TCP_ECN = 1 << 2
 SKB_GSO_TCP_FIXEDID = 1 << 3
 SKB_GSO_TCPV6 = 1 << 4
 
+# Header room of every packet that TCP sends: LL_MAX_HEADER plus the largest IP and TCP headers, rounded up.
+MAX_TCP_HEADER = 160
+
 
 class sk_buff:
     """struct sk_buff: one packet, with the offsets of its headers and what is known of its checksum."""
@@ -61,7 +66,9 @@ class sk_buff:
         "csum_start",
         "data",
         "data_len",
+        "destructor",
         "dev",
+        "dst_pending_confirm",
         "frags",
         "gso_segs",
         "gso_size",
@@ -70,6 +77,7 @@ class sk_buff:
         "h_th",
         "hash",
         "head",
+        "ip_opt",
         "ip_summed",
         "len",
         "mac_header",
@@ -98,11 +106,14 @@ class sk_buff:
         self.mac_header = self.network_header = self.transport_header = data
         self.dev: net_device | None = None
         self.sk: sock | None = None
+        self.destructor: Callable[[sk_buff], None] | None = None  # gives the bytes back to skb.sk's budget
         self._skb_refdst: dst_entry | None = None
         self.cb: Any = None
         self.h_iph: Any = None  # the parsed network header: ip_hdr(skb), ipv6_hdr(skb)
         self.h_th: Any = None  # the parsed transport header: tcp_hdr(skb), udp_hdr(skb), icmp_hdr(skb)
+        self.ip_opt: ip_options | None = None  # IPCB(skb)->opt of a received packet with IP options
         self.protocol = 0
+        self.dst_pending_confirm = False
         self.pkt_type = PACKET_HOST
         self.ip_summed = CHECKSUM_NONE
         self.csum = 0

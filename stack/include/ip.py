@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IPv4, UDP and ICMP headers and the values in them: include/uapi/linux/{ip,in,udp,icmp}.h, include/net/ip.h.
+
+Addresses are host-order ints.  A header of a received packet is unpacked once, into a small object that the packet
+carries (``ip_hdr(skb)``); on the way out the bytes are packed straight into the header room.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stack.include.inet_sock import ip_options
+    from stack.include.sk_buff import sk_buff
+    from stack.include.sock import sock
+    from stack.stack import Stack
+
+Buffer = bytes | bytearray | memoryview
+
+ETH_P_IP = 0x0800
+ETH_P_ARP = 0x0806
+ETH_P_IPV6 = 0x86DD
+ETH_HLEN = 14
+ETH_ALEN = 6
+ETH_ZLEN = 60
+
+IPPROTO_IP = 0
+IPPROTO_ICMP = 1
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+IPPROTO_IPV6 = 41
+IPPROTO_RAW = 255
+MAX_INET_PROTOS = 256
+
+INADDR_ANY = 0
+INADDR_BROADCAST = 0xFFFFFFFF
+INADDR_LOOPBACK = 0x7F000001
+
+IP_CE = 0x8000
+IP_DF = 0x4000
+IP_MF = 0x2000
+IP_OFFSET = 0x1FFF
+
+IPDEFTTL = 64
+IPV4_MIN_MTU = 68
+IP_MAX_MTU = 0xFFFF
+
+# RFC 3168: the two low bits of the TOS byte
+INET_ECN_NOT_ECT = 0
+INET_ECN_ECT_1 = 1
+INET_ECN_ECT_0 = 2
+INET_ECN_CE = 3
+INET_ECN_MASK = 3
+IPTOS_TOS_MASK = 0x1E
+IPTOS_RT_MASK = IPTOS_TOS_MASK & ~3
+
+# include/uapi/linux/in.h
+IP_TOS = 1
+IP_TTL = 2
+IP_HDRINCL = 3
+IP_OPTIONS = 4
+IP_RECVOPTS = 6
+IP_RETOPTS = 7
+IP_PKTINFO = 8
+IP_MTU_DISCOVER = 10
+IP_RECVERR = 11
+IP_RECVTTL = 12
+IP_RECVTOS = 13
+IP_MTU = 14
+IP_FREEBIND = 15
+IP_TRANSPARENT = 19
+IP_MINTTL = 21
+IP_MULTICAST_TTL = 33
+IP_MULTICAST_LOOP = 34
+
+MSG_OOB = 1
+MSG_PEEK = 2
+MSG_DONTROUTE = 4
+MSG_TRUNC = 0x20
+MSG_DONTWAIT = 0x40
+MSG_NOSIGNAL = 0x4000
+
+# IPv4 options (RFC 791, section 3.1; RFC 2113 for router alert)
+IPOPT_END = 0
+IPOPT_NOOP = 1
+IPOPT_RR = 7
+IPOPT_TIMESTAMP = 68
+IPOPT_SEC = 130
+IPOPT_LSRR = 131
+IPOPT_CIPSO = 134
+IPOPT_SID = 136
+IPOPT_SSRR = 137
+IPOPT_RA = 148
+
+# ICMP (RFC 792, RFC 1122 section 3.2.2, RFC 1812 section 5.2.7)
+ICMP_ECHOREPLY = 0
+ICMP_DEST_UNREACH = 3
+ICMP_SOURCE_QUENCH = 4
+ICMP_REDIRECT = 5
+ICMP_ECHO = 8
+ICMP_TIME_EXCEEDED = 11
+ICMP_PARAMETERPROB = 12
+ICMP_TIMESTAMP = 13
+ICMP_TIMESTAMPREPLY = 14
+ICMP_INFO_REQUEST = 15
+ICMP_INFO_REPLY = 16
+ICMP_ADDRESS = 17
+ICMP_ADDRESSREPLY = 18
+NR_ICMP_TYPES = 18
+
+ICMP_NET_UNREACH = 0
+ICMP_HOST_UNREACH = 1
+ICMP_PROT_UNREACH = 2
+ICMP_PORT_UNREACH = 3
+ICMP_FRAG_NEEDED = 4
+ICMP_SR_FAILED = 5
+ICMP_NET_UNKNOWN = 6
+ICMP_HOST_UNKNOWN = 7
+ICMP_HOST_ISOLATED = 8
+ICMP_NET_ANO = 9
+ICMP_HOST_ANO = 10
+ICMP_NET_UNR_TOS = 11
+ICMP_HOST_UNR_TOS = 12
+ICMP_PKT_FILTERED = 13
+ICMP_PREC_VIOLATION = 14
+ICMP_PREC_CUTOFF = 15
+NR_ICMP_UNREACH = 15
+
+ICMP_EXC_TTL = 0
+ICMP_EXC_FRAGTIME = 1
+
+IPHDR_LEN = 20
+IPHDR_STRUCT = Struct("!BBHHHBBHII")
+UDPHDR_STRUCT = Struct("!HHHH")
+ICMPHDR_STRUCT = Struct("!BBHHH")
+
+
+class iphdr:
+    """struct iphdr; ``ihl`` counts 32-bit words, ``frag_off`` has the flag bits."""
+
+    __slots__ = ("check", "daddr", "frag_off", "id", "ihl", "protocol", "saddr", "tos", "tot_len", "ttl", "version")
+
+    def __init__(
+        self,
+        ver_ihl: int,
+        tos: int,
+        tot_len: int,
+        ident: int,
+        frag_off: int,
+        ttl: int,
+        protocol: int,
+        check: int,
+        saddr: int,
+        daddr: int,
+    ) -> None:
+        self.version = ver_ihl >> 4
+        self.ihl = ver_ihl & 15
+        self.tos = tos
+        self.tot_len = tot_len
+        self.id = ident
+        self.frag_off = frag_off
+        self.ttl = ttl
+        self.protocol = protocol
+        self.check = check
+        self.saddr = saddr
+        self.daddr = daddr
+
+
+class udphdr:
+    """struct udphdr; ``len`` counts header and payload."""
+
+    __slots__ = ("check", "dest", "len", "source")
+
+    def __init__(self, source: int, dest: int, length: int, check: int) -> None:
+        self.source = source
+        self.dest = dest
+        self.len = length
+        self.check = check
+
+
+class icmphdr:
+    """struct icmphdr: ``id`` and ``sequence`` of an echo; for an error ``gateway`` is those 32 bits and ``mtu``
+    their low half."""
+
+    __slots__ = ("checksum", "code", "id", "sequence", "type")
+
+    def __init__(self, icmp_type: int, code: int, checksum: int, ident: int, sequence: int) -> None:
+        self.type = icmp_type
+        self.code = code
+        self.checksum = checksum
+        self.id = ident
+        self.sequence = sequence
+
+    @property
+    def gateway(self) -> int:
+        return (self.id << 16) | self.sequence
+
+    @property
+    def mtu(self) -> int:
+        return self.sequence
+
+
+class ip_reply_arg:
+    """struct ip_reply_arg: what ip_send_unicast_reply sends.  ``iov`` is the transport header and payload with its
+    checksum field zero; the folded checksum of ``iov`` plus ``csum`` (pseudo-header) is stored at
+    ``2 * csumoffset``, unless that is negative."""
+
+    __slots__ = ("bound_dev_if", "csum", "csumoffset", "flags", "iov", "tos")
+
+    def __init__(
+        self, iov: bytearray, csum: int = 0, csumoffset: int = -1, bound_dev_if: int = 0, tos: int = 0, flags: int = 0
+    ) -> None:
+        self.iov = iov
+        self.csum = csum
+        self.csumoffset = csumoffset
+        self.bound_dev_if = bound_dev_if
+        self.tos = tos
+        self.flags = flags
+
+
+class net_protocol:
+    """struct net_protocol: who gets the packets and the ICMP errors of an IP protocol.
+
+    ``handler(skb) -> int`` is called with skb.data at the transport header; ``err_handler(skb, info) -> int`` with
+    skb.data at the IP header of the packet that the ICMP error quotes."""
+
+    __slots__ = ("err_handler", "handler", "icmp_strict_tag_validation", "no_policy")
+
+    def __init__(
+        self,
+        handler: object,
+        err_handler: object = None,
+        no_policy: bool = True,
+        icmp_strict_tag_validation: bool = False,
+    ) -> None:
+        self.handler = handler
+        self.err_handler = err_handler
+        self.no_policy = no_policy
+        self.icmp_strict_tag_validation = icmp_strict_tag_validation
+
+
+def ip_hdr(skb: sk_buff) -> iphdr:
+    """The packet's own IPv4 header."""
+    iph: iphdr = skb.h_iph
+    return iph
+
+
+def udp_hdr(skb: sk_buff) -> udphdr:
+    uh: udphdr = skb.h_th
+    return uh
+
+
+def icmp_hdr(skb: sk_buff) -> icmphdr:
+    icmph: icmphdr = skb.h_th
+    return icmph
+
+
+def iphdr_at(buf: Buffer, offset: int) -> iphdr:
+    """Unpack the IPv4 header at ``offset``; struct.error if 20 bytes are not there."""
+    return iphdr(*IPHDR_STRUCT.unpack_from(buf, offset))
+
+
+def ip_is_fragment(iph: iphdr) -> bool:
+    return iph.frag_off & (IP_MF | IP_OFFSET) != 0
+
+
+def ipv4_is_multicast(addr: int) -> bool:
+    return addr >> 28 == 0xE
+
+
+def ipv4_is_lbcast(addr: int) -> bool:
+    return addr == INADDR_BROADCAST
+
+
+def ipv4_is_zeronet(addr: int) -> bool:
+    return addr >> 24 == 0
+
+
+def ipv4_is_loopback(addr: int) -> bool:
+    return addr >> 24 == 127
+
+
+def INET_ECN_is_ce(tos: int) -> bool:
+    return tos & INET_ECN_MASK == INET_ECN_CE
+
+
+def INET_ECN_is_not_ect(tos: int) -> bool:
+    return tos & INET_ECN_MASK == INET_ECN_NOT_ECT
+
+
+def in_aton(text: str) -> int:
+    """"10.0.2.2" as an int; ValueError with the reason for anything that is not four decimal bytes."""
+    parts = text.split(".")
+    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and len(p) <= 3 and int(p) < 256 for p in parts):
+        raise ValueError(f"{text!r} is not an IPv4 address: four numbers 0..255 with dots between them")
+    return int.from_bytes(bytes(int(p) for p in parts), "big")
+
+
+def in_ntoa(addr: int) -> str:
+    """The dotted form of a host-order address."""
+    return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
+
+
+def ip_sk_use_pmtu(sk: sock) -> bool:
+    """IP_PMTUDISC_PROBE and INTERFACE go by the device's MTU alone."""
+    return getattr(sk, "pmtudisc", 1) < 3
+
+
+def inet_get_local_port_range(net: Stack) -> tuple[int, int]:
+    """The first and the last port of the ephemeral range, both included."""
+    return net.ipv4.ip_local_ports_range
+
+
+def ip_options_len(opt: ip_options | None) -> int:
+    return opt.optlen if opt is not None else 0

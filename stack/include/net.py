@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""struct socket, struct proto_ops and struct file: include/linux/net.h, include/linux/fs.h, include/linux/fdtable.h.
+
+``socket`` is what the application holds (by a file descriptor of its Stack), ``sock`` what the protocol works on.
+A negative return value is a negative errno everywhere on this level.
+
+Departures: a ``sockaddr_in`` is a pair of ints in host order (address, port); an option's value is an int or
+``bytes``; ``recvmsg`` returns the data instead of filling the caller's memory.  The wait queue stays in
+``sk.sk_wq``, since nothing here outlives its ``sock``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stack.include.sock import sock
+    from stack.stack import Stack
+
+# socket_state (include/uapi/linux/net.h)
+SS_FREE = 0
+SS_UNCONNECTED = 1
+SS_CONNECTING = 2
+SS_CONNECTED = 3
+SS_DISCONNECTING = 4
+
+# Bits of socket.flags (include/linux/net.h); masks here, where the kernel has bit numbers
+SOCKWQ_ASYNC_NOSPACE = 1 << 0
+SOCKWQ_ASYNC_WAITDATA = 1 << 1
+SOCK_NOSPACE = 1 << 2
+
+# accept4() and socket() flags, include/linux/net.h
+SOCK_TYPE_MASK = 0xF
+SOCK_NONBLOCK = 0o4000
+SOCK_CLOEXEC = 0o2000000
+O_NONBLOCK = 0o4000
+
+# shutdown(), include/linux/net.h
+SHUT_RD = 0
+SHUT_WR = 1
+SHUT_RDWR = 2
+
+# send() and recv() flags, include/linux/socket.h
+MSG_OOB = 0x1
+MSG_PEEK = 0x2
+MSG_DONTROUTE = 0x4
+MSG_CTRUNC = 0x8
+MSG_TRUNC = 0x20
+MSG_DONTWAIT = 0x40
+MSG_EOR = 0x80
+MSG_WAITALL = 0x100
+MSG_ERRQUEUE = 0x2000
+MSG_NOSIGNAL = 0x4000
+MSG_MORE = 0x8000
+
+sockaddr_in = tuple[int, int]
+optval_t = int | bytes
+
+
+class proto_ops:
+    """struct proto_ops: a family's socket calls, each taking the ``socket`` first.
+
+    ``getname`` and ``accept`` and the rest return negative errno; ``recvmsg`` returns ``(data, address)`` or a
+    negative errno, ``getsockopt`` ``(value)`` or ``None`` and errno: see stack/net/socket.py for each signature.
+    """
+
+    __slots__ = (
+        "accept",
+        "bind",
+        "connect",
+        "family",
+        "getname",
+        "getsockopt",
+        "listen",
+        "poll",
+        "recvmsg",
+        "release",
+        "sendmsg",
+        "setsockopt",
+        "shutdown",
+    )
+
+    def __init__(self, family: int, **functions: Callable[..., Any]) -> None:
+        self.family = family
+        for slot in self.__slots__:
+            if slot != "family":
+                setattr(self, slot, functions.pop(slot))
+        if functions:
+            raise TypeError(f"struct proto_ops has no member {sorted(functions)}")
+
+
+class socket:
+    """struct socket: state (SS_*), type (SOCK_*), flags (SOCK_NOSPACE ...), its ``sock`` and its family's calls."""
+
+    __slots__ = ("file", "flags", "net", "ops", "sk", "state", "type")
+
+    sk: sock
+    ops: proto_ops
+
+    def __init__(self, net: Stack, type_: int) -> None:
+        self.net = net
+        self.type = type_
+        self.state = SS_UNCONNECTED
+        self.flags = 0
+        self.file: file | None = None
+
+
+class file:
+    """struct file of a socket: ``private_data`` is the ``socket``; ``f_count`` descriptors point here."""
+
+    __slots__ = ("f_count", "f_flags", "private_data")
+
+    def __init__(self, sock: socket, flags: int) -> None:
+        self.private_data: socket | None = sock
+        self.f_flags = flags
+        self.f_count = 1
+
+
+class files_struct:
+    """struct files_struct: one Stack's descriptors.  ``next_fd`` is the lowest that may be free."""
+
+    __slots__ = ("fdt", "free", "max_fds", "next_fd")
+
+    def __init__(self, max_fds: int = 1 << 20) -> None:
+        self.fdt: dict[int, file] = {}
+        self.free: list[int] = []  # a heap of descriptors given back
+        self.next_fd = 3  # 0, 1 and 2 stay free, so that no descriptor is ever false or looks like a standard one
+        self.max_fds = max_fds

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sysctls of one Stack: struct netns_ipv4 (include/net/netns/ipv4.h) and net.core.
+
+Attributes carry the kernel's field names.  The values here are those that a fresh namespace of Debian 12's Linux 6.1
+shows with 1 GiB of memory; ``stack.profile`` changes them for other kernels, the ``sysctl`` argument of ``Stack``
+for one stack.  ``sysctl_set`` takes the names of /proc/sys/net (``tcp_syncookies``, ``core.somaxconn``).
+Times are in the unit of the /proc file unless said otherwise; those that the kernel keeps in jiffies
+(tcp_fin_timeout, tcp_keepalive_*) are seconds here and the reader multiplies by HZ.
+"""
+
+from __future__ import annotations
+
+SysctlValue = int | str | tuple[int, ...]
+
+
+class netns_core:
+    """net.core.*"""
+
+    def __init__(self) -> None:
+        self.sysctl_somaxconn = 4096
+        self.sysctl_rmem_default = 212992
+        self.sysctl_rmem_max = 212992
+        self.sysctl_wmem_default = 212992
+        self.sysctl_wmem_max = 212992
+        self.sysctl_txrehash = 1
+        self.sysctl_optmem_max = 20480
+        self.netdev_max_backlog = 1000
+
+
+class netns_ipv4:
+    """net.ipv4.*; also the routing generation that invalidates cached routes."""
+
+    def __init__(self) -> None:
+        self.rt_genid = 0
+        self._init_ip()
+        self._init_tcp_open()
+        self._init_tcp_data()
+
+    def _init_ip(self) -> None:
+        self.sysctl_ip_default_ttl = 64
+        self.sysctl_ip_no_pmtu_disc = 0
+        self.sysctl_ip_fwd_use_pmtu = 0
+        self.sysctl_ip_nonlocal_bind = 0
+        self.sysctl_ip_early_demux = 1
+        self.sysctl_tcp_early_demux = 1
+        self.sysctl_udp_early_demux = 1
+        self.ip_local_ports_range = (32768, 60999)
+        self.sysctl_local_reserved_ports: frozenset[int] = frozenset()
+        self.sysctl_ip_prot_sock = 1024
+        self.sysctl_icmp_echo_ignore_all = 0
+        self.sysctl_icmp_echo_ignore_broadcasts = 1
+        self.sysctl_icmp_ignore_bogus_error_responses = 1
+        self.sysctl_icmp_errors_use_inbound_ifaddr = 0
+        self.sysctl_icmp_ratelimit = 1000  # ms between errors to one peer once its burst is used
+        self.sysctl_icmp_ratemask = 0x1818  # types 3, 4, 11, 12
+        self.sysctl_icmp_msgs_per_sec = 1000
+        self.sysctl_icmp_msgs_burst = 50
+        self.sysctl_udp_rmem_min = 4096
+        self.sysctl_udp_wmem_min = 4096
+        self.sysctl_udp_l3mdev_accept = 0
+        self.sysctl_tcp_l3mdev_accept = 0
+        self.ipfrag_high_thresh = 4 * 1024 * 1024
+        self.ipfrag_low_thresh = 3 * 1024 * 1024
+        self.ipfrag_time = 30
+        self.ipfrag_max_dist = 64
+        self.ip_rt_mtu_expires = 600
+        self.ip_rt_min_pmtu = 552
+        self.ip_rt_min_advmss = 256
+        self.sysctl_rp_filter = 0
+        self.sysctl_log_martians = 0
+        self.sysctl_accept_source_route = 0
+
+    def _init_tcp_open(self) -> None:
+        self.sysctl_tcp_syncookies = 1
+        self.sysctl_max_syn_backlog = 128
+        self.sysctl_tcp_synack_retries = 5
+        self.sysctl_tcp_syn_retries = 6
+        self.sysctl_tcp_syn_linear_timeouts = 0
+        self.sysctl_tcp_abort_on_overflow = 0
+        self.sysctl_tcp_fastopen = 1
+        self.sysctl_tcp_fastopen_blackhole_timeout = 0
+        self.sysctl_tcp_timestamps = 1
+        self.sysctl_tcp_sack = 1
+        self.sysctl_tcp_window_scaling = 1
+        self.sysctl_tcp_ecn = 2
+        self.sysctl_tcp_ecn_fallback = 1
+        self.sysctl_tcp_reflect_tos = 0
+        self.sysctl_tcp_fwmark_accept = 0
+        self.sysctl_tcp_migrate_req = 0
+        self.sysctl_tcp_max_tw_buckets = 4096
+        self.sysctl_tcp_tw_reuse = 2
+        self.sysctl_tcp_rfc1337 = 0
+        self.sysctl_tcp_stdurg = 0
+        self.sysctl_tcp_autobind_reuse = 0
+        self.sysctl_tcp_challenge_ack_limit = 2147483647
+        self.sysctl_tcp_invalid_ratelimit = 500  # ms
+        self.sysctl_tcp_congestion_control = "cubic"
+        self.tcp_available_congestion_control = ("reno", "cubic")
+        self.sysctl_tcp_nometrics_save = 0
+        self.sysctl_tcp_no_ssthresh_metrics_save = 1
+
+    def _init_tcp_data(self) -> None:
+        self.sysctl_tcp_rmem = (4096, 131072, 6291456)
+        self.sysctl_tcp_wmem = (4096, 16384, 4194304)
+        self.sysctl_tcp_mem = (11418, 15224, 22836)  # pages
+        self.sysctl_tcp_adv_win_scale = 1
+        self.sysctl_tcp_app_win = 31
+        self.sysctl_tcp_moderate_rcvbuf = 1
+        self.sysctl_tcp_shrink_window = 0
+        self.sysctl_tcp_workaround_signed_windows = 0
+        self.sysctl_tcp_retries1 = 3
+        self.sysctl_tcp_retries2 = 15
+        self.sysctl_tcp_orphan_retries = 0
+        self.sysctl_tcp_max_orphans = 4096
+        self.sysctl_tcp_fin_timeout = 60  # s
+        self.sysctl_tcp_keepalive_time = 7200  # s
+        self.sysctl_tcp_keepalive_intvl = 75  # s
+        self.sysctl_tcp_keepalive_probes = 9
+        self.sysctl_tcp_early_retrans = 3
+        self.sysctl_tcp_recovery = 1
+        self.sysctl_tcp_thin_linear_timeouts = 0
+        self.sysctl_tcp_retrans_collapse = 1
+        self.sysctl_tcp_frto = 2
+        self.sysctl_tcp_dsack = 1
+        self.sysctl_tcp_reordering = 3
+        self.sysctl_tcp_max_reordering = 300
+        self.sysctl_tcp_min_snd_mss = 48
+        self.sysctl_tcp_mtu_probing = 0
+        self.sysctl_tcp_base_mss = 1024
+        self.sysctl_tcp_mtu_probe_floor = 48
+        self.sysctl_tcp_probe_threshold = 8
+        self.sysctl_tcp_probe_interval = 600  # s
+        self.sysctl_tcp_slow_start_after_idle = 1
+        self.sysctl_tcp_limit_output_bytes = 1048576
+        self.sysctl_tcp_notsent_lowat = 0xFFFFFFFF
+        self.sysctl_tcp_tso_win_divisor = 3
+        self.sysctl_tcp_min_tso_segs = 2
+        self.sysctl_tcp_tso_rtt_log = 9
+        self.sysctl_tcp_autocorking = 1
+        self.sysctl_tcp_pacing_ss_ratio = 200
+        self.sysctl_tcp_pacing_ca_ratio = 120
+        self.sysctl_tcp_min_rtt_wlen = 300  # s
+        self.sysctl_tcp_comp_sack_delay_ns = 1_000_000
+        self.sysctl_tcp_comp_sack_slack_ns = 100_000
+        self.sysctl_tcp_comp_sack_nr = 44
+        self.sysctl_tcp_backlog_ack_defer = 1
+        self.sysctl_tcp_pingpong_thresh = 1
+
+
+# Names of /proc/sys/net/ipv4 that are not "sysctl_" + name in struct netns_ipv4.
+_IPV4_FIELDS = {
+    "tcp_max_syn_backlog": "sysctl_max_syn_backlog",
+    "tcp_no_metrics_save": "sysctl_tcp_nometrics_save",
+    "ip_local_port_range": "ip_local_ports_range",
+    "ip_local_reserved_ports": "sysctl_local_reserved_ports",
+    "ip_unprivileged_port_start": "sysctl_ip_prot_sock",
+    "ipfrag_high_thresh": "ipfrag_high_thresh",
+    "ipfrag_low_thresh": "ipfrag_low_thresh",
+    "ipfrag_time": "ipfrag_time",
+    "ipfrag_max_dist": "ipfrag_max_dist",
+    "route.mtu_expires": "ip_rt_mtu_expires",
+    "route.min_pmtu": "ip_rt_min_pmtu",
+    "route.min_adv_mss": "ip_rt_min_advmss",
+    "tcp_available_congestion_control": "tcp_available_congestion_control",
+}
+
+
+def _locate(core: netns_core, ipv4: netns_ipv4, name: str) -> tuple[netns_core | netns_ipv4, str]:
+    name = name.removeprefix("net.").removeprefix("ipv4.")
+    if name.startswith("core."):
+        name = name.removeprefix("core.")
+        field = name if hasattr(core, name) else "sysctl_" + name
+        owner: netns_core | netns_ipv4 = core
+    else:
+        name = name.removeprefix("conf.all.")
+        field = _IPV4_FIELDS.get(name, "sysctl_" + name)
+        owner = ipv4
+    if not hasattr(owner, field):
+        raise KeyError(f"no sysctl net.*.{name}: see stack/include/sysctl.py for those there are")
+    return owner, field
+
+
+def sysctl_get(core: netns_core, ipv4: netns_ipv4, name: str) -> SysctlValue:
+    """The value of ``tcp_rmem``, ``net.ipv4.tcp_rmem`` or ``core.somaxconn``; KeyError if there is none."""
+    owner, field = _locate(core, ipv4, name)
+    value: SysctlValue = getattr(owner, field)
+    return value
+
+
+def sysctl_set(core: netns_core, ipv4: netns_ipv4, name: str, value: SysctlValue) -> None:
+    """Set one sysctl; KeyError for an unknown name, TypeError if the kind of value differs from the default's."""
+    owner, field = _locate(core, ipv4, name)
+    old = getattr(owner, field)
+    if isinstance(old, frozenset) and isinstance(value, tuple):
+        setattr(owner, field, frozenset(value))
+        return
+    if type(value) is not type(old) or (isinstance(value, tuple) and len(value) != len(old)):
+        if not isinstance(value, tuple) or not isinstance(old, tuple) or not isinstance(old[0], str):
+            raise TypeError(f"sysctl {name} is {old!r} by default: {value!r} is of another kind")
+    setattr(owner, field, value)

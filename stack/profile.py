@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which kernel a Stack behaves like: sysctl defaults and version-dependent behaviour.
+
+``linux-6.1`` is Debian 12's kernel (6.1.192, HZ=250, 1 GiB of memory, cubic) and the default; every value of it and every
+switch was measured on that kernel.  ``linux-6.18`` is measured too where both kernels were looked at; what a
+switch says is in its comment.  A sysctl that follows the host's memory is the value of a 1 GiB machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stack.include.sysctl import SysctlValue
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """``sysctl`` are the departures from the defaults of include/sysctl.py."""
+
+    name: str
+    sysctl: dict[str, SysctlValue] = field(default_factory=dict)
+    # An ACK of data that was never sent draws a challenge ACK; else it is dropped in silence.
+    ack_unsent_challenge: bool = False
+    # A SYN into TIME_WAIT gets ISN snd_nxt + 65537 and skips the listener's queue checks; else the ordinary ISN
+    # and the ordinary checks.
+    tw_syn_isn_from_snd_nxt: bool = False
+    # An old duplicate in TIME_WAIT counts in PAWSTimewait; else in PAWSEstab.
+    paws_timewait_counter: bool = False
+    # The receive window grows while nobody reads (scaling_ratio by skb truesize); else it is a fixed half of the
+    # buffer by tcp_adv_win_scale.
+    window_by_scaling_ratio: bool = False
+    # Of the third ACK: a TSecr that was never sent is refused (TSEcrRejected).
+    tsecr_checked: bool = False
+    # Data beyond the right edge of the window is cut or dropped (BeyondWindow); else a segment that starts inside
+    # is taken whole.
+    beyond_window_dropped: bool = False
+    # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
+    absent_counters: frozenset[str] = frozenset()
+
+
+_SINCE_6_2 = frozenset(
+    {
+        "OutTransmits",
+        "OutRateLimitGlobal",
+        "OutRateLimitHost",
+        "BeyondWindow",
+        "TSEcrRejected",
+        "PAWSOldAck",
+        "PAWSTimewait",
+        "TCPPLBRehash",
+        "TCPAORequired",
+        "TCPAOBad",
+        "TCPAOKeyNotFound",
+        "TCPAOGood",
+        "TCPAODroppedIcmps",
+    }
+)
+
+PROFILES: dict[str, Profile] = {
+    p.name: p
+    for p in (
+        Profile("linux-6.1", absent_counters=_SINCE_6_2),
+        Profile(
+            "linux-6.18",
+            sysctl={
+                "tcp_rmem": (4096, 131072, 33554432),
+                "core.rmem_max": 4194304,
+                "core.wmem_max": 4194304,
+                "tcp_max_syn_backlog": 2048,
+                "tcp_limit_output_bytes": 4194304,
+            },
+            ack_unsent_challenge=True,
+            tw_syn_isn_from_snd_nxt=True,
+            paws_timewait_counter=True,
+            window_by_scaling_ratio=True,
+            tsecr_checked=True,
+            beyond_window_dropped=True,
+        ),
+    )
+}
+
+
+def profile_by_name(name: str) -> Profile:
+    """The profile of that name; KeyError that lists those there are."""
+    if name not in PROFILES:
+        raise KeyError(f"no kernel profile {name!r}: there are {', '.join(sorted(PROFILES))}")
+    return PROFILES[name]

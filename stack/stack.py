@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stack: one network namespace (struct net) with all its state and the calls that an adapter makes.
+
+Theory of operation
+-------------------
+Nothing here does I/O.  Into a Stack go received frames (``netif_rx``), socket calls and time (``run_timers``); out come
+frames through each device's ``ndo_start_xmit``, wake-ups through the sockets' callbacks, and the time of the next
+deadline (``next_deadline``).  An adapter's whole loop is:
+
+    drain the device into netif_rx();  rx_done();  run_timers();  let applications run;  sleep until next_deadline()
+
+``netif_rx`` works a frame through to its socket at once; what a batch should do only once (deliver what the loopback
+device holds, flush merged segments) waits for ``rx_done``.  A frame never raises: each is delivered, or dropped with a
+MIB counter and a reason in ``drop_reasons``.
+
+All state hangs off the Stack: two of them in one process know nothing of each other.  Attributes carry the names of
+struct net and struct netns_ipv4 where the kernel has them; what the kernel keeps per machine (the timer wheel, the
+ARP table, the secrets of secure_seq.c) is per Stack here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from stack.clock import Clock
+from stack.include.ip import MAX_INET_PROTOS, net_protocol
+from stack.include.neighbour import neigh_table
+from stack.include.netdevice import net_device
+from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
+from stack.include.snmp import netns_mib
+from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, sysctl_get, sysctl_set
+from stack.kernel.time import timer
+from stack.kernel.time.timer import timer_base
+from stack.net.core import dev as net_core_dev
+from stack.profile import profile_by_name
+from stack.rng import Rng
+
+if TYPE_CHECKING:
+    from stack.include.dst import rtable
+
+
+class Stack:
+    """struct net.  ``profile`` names a kernel of ``stack.profile``; ``sysctl`` overrides its defaults by the names of
+    /proc/sys/net (``tcp_syncookies``, ``core.somaxconn``).  KeyError or TypeError for what is not there."""
+
+    if TYPE_CHECKING:
+        from stack.include.inet_hashtables import inet_hashinfo
+        from stack.net.ipv4.icmp import icmp_global
+        from stack.net.ipv4.inet_fragment import fqdir
+        from stack.net.ipv4.fib_frontend import fib_net
+        from stack.net.ipv4.udp import udp_table
+
+        tcp_hashinfo: inet_hashinfo
+        udp_table: udp_table
+        fib: fib_net
+        ipv4_fqdir: fqdir
+        icmp_global: icmp_global
+        arp_tbl: neigh_table
+
+    def __init__(
+        self,
+        clock: Clock,
+        rng: Rng,
+        profile: str = "linux-6.1",
+        sysctl: Mapping[str, SysctlValue] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.rng = rng
+        self.profile = profile_by_name(profile)
+        self.core = netns_core()
+        self.ipv4 = netns_ipv4()
+        for values in (self.profile.sysctl, sysctl or {}):
+            for name, value in values.items():
+                self.sysctl_set(name, value)
+        self.mib = netns_mib()
+        self.timers = timer_base()
+        self.drop_reasons: dict[str, int] = {}
+        self.drop_hook: Callable[[sk_buff, int], None] | None = None
+        self.inet_protos: list[net_protocol | None] = [None] * MAX_INET_PROTOS
+        self._init_devices()
+        self._init_secrets()
+        self._init_protocols()
+
+    def _init_devices(self) -> None:
+        self.devices: dict[int, net_device] = {}  # by ifindex
+        self.devices_by_name: dict[str, net_device] = {}
+        self.backlog: deque[sk_buff] = deque()  # softnet_data.input_pkt_queue: what loopback sent
+        self.loopback_dev = net_core_dev.loopback_init(self)
+
+    def _init_secrets(self) -> None:
+        """Keys of 16 bytes for SipHash, one per use."""
+        draw = self.rng.get_random_bytes
+        self.net_secret = draw(16)
+        self.ts_secret = draw(16)
+        self.syncookie_secret = (draw(16), draw(16))
+        self.inet_ehash_secret = self.rng.get_random_u32()
+        self.ip_idents_hashrnd = draw(16)
+        self.ip_ident_table: dict[int, int] = {}
+        self.rt_hash_cache: dict[Any, rtable] = {}
+
+    def _init_protocols(self) -> None:
+        """inet_init() in net/ipv4/af_inet.c, for the part that is per namespace here."""
+        net_core_dev.inet_init(self)
+
+    # -- configuration -------------------------------------------------------------------------------------------
+
+    def sysctl_get(self, name: str) -> SysctlValue:
+        return sysctl_get(self.core, self.ipv4, name)
+
+    def sysctl_set(self, name: str, value: SysctlValue) -> None:
+        sysctl_set(self.core, self.ipv4, name, value)
+
+    def register_netdevice(self, name: str, mac: bytes, mtu: int = 1500) -> net_device:
+        """A new Ethernet device, up; ValueError for a MAC that is not a unicast one, an MTU outside 68..65535 or a
+        name that is taken."""
+        return net_core_dev.register_netdevice(self, name, mac, mtu)
+
+    def dev_addr_add(self, dev: net_device, cidr: str) -> None:
+        """Give the device an address ("10.0.2.2/24"); the first of a subnet is primary, others secondary."""
+        from stack.net.ipv4 import devinet
+
+        devinet.inet_addr_add(self, dev, cidr)
+
+    def dev_addr_del(self, dev: net_device, cidr: str) -> None:
+        from stack.net.ipv4 import devinet
+
+        devinet.inet_addr_del(self, dev, cidr)
+
+    def route_add(self, cidr: str, *, dev: net_device | None = None, via: str | None = None) -> None:
+        """A route ("0.0.0.0/0" via a gateway, or a prefix on a device's link)."""
+        from stack.net.ipv4 import fib_frontend
+
+        fib_frontend.ip_rt_add(self, cidr, dev, via)
+
+    # -- frames --------------------------------------------------------------------------------------------------
+
+    def netif_rx(
+        self,
+        dev: net_device,
+        frame: bytes,
+        *,
+        csum_start: int = 0,
+        csum_offset: int = 0,
+        ip_summed: int = CHECKSUM_NONE,
+        gso_size: int = 0,
+        gso_type: int = 0,
+    ) -> int:
+        """Take one Ethernet frame (no FCS) from a device, with what its virtio_net_hdr said.  ``csum_start`` counts
+        from the start of the frame and matters with CHECKSUM_PARTIAL only.  0 if it was taken, 1 if dropped at
+        the door (NET_RX_DROP)."""
+        return net_core_dev.netif_rx(dev, frame, csum_start, csum_offset, ip_summed, gso_size, gso_type)
+
+    def rx_done(self) -> None:
+        """The end of a batch of netif_rx calls."""
+        net_core_dev.net_rx_action(self)
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def run_timers(self, now_ns: int | None = None) -> int:
+        """Fire what is due (now, unless a time is given); returns how many timers fired."""
+        if self.backlog:
+            net_core_dev.net_rx_action(self)
+        fired = timer.run_timers(self, self.clock.now_ns() if now_ns is None else now_ns)
+        if self.backlog:
+            net_core_dev.net_rx_action(self)
+        return fired
+
+    def next_deadline(self) -> int | None:
+        """When run_timers has something to do, in ns of the clock; None for never, now if work waits already."""
+        if self.backlog:
+            return self.clock.now_ns()
+        return timer.next_deadline(self.timers)
+
+    # -- inspection ----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """All tables as one plain dict of ints, strings, lists and dicts (what json.dumps takes)."""
+        from stack.inspect import snapshot
+
+        return snapshot.snapshot(self)
