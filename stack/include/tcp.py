@@ -1,0 +1,1024 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP's structs, constants and inline helpers: include/linux/tcp.h, include/net/tcp.h, include/uapi/linux/tcp.h.
+
+Units: sequence numbers are ints modulo 2**32; windows and buffers bytes; cwnd, packets_out and the like segments
+of one MSS; ``*_us`` microseconds (``srtt_us`` eight times the smoothed value, the variances four times, as in the
+kernel); ``tcp_mstamp`` microseconds of the Stack's clock; stamps named ``*stamp`` or ``*time`` without unit are
+``tcp_jiffies32``.  A wrapped 32-bit number is always kept masked, so ``==`` compares it rightly.
+
+The payload of a sent packet is never copied: ``skb.frags`` references the buffers that the application wrote.
+``frags`` of a packet that was sent once is replaced, never changed in place, since clones share it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from stack.include.inet_connection_sock import inet_connection_sock
+from stack.include.timer import HZ
+from stack.seqnum import MASK32
+
+if TYPE_CHECKING:
+    from stack.include.request_sock import request_sock
+    from stack.include.sk_buff import sk_buff
+    from stack.include.sock import sock
+    from stack.include.timer import hrtimer
+    from stack.stack import Stack
+
+# Header flags, RFC 9293 section 3.1: the byte after the data offset; TCPHDR_* in include/net/tcp.h.
+TCPHDR_FIN = 0x01
+TCPHDR_SYN = 0x02
+TCPHDR_RST = 0x04
+TCPHDR_PSH = 0x08
+TCPHDR_ACK = 0x10
+TCPHDR_URG = 0x20
+TCPHDR_ECE = 0x40
+TCPHDR_CWR = 0x80
+TCPHDR_SYN_ECN = TCPHDR_SYN | TCPHDR_ECE | TCPHDR_CWR
+
+# Option kinds and lengths: RFC 9293, 7323, 2018, 7413, 2385.
+TCPOPT_NOP = 1
+TCPOPT_EOL = 0
+TCPOPT_MSS = 2
+TCPOPT_WINDOW = 3
+TCPOPT_SACK_PERM = 4
+TCPOPT_SACK = 5
+TCPOPT_TIMESTAMP = 8
+TCPOPT_MD5SIG = 19
+TCPOPT_FASTOPEN = 34
+TCPOPT_EXP = 254
+TCPOLEN_MSS = 4
+TCPOLEN_WINDOW = 3
+TCPOLEN_SACK_PERM = 2
+TCPOLEN_TIMESTAMP = 10
+TCPOLEN_MD5SIG = 18
+TCPOLEN_SACK_BASE = 2
+TCPOLEN_SACK_PERBLOCK = 8
+TCPOLEN_FASTOPEN_BASE = 2
+# The same with the padding that the kernel sends: include/net/tcp.h.
+TCPOLEN_TSTAMP_ALIGNED = 12
+TCPOLEN_WSCALE_ALIGNED = 4
+TCPOLEN_SACKPERM_ALIGNED = 4
+TCPOLEN_SACK_BASE_ALIGNED = 4
+TCPOLEN_MSS_ALIGNED = 4
+MAX_TCP_OPTION_SPACE = 40
+TCP_NUM_SACKS = 4
+TCP_FASTOPEN_COOKIE_MIN = 4
+TCP_FASTOPEN_COOKIE_MAX = 16
+
+# Room for link, network and transport headers in front of a payload; include/net/tcp.h sizes it for the worst
+# tunnel, this stack for Ethernet (14 + 2), IPv4 or IPv6 with options (60) and TCP (60), rounded to a cache line.
+MAX_TCP_HEADER = 160
+
+# Sizes: include/net/tcp.h.  TCP_MSS_DEFAULT is RFC 9293 section 3.7.1's 536, TCP_MIN_SND_MSS the sysctl's floor.
+MAX_TCP_WINDOW = 32767
+TCP_MAX_WINDOW = 65535
+TCP_MAX_WSCALE = 14
+TCP_MIN_MSS = 88
+TCP_MSS_DEFAULT = 536
+TCP_MIN_SND_MSS = 48
+TCP_BASE_MSS = 1024
+TCP_INIT_CWND = 10  # RFC 6928
+TCP_FASTRETRANS_THRESH = 3  # RFC 5681
+TCP_MAX_QUICKACKS = 16
+TCP_INFINITE_SSTHRESH = 0x7FFFFFFF
+TCP_RACK_RECOVERY_THRESH = 16
+TCP_RMEM_TO_WIN_SCALE = 8
+
+# Times in jiffies: include/net/tcp.h; measured on 6.1 where linux behaviour is visible on the wire.
+TCP_RTO_MAX = 120 * HZ
+TCP_RTO_MIN = HZ // 5
+TCP_TIMEOUT_MIN = 2
+TCP_TIMEOUT_INIT = HZ  # RFC 6298 (2.1)
+TCP_TIMEOUT_FALLBACK = 3 * HZ  # RFC 6298 (5.7)
+TCP_DELACK_MAX = HZ // 5
+TCP_DELACK_MIN = HZ // 25
+TCP_ATO_MIN = HZ // 25
+TCP_TIMEWAIT_LEN = 60 * HZ
+TCP_FIN_TIMEOUT = TCP_TIMEWAIT_LEN
+TCP_FIN_TIMEOUT_MAX = 120 * HZ
+TCP_KEEPALIVE_TIME = 120 * 60 * HZ
+TCP_KEEPALIVE_PROBES = 9
+TCP_KEEPALIVE_INTVL = 75 * HZ
+TCP_RESOURCE_PROBE_INTERVAL = HZ // 2
+MAX_TCP_KEEPIDLE = 32767
+MAX_TCP_KEEPINTVL = 32767
+MAX_TCP_KEEPCNT = 127
+MAX_TCP_SYNCNT = 127
+TCP_SYN_RETRIES = 6
+TCP_SYNACK_RETRIES = 5
+TCP_RETR1 = 3
+TCP_RETR2 = 15
+TCP_TS_HZ = 1000
+TCP_TIMEOUT_MIN_US = TCP_TIMEOUT_MIN * 1_000_000 // HZ
+# PAWS, RFC 7323 section 5.5: 24 days, and the second of slack for clocks that jitter.
+TCP_PAWS_24DAYS = 60 * 60 * 24 * 24
+TCP_PAWS_MSL = 60
+TCP_PAWS_WINDOW = 1
+
+# tp.nonagle
+TCP_NAGLE_OFF = 1
+TCP_NAGLE_CORK = 2
+TCP_NAGLE_PUSH = 4
+
+# tp.ecn_flags, RFC 3168
+TCP_ECN_OK = 1
+TCP_ECN_QUEUE_CWR = 2
+TCP_ECN_DEMAND_CWR = 4
+TCP_ECN_SEEN = 8
+
+# icsk_ca_state, include/uapi/linux/tcp.h
+TCP_CA_Open = 0
+TCP_CA_Disorder = 1
+TCP_CA_CWR = 2
+TCP_CA_Recovery = 3
+TCP_CA_Loss = 4
+TCPF_CA_Open = 1 << TCP_CA_Open
+TCPF_CA_Disorder = 1 << TCP_CA_Disorder
+TCPF_CA_CWR = 1 << TCP_CA_CWR
+TCPF_CA_Recovery = 1 << TCP_CA_Recovery
+TCPF_CA_Loss = 1 << TCP_CA_Loss
+
+# TCP_SKB_CB(skb).sacked: a sent packet's place in the scoreboard
+TCPCB_SACKED_ACKED = 0x01
+TCPCB_SACKED_RETRANS = 0x02
+TCPCB_LOST = 0x04
+TCPCB_TAGBITS = 0x07
+TCPCB_REPAIRED = 0x10
+TCPCB_EVER_RETRANS = 0x80
+TCPCB_RETRANS = TCPCB_SACKED_RETRANS | TCPCB_EVER_RETRANS | TCPCB_REPAIRED
+
+# rx_opt.sack_ok
+TCP_SACK_SEEN = 1 << 0
+TCP_DSACK_SEEN = 1 << 2
+
+# events of congestion control (enum tcp_ca_event, enum tcp_ca_ack_event_flags)
+CA_EVENT_TX_START = 0
+CA_EVENT_CWND_RESTART = 1
+CA_EVENT_COMPLETE_CWR = 2
+CA_EVENT_LOSS = 3
+CA_EVENT_ECN_NO_CE = 4
+CA_EVENT_ECN_IS_CE = 5
+CA_ACK_SLOWPATH = 1 << 0
+CA_ACK_WIN_UPDATE = 1 << 1
+CA_ACK_ECE = 1 << 2
+
+# tcp_congestion_ops.flags
+TCP_CONG_NON_RESTRICTED = 1
+TCP_CONG_NEEDS_ECN = 2
+
+# tcp_make_synack's kind
+TCP_SYNACK_NORMAL = 0
+TCP_SYNACK_FASTOPEN = 1
+TCP_SYNACK_COOKIE = 2
+
+# chrono (tcp_chrono_start)
+TCP_CHRONO_UNSPEC = 0
+TCP_CHRONO_BUSY = 1
+TCP_CHRONO_RWND_LIMITED = 2
+TCP_CHRONO_SNDBUF_LIMITED = 3
+
+# tp.tsq_flags (enum tsq_enum)
+TSQF_THROTTLED = 1 << 0
+TSQF_QUEUED = 1 << 1
+
+# Socket options of level IPPROTO_TCP: include/uapi/linux/tcp.h.
+IPPROTO_TCP = 6
+SOL_TCP = 6
+TCP_NODELAY = 1
+TCP_MAXSEG = 2
+TCP_CORK = 3
+TCP_KEEPIDLE = 4
+TCP_KEEPINTVL = 5
+TCP_KEEPCNT = 6
+TCP_SYNCNT = 7
+TCP_LINGER2 = 8
+TCP_DEFER_ACCEPT = 9
+TCP_WINDOW_CLAMP = 10
+TCP_INFO = 11
+TCP_QUICKACK = 12
+TCP_CONGESTION = 13
+TCP_USER_TIMEOUT = 18
+TCP_FASTOPEN = 23
+TCP_TIMESTAMP = 24
+TCP_NOTSENT_LOWAT = 25
+TCP_SAVE_SYN = 27
+TCP_SAVED_SYN = 28
+TCP_INQ = 36
+
+# tcpi_options
+TCPI_OPT_TIMESTAMPS = 1
+TCPI_OPT_SACK = 2
+TCPI_OPT_WSCALE = 4
+TCPI_OPT_ECN = 8
+TCPI_OPT_ECN_SEEN = 16
+TCPI_OPT_SYN_DATA = 32
+
+# The fixed part of the header: source, dest, seq, ack_seq, offset and flags, window, check, urg_ptr.
+TCP_HEADER = Struct("!HHIIHHHH")
+TCP_HEADER_LEN = 20
+
+
+class tcphdr:
+    """struct tcphdr as received: ``doff`` in 32-bit words, ``flags`` the TCPHDR_* bits, ``res1`` the four
+    reserved bits.  Made by ``tcphdr(*TCP_HEADER.unpack_from(head, offset))``."""
+
+    __slots__ = ("ack_seq", "check", "dest", "doff", "flags", "res1", "seq", "source", "urg_ptr", "window")
+
+    def __init__(
+        self,
+        source: int,
+        dest: int,
+        seq: int,
+        ack_seq: int,
+        doff_flags: int,
+        window: int,
+        check: int,
+        urg_ptr: int,
+    ) -> None:
+        self.source = source
+        self.dest = dest
+        self.seq = seq
+        self.ack_seq = ack_seq
+        self.doff = doff_flags >> 12
+        self.res1 = doff_flags >> 8 & 0xF
+        self.flags = doff_flags & 0xFF
+        self.window = window
+        self.check = check
+        self.urg_ptr = urg_ptr
+
+
+class tcp_skb_cb:
+    """struct tcp_skb_cb, TCP's private part of a packet.
+
+    ``seq`` .. ``end_seq`` is the sequence space that it covers, SYN and FIN included.  ``header`` is the IP
+    options object of a received packet.  What tcp_rate_skb_sent() writes (``first_tx_mstamp`` .. ``delivered``)
+    is unset before the packet was sent.
+    """
+
+    __slots__ = (
+        "ack_seq",
+        "delivered",
+        "delivered_ce",
+        "delivered_mstamp",
+        "end_seq",
+        "eor",
+        "first_tx_mstamp",
+        "has_rxtstamp",
+        "header",
+        "in_flight",
+        "ip_dsfield",
+        "is_app_limited",
+        "sacked",
+        "seq",
+        "tcp_flags",
+        "tcp_gso_segs",
+        "tcp_gso_size",
+        "tcp_tw_isn",
+        "txstamp_ack",
+        "unsent",
+    )
+
+    first_tx_mstamp: int
+    delivered_mstamp: int
+    delivered: int
+    delivered_ce: int
+    in_flight: int
+    is_app_limited: bool
+
+    def __init__(self, seq: int, end_seq: int, tcp_flags: int) -> None:
+        self.seq = seq
+        self.end_seq = end_seq
+        self.tcp_flags = tcp_flags
+        self.ack_seq = 0
+        self.sacked = 0
+        self.ip_dsfield = 0
+        self.tcp_gso_segs = 0
+        self.tcp_gso_size = 0
+        self.tcp_tw_isn = 0
+        self.eor = False
+        self.has_rxtstamp = False
+        self.header: Any = None
+        self.delivered_mstamp = 0
+
+
+def tcp_hdr(skb: sk_buff) -> tcphdr:
+    th: tcphdr = skb.h_th
+    return th
+
+
+def TCP_SKB_CB(skb: sk_buff) -> tcp_skb_cb:
+    cb: tcp_skb_cb = skb.cb
+    return cb
+
+
+# struct tcp_sack_block: first sequence number and the one after the last
+tcp_sack_block: TypeAlias = tuple[int, int]
+
+
+class tcp_fastopen_cookie:
+    """struct tcp_fastopen_cookie (RFC 7413); ``len`` -1 means that no option was there."""
+
+    __slots__ = ("exp", "len", "val")
+
+    def __init__(self) -> None:
+        self.val = b""
+        self.len = -1
+        self.exp = False
+
+
+class tcp_options_received:
+    """struct tcp_options_received: what the peer's options said, per packet and for the connection."""
+
+    __slots__ = (
+        "dsack",
+        "mss_clamp",
+        "num_sacks",
+        "rcv_tsecr",
+        "rcv_tsval",
+        "rcv_wscale",
+        "sack_ok",
+        "sack_blocks",
+        "saw_tstamp",
+        "snd_wscale",
+        "tstamp_ok",
+        "ts_recent",
+        "ts_recent_stamp",
+        "user_mss",
+        "wscale_ok",
+    )
+
+    def __init__(self) -> None:
+        self.ts_recent_stamp = 0  # seconds of the Stack's clock; 0: no time stamp yet
+        self.ts_recent = 0
+        self.rcv_tsval = 0
+        self.rcv_tsecr = 0
+        self.saw_tstamp = False
+        self.tstamp_ok = False
+        self.dsack = False
+        self.wscale_ok = False
+        self.sack_ok = 0
+        self.snd_wscale = 0
+        self.rcv_wscale = 0
+        self.num_sacks = 0
+        self.user_mss = 0
+        self.mss_clamp = 0
+        self.sack_blocks: list[tcp_sack_block] = []  # of the packet at hand
+
+    def copy(self) -> tcp_options_received:
+        new = tcp_options_received.__new__(tcp_options_received)
+        for slot in tcp_options_received.__slots__:
+            setattr(new, slot, getattr(self, slot))
+        return new
+
+
+def tcp_clear_options(rx_opt: tcp_options_received) -> None:
+    """Before parsing a SYN: nothing was offered."""
+    rx_opt.tstamp_ok = rx_opt.wscale_ok = False
+    rx_opt.sack_ok = 0
+    rx_opt.snd_wscale = 0
+
+
+class tcp_rack:
+    """struct tcp_rack (RFC 8985)."""
+
+    __slots__ = (
+        "advanced",
+        "dsack_seen",
+        "end_seq",
+        "last_delivered",
+        "mstamp",
+        "reo_wnd_persist",
+        "reo_wnd_steps",
+        "rtt_us",
+    )
+
+    def __init__(self) -> None:
+        self.mstamp = 0
+        self.rtt_us = 0
+        self.end_seq = 0
+        self.last_delivered = 0
+        self.reo_wnd_steps = 1
+        self.reo_wnd_persist = 0
+        self.dsack_seen = False
+        self.advanced = False
+
+
+class rcv_rtt_est:
+    """The receiver's own estimate of the round trip, for dynamic right-sizing of the buffer."""
+
+    __slots__ = ("rtt_us", "seq", "time")
+
+    def __init__(self) -> None:
+        self.rtt_us = self.seq = self.time = 0
+
+
+class rcvq_space:
+    """How much the application read in the last round trip."""
+
+    __slots__ = ("seq", "space", "time")
+
+    def __init__(self) -> None:
+        self.space = self.seq = self.time = 0
+
+
+class minmax:
+    """struct minmax (include/linux/win_minmax.h): a running minimum over a time window, kept as the three best
+    samples (time, value)."""
+
+    __slots__ = ("s",)
+
+    def __init__(self, t: int = 0, v: int = MASK32) -> None:
+        self.s = [(t, v), (t, v), (t, v)]
+
+
+def minmax_get(m: minmax) -> int:
+    return m.s[0][1]
+
+
+def minmax_reset(m: minmax, t: int, meas: int) -> int:
+    m.s = [(t, meas)] * 3
+    return meas
+
+
+def minmax_running_min(m: minmax, win: int, t: int, meas: int) -> int:
+    """Add a sample at time ``t``; returns the minimum over the last ``win`` units of time (Kathleen Nichols'
+    windowed filter, lib/win_minmax.c)."""
+    s = m.s
+    sample = (t, meas)
+    if meas <= s[0][1] or t - s[2][0] > win:
+        return minmax_reset(m, t, meas)
+    if meas <= s[1][1]:
+        s[1] = s[2] = sample
+    elif meas <= s[2][1]:
+        s[2] = sample
+    _minmax_subwin_update(m, win, sample)
+    return m.s[0][1]
+
+
+def _minmax_subwin_update(m: minmax, win: int, sample: tuple[int, int]) -> None:
+    s = m.s
+    age = sample[0] - s[0][0]
+    if age > win:
+        m.s = [s[1], s[2], sample]
+        if sample[0] - m.s[0][0] > win:
+            m.s = [m.s[1], m.s[2], sample]
+    elif s[1][0] == s[0][0] and age > win // 4:
+        s[1] = s[2] = sample
+    elif s[2][0] == s[1][0] and age > win // 2:
+        s[2] = sample
+
+
+class rate_sample:
+    """struct rate_sample: what one ACK says about the delivery rate (draft-cheng-iccrg-delivery-rate-estimation)."""
+
+    __slots__ = (
+        "acked_sacked",
+        "delivered",
+        "interval_us",
+        "is_ack_delayed",
+        "is_app_limited",
+        "is_retrans",
+        "last_end_seq",
+        "losses",
+        "prior_delivered",
+        "prior_in_flight",
+        "prior_mstamp",
+        "rcv_interval_us",
+        "rtt_us",
+        "snd_interval_us",
+    )
+
+    def __init__(self) -> None:
+        self.prior_mstamp = 0
+        self.prior_delivered = 0
+        self.delivered = 0
+        self.interval_us = 0
+        self.snd_interval_us = 0
+        self.rcv_interval_us = 0
+        self.rtt_us = -1
+        self.losses = 0
+        self.acked_sacked = 0
+        self.prior_in_flight = 0
+        self.last_end_seq = 0
+        self.is_app_limited = False
+        self.is_retrans = False
+        self.is_ack_delayed = False
+
+
+class ack_sample:
+    """struct ack_sample: what congestion control hears of each ACK through pkts_acked()."""
+
+    __slots__ = ("in_flight", "pkts_acked", "rtt_us")
+
+    def __init__(self, pkts_acked: int, rtt_us: int, in_flight: int) -> None:
+        self.pkts_acked = pkts_acked
+        self.rtt_us = rtt_us
+        self.in_flight = in_flight
+
+
+class tcp_congestion_ops:
+    """struct tcp_congestion_ops: one congestion control.  ``ssthresh``, ``undo_cwnd`` and ``cong_avoid`` (or
+    ``cong_control``) are required; ``cong_avoid(sk, ack, acked)`` gets the number of segments newly
+    acknowledged, ``pkts_acked(sk, sample)`` each ACK.  State lives in ``icsk.icsk_ca_priv``."""
+
+    __slots__ = (
+        "cong_avoid",
+        "cong_control",
+        "cwnd_event",
+        "flags",
+        "in_ack_event",
+        "init",
+        "min_tso_segs",
+        "name",
+        "pkts_acked",
+        "release",
+        "set_state",
+        "sndbuf_expand",
+        "ssthresh",
+        "undo_cwnd",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ssthresh: Callable[[tcp_sock], int],
+        undo_cwnd: Callable[[tcp_sock], int],
+        cong_avoid: Callable[[tcp_sock, int, int], None] | None = None,
+        flags: int = 0,
+        init: Callable[[tcp_sock], None] | None = None,
+        release: Callable[[tcp_sock], None] | None = None,
+        set_state: Callable[[tcp_sock, int], None] | None = None,
+        cwnd_event: Callable[[tcp_sock, int], None] | None = None,
+        in_ack_event: Callable[[tcp_sock, int], None] | None = None,
+        pkts_acked: Callable[[tcp_sock, ack_sample], None] | None = None,
+        min_tso_segs: Callable[[tcp_sock], int] | None = None,
+        cong_control: Callable[[tcp_sock, rate_sample], None] | None = None,
+        sndbuf_expand: Callable[[tcp_sock], int] | None = None,
+    ) -> None:
+        self.name = name
+        self.flags = flags
+        self.ssthresh = ssthresh
+        self.undo_cwnd = undo_cwnd
+        self.cong_avoid = cong_avoid
+        self.init = init
+        self.release = release
+        self.set_state = set_state
+        self.cwnd_event = cwnd_event
+        self.in_ack_event = in_ack_event
+        self.pkts_acked = pkts_acked
+        self.min_tso_segs = min_tso_segs
+        self.cong_control = cong_control
+        self.sndbuf_expand = sndbuf_expand
+
+
+class tcp_sock(inet_connection_sock):
+    """struct tcp_sock.  The comments in tcp_input.py and tcp_output.py say who moves what.
+
+    ``sk_write_queue`` holds what was never sent, ``tcp_rtx_queue`` what was and is not acknowledged, both in
+    order of sequence; ``tsorted_sent_queue`` is the latter in order of the last transmission (a dict used as an
+    ordered set).  ``out_of_order_queue`` is sorted by ``seq`` and free of overlaps.
+    """
+
+    __slots__ = (
+        "advmss",
+        "app_limited",
+        "bytes_acked",
+        "bytes_received",
+        "bytes_retrans",
+        "bytes_sent",
+        "chrono_start",
+        "chrono_stat",
+        "chrono_type",
+        "compressed_ack",
+        "compressed_ack_rcv_nxt",
+        "compressed_ack_timer",
+        "copied_seq",
+        "cwnd_usage_seq",
+        "data_segs_in",
+        "data_segs_out",
+        "delivered",
+        "delivered_ce",
+        "delivered_mstamp",
+        "dsack_dups",
+        "dup_ack_counter",
+        "duplicate_sack",
+        "ecn_flags",
+        "fastopen_no_cookie",
+        "fastopen_rsk",
+        "first_tx_mstamp",
+        "frto",
+        "gso_segs",
+        "high_seq",
+        "highest_sack",
+        "is_cwnd_limited",
+        "keepalive_intvl",
+        "keepalive_probes",
+        "keepalive_time",
+        "last_oow_ack_time",
+        "linger2",
+        "lost",
+        "lost_out",
+        "lsndtime",
+        "max_packets_out",
+        "max_window",
+        "mdev_max_us",
+        "mdev_us",
+        "mss_cache",
+        "nonagle",
+        "notsent_lowat",
+        "out_of_order_queue",
+        "packets_out",
+        "pred_flags",
+        "prior_cwnd",
+        "prior_ssthresh",
+        "prr_delivered",
+        "prr_out",
+        "pushed_seq",
+        "rack",
+        "rate_app_limited",
+        "rate_delivered",
+        "rate_interval_us",
+        "rcv_nxt",
+        "rcv_ooopack",
+        "rcv_rtt_est",
+        "rcv_rtt_last_tsecr",
+        "rcv_ssthresh",
+        "rcv_tstamp",
+        "rcv_wnd",
+        "rcv_wup",
+        "rcvq_space",
+        "reord_seen",
+        "reordering",
+        "repair",
+        "retrans_out",
+        "retrans_stamp",
+        "rtt_min",
+        "rtt_seq",
+        "rttvar_us",
+        "rx_opt",
+        "sacked_out",
+        "save_syn",
+        "saved_syn",
+        "segs_in",
+        "segs_out",
+        "selective_acks",
+        "snd_cwnd",
+        "snd_cwnd_clamp",
+        "snd_cwnd_cnt",
+        "snd_cwnd_stamp",
+        "snd_cwnd_used",
+        "snd_nxt",
+        "snd_sml",
+        "snd_ssthresh",
+        "snd_una",
+        "snd_up",
+        "snd_wl1",
+        "snd_wnd",
+        "srtt_us",
+        "syn_data",
+        "syn_fastopen",
+        "tcp_clock_cache",
+        "tcp_header_len",
+        "tcp_mstamp",
+        "tcp_rtx_queue",
+        "tcp_usec_ts",
+        "thin_lto",
+        "timeout_rehash",
+        "tlp_high_seq",
+        "tlp_retrans",
+        "total_retrans",
+        "tsoffset",
+        "tsorted_sent_queue",
+        "tsq_flags",
+        "undo_marker",
+        "undo_retrans",
+        "urg_data",
+        "urg_seq",
+        "window_clamp",
+        "write_seq",
+    )
+
+    compressed_ack_timer: hrtimer
+
+    def __init__(self, net: Stack, family: int) -> None:
+        super().__init__(net, family)
+        self._init_send()
+        self._init_receive()
+        self._init_congestion()
+        self._init_timing()
+        self._init_options()
+
+    def _init_send(self) -> None:
+        self.tcp_header_len = TCP_HEADER_LEN
+        self.gso_segs = 0
+        self.snd_nxt = self.snd_una = self.snd_sml = self.write_seq = self.pushed_seq = self.snd_up = 0
+        self.snd_wl1 = self.snd_wnd = self.max_window = 0
+        self.mss_cache = TCP_MSS_DEFAULT
+        self.nonagle = 0
+        self.notsent_lowat = 0
+        self.tcp_rtx_queue: deque[sk_buff] = deque()
+        self.tsorted_sent_queue: dict[sk_buff, None] = {}
+        self.packets_out = self.retrans_out = self.sacked_out = self.lost_out = 0
+        self.max_packets_out = self.cwnd_usage_seq = 0
+        self.is_cwnd_limited = False
+        self.tsq_flags = 0
+        self.segs_out = self.data_segs_out = self.bytes_sent = self.bytes_acked = 0
+        self.bytes_retrans = self.total_retrans = self.dsack_dups = 0
+        self.chrono_start = 0
+        self.chrono_stat = [0, 0, 0]
+        self.chrono_type = TCP_CHRONO_UNSPEC
+
+    def _init_receive(self) -> None:
+        self.pred_flags = 0
+        self.rcv_nxt = self.copied_seq = self.rcv_wup = self.rcv_wnd = 0
+        self.rcv_ssthresh = self.window_clamp = 0
+        self.out_of_order_queue: list[sk_buff] = []
+        self.duplicate_sack: tcp_sack_block | None = None
+        self.selective_acks: list[tcp_sack_block] = []
+        self.compressed_ack = self.compressed_ack_rcv_nxt = self.dup_ack_counter = 0
+        self.urg_data = self.urg_seq = 0
+        self.rcv_ooopack = 0
+        self.rcv_rtt_last_tsecr = 0
+        self.rcv_rtt_est = rcv_rtt_est()
+        self.rcvq_space = rcvq_space()
+        self.segs_in = self.data_segs_in = self.bytes_received = 0
+        self.rcv_tstamp = 0
+        self.last_oow_ack_time = 0
+
+    def _init_congestion(self) -> None:
+        self.snd_cwnd = TCP_INIT_CWND
+        self.snd_ssthresh = TCP_INFINITE_SSTHRESH
+        self.snd_cwnd_cnt = self.snd_cwnd_used = self.snd_cwnd_stamp = 0
+        self.snd_cwnd_clamp = MASK32
+        self.prior_cwnd = self.prior_ssthresh = self.prr_delivered = self.prr_out = 0
+        self.high_seq = self.retrans_stamp = self.undo_marker = 0
+        self.undo_retrans = -1
+        self.highest_sack: int | None = None  # end of the highest SACKed packet, None if nothing is SACKed
+        self.reordering = TCP_FASTRETRANS_THRESH
+        self.reord_seen = 0
+        self.rack = tcp_rack()
+        self.frto = False
+        self.ecn_flags = 0
+        self.tlp_high_seq = 0
+        self.tlp_retrans = False
+        self.delivered = self.delivered_ce = self.lost = self.app_limited = 0
+        self.first_tx_mstamp = self.delivered_mstamp = 0
+        self.rate_delivered = self.rate_interval_us = 0
+        self.rate_app_limited = True
+
+    def _init_timing(self) -> None:
+        self.tcp_clock_cache = 0  # ns
+        self.tcp_mstamp = 0  # us
+        self.srtt_us = self.mdev_us = self.mdev_max_us = self.rttvar_us = self.rtt_seq = 0
+        self.rtt_min = minmax()
+        self.lsndtime = 0
+        self.tsoffset = 0
+        self.tcp_usec_ts = False
+        self.timeout_rehash = 0
+
+    def _init_options(self) -> None:
+        self.rx_opt = tcp_options_received()
+        self.advmss = 0
+        self.keepalive_time = self.keepalive_intvl = self.keepalive_probes = 0
+        self.linger2 = 0
+        self.thin_lto = False
+        self.repair = False
+        self.save_syn = 0
+        self.saved_syn: bytes | None = None
+        self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
+        self.fastopen_rsk: request_sock | None = None
+
+
+def tcp_sk(sk: sock) -> tcp_sock:
+    assert isinstance(sk, tcp_sock)
+    return sk
+
+
+def tcp_wnd_end(tp: tcp_sock) -> int:
+    """The first sequence number that the peer's window does not cover."""
+    return (tp.snd_una + tp.snd_wnd) & MASK32
+
+
+def tcp_receive_window(tp: tcp_sock) -> int:
+    """Bytes that may still arrive inside the window last offered; never negative."""
+    win = (tp.rcv_wup + tp.rcv_wnd - tp.rcv_nxt) & MASK32
+    return win if win < 0x80000000 else 0
+
+
+def tcp_win_from_space(sk: tcp_sock, space: int) -> int:
+    """How much window ``space`` bytes of buffer are worth: the rest is for overhead (tcp_adv_win_scale)."""
+    scale = sk.sk_net.ipv4.sysctl_tcp_adv_win_scale
+    return space >> -scale if scale <= 0 else space - (space >> scale)
+
+
+def tcp_space(sk: tcp_sock) -> int:
+    """Window that the free part of the receive buffer is worth; may be negative."""
+    return tcp_win_from_space(sk, sk.sk_rcvbuf - sk.sk_rmem_alloc)
+
+
+def tcp_full_space(sk: tcp_sock) -> int:
+    """Window that the whole receive buffer is worth."""
+    return tcp_win_from_space(sk, sk.sk_rcvbuf)
+
+
+def tcp_adjust_rcv_ssthresh(sk: tcp_sock) -> None:
+    """Under memory pressure the window shall not exceed four segments."""
+    sk.rcv_ssthresh = min(sk.rcv_ssthresh, 4 * sk.advmss)
+
+
+def tcp_in_slow_start(tp: tcp_sock) -> bool:
+    return tp.snd_cwnd < tp.snd_ssthresh
+
+
+def tcp_in_initial_slowstart(tp: tcp_sock) -> bool:
+    return tp.snd_ssthresh >= TCP_INFINITE_SSTHRESH
+
+
+def tcp_in_cwnd_reduction(tp: tcp_sock) -> bool:
+    return (1 << tp.icsk_ca_state) & (TCPF_CA_CWR | TCPF_CA_Recovery) != 0
+
+
+def tcp_left_out(tp: tcp_sock) -> int:
+    """Segments that have left the network: SACKed or judged lost."""
+    return tp.sacked_out + tp.lost_out
+
+
+def tcp_packets_in_flight(tp: tcp_sock) -> int:
+    """RFC 6675's pipe, in segments."""
+    return tp.packets_out - tp.sacked_out - tp.lost_out + tp.retrans_out
+
+
+def tcp_is_sack(tp: tcp_sock) -> bool:
+    return tp.rx_opt.sack_ok != 0
+
+
+def tcp_is_reno(tp: tcp_sock) -> bool:
+    return not tp.rx_opt.sack_ok
+
+
+def tcp_snd_cwnd(tp: tcp_sock) -> int:
+    return tp.snd_cwnd
+
+
+def tcp_snd_cwnd_set(tp: tcp_sock, val: int) -> None:
+    assert val > 0
+    tp.snd_cwnd = val
+
+
+def tcp_max_tso_deferred_mss(tp: tcp_sock) -> int:
+    return 3
+
+
+def tcp_is_cwnd_limited(sk: tcp_sock) -> bool:
+    """Whether cwnd, not the application, held the sender back, so that growing cwnd means something.  In slow
+    start half-used is enough (RFC 7661 is the idea)."""
+    if sk.is_cwnd_limited:
+        return True
+    if sk.snd_cwnd < sk.snd_ssthresh:
+        return sk.snd_cwnd < 2 * sk.max_packets_out
+    return False
+
+
+def tcp_current_ssthresh(sk: tcp_sock) -> int:
+    """ssthresh, or 3/4 of cwnd when not reducing: what to come back to."""
+    if tcp_in_cwnd_reduction(sk):
+        return sk.snd_ssthresh
+    return max(sk.snd_ssthresh, (sk.snd_cwnd >> 1) + (sk.snd_cwnd >> 2))
+
+
+def tcp_initial_cwnd_reached(tp: tcp_sock) -> bool:
+    return tp.packets_out >= TCP_INIT_CWND
+
+
+def __tcp_fast_path_on(tp: tcp_sock, snd_wnd: int) -> None:  # noqa: N807
+    """Expect plain ACK segments with the usual header length and this window field (RFC 1144's idea)."""
+    tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | snd_wnd) & MASK32
+
+
+def tcp_fast_path_on(tp: tcp_sock) -> None:
+    tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | tp.snd_wnd >> tp.rx_opt.snd_wscale) & MASK32
+
+
+def tcp_fast_path_check(sk: tcp_sock) -> None:
+    """Turn header prediction on when nothing is out of order or urgent and there is room."""
+    if not sk.out_of_order_queue and sk.rcv_wnd and sk.sk_rmem_alloc < sk.sk_rcvbuf and not sk.urg_data:
+        tcp_fast_path_on(sk)
+
+
+def tcp_rtx_queue_head(sk: tcp_sock) -> sk_buff | None:
+    return sk.tcp_rtx_queue[0] if sk.tcp_rtx_queue else None
+
+
+def tcp_rtx_queue_tail(sk: tcp_sock) -> sk_buff | None:
+    return sk.tcp_rtx_queue[-1] if sk.tcp_rtx_queue else None
+
+
+def tcp_rtx_queue_empty(sk: tcp_sock) -> bool:
+    return not sk.tcp_rtx_queue
+
+
+def tcp_write_queue_empty(sk: tcp_sock) -> bool:
+    return sk.write_seq == sk.snd_nxt
+
+
+def tcp_rtx_and_write_queues_empty(sk: tcp_sock) -> bool:
+    return not sk.tcp_rtx_queue and not sk.sk_write_queue
+
+
+def tcp_send_head(sk: tcp_sock) -> sk_buff | None:
+    return sk.sk_write_queue[0] if sk.sk_write_queue else None
+
+
+def tcp_write_queue_tail(sk: tcp_sock) -> sk_buff | None:
+    return sk.sk_write_queue[-1] if sk.sk_write_queue else None
+
+
+def tcp_skb_pcount(skb: sk_buff) -> int:
+    """Segments on the wire that this packet stands for."""
+    segs: int = skb.cb.tcp_gso_segs
+    return segs
+
+
+def tcp_skb_mss(skb: sk_buff) -> int:
+    size: int = skb.cb.tcp_gso_size
+    return size
+
+
+def tcp_skb_is_last(sk: tcp_sock, skb: sk_buff) -> bool:
+    return bool(sk.sk_write_queue) and sk.sk_write_queue[-1] is skb
+
+
+def tcp_minshall_check(tp: tcp_sock) -> bool:
+    """Whether a small segment is in flight (Minshall's refinement of RFC 896)."""
+    sml, una, nxt = tp.snd_sml, tp.snd_una, tp.snd_nxt
+    return (una - sml) & MASK32 >= 0x80000000 and not (nxt - sml) & MASK32 >= 0x80000000
+
+
+def tcp_stamp_us_delta(t1: int, t0: int) -> int:
+    return max(t1 - t0, 0)
+
+
+def tcp_time_stamp(tp: tcp_sock) -> int:
+    """The TSval clock without the connection's offset: milliseconds."""
+    return tp.tcp_mstamp // 1000 & MASK32
+
+
+def tcp_min_rtt(tp: tcp_sock) -> int:
+    return tp.rtt_min.s[0][1]
+
+
+def tcp_skb_timestamp_us(skb: sk_buff) -> int:
+    return skb.skb_mstamp_ns // 1000
+
+
+def tcp_under_memory_pressure(sk: tcp_sock) -> bool:
+    """Never: a Stack has no global TCP memory limit yet (tcp_mem is a later matter)."""
+    return False
+
+
+def tcp_fin_time(sk: tcp_sock) -> int:
+    """How long FIN_WAIT2 lasts, in jiffies: at least 3.5 RTO."""
+    fin_timeout = sk.linger2 or sk.sk_net.ipv4.sysctl_tcp_fin_timeout * HZ
+    rto = sk.icsk_rto
+    return max(fin_timeout, (rto << 2) - (rto >> 1))
+
+
+def keepalive_intvl_when(tp: tcp_sock) -> int:
+    return tp.keepalive_intvl or tp.sk_net.ipv4.sysctl_tcp_keepalive_intvl * HZ
+
+
+def keepalive_time_when(tp: tcp_sock) -> int:
+    return tp.keepalive_time or tp.sk_net.ipv4.sysctl_tcp_keepalive_time * HZ
+
+
+def keepalive_probes(tp: tcp_sock) -> int:
+    return tp.keepalive_probes or tp.sk_net.ipv4.sysctl_tcp_keepalive_probes
+
+
+def ktime_get_seconds(net: Stack) -> int:
+    """Whole seconds of the Stack's clock, counted from 1, since a stamp of 0 means "never"."""
+    return net.clock.now_ns() // 1_000_000_000 + 1
+
+
+def tcp_paws_check(rx_opt: tcp_options_received, paws_win: int, now_sec: int) -> bool:
+    """Whether the packet's TSval is not older than ts_recent (RFC 7323, section 5); ``now_sec`` is
+    ktime_get_seconds().  A ts_recent older than 24 days proves nothing; a peer with a zero ts_recent is let in."""
+    if (rx_opt.ts_recent - rx_opt.rcv_tsval) & MASK32 <= paws_win:
+        return True
+    if (rx_opt.rcv_tsval - rx_opt.ts_recent) & MASK32 < 0x80000000:
+        return True
+    if now_sec >= rx_opt.ts_recent_stamp + TCP_PAWS_24DAYS:
+        return True
+    return not rx_opt.ts_recent
+
+
+def tcp_paws_reject(rx_opt: tcp_options_received, rst: bool, now_sec: int) -> bool:
+    """tcp_paws_check for handshakes and TIME_WAIT; a RST is believed once ts_recent is older than an MSL."""
+    if tcp_paws_check(rx_opt, 0, now_sec):
+        return False
+    return not (rst and now_sec >= rx_opt.ts_recent_stamp + TCP_PAWS_MSL)
