@@ -74,6 +74,7 @@ class sock_common:
         "sk_family",
         "sk_hash",
         "sk_net",
+        "sk_node",
         "sk_num",
         "sk_prot",
         "sk_rcv_saddr",
@@ -107,6 +108,7 @@ class sock_common:
         self.sk_daddr = self.sk_rcv_saddr = self.sk_v6_daddr = self.sk_v6_rcv_saddr = 0
         self.sk_dport = self.sk_num = self.sk_hash = self.sk_bound_dev_if = self.sk_reuse = 0
         self.sk_reuseport = False
+        self.sk_node: list[sock_common] | None = None  # the chain of ehash or listening_hash that it hangs in
 
 
 class sock(sock_common):
@@ -228,6 +230,145 @@ def sock_set_flag(sk: sock, flag: int) -> None:
 
 def sock_reset_flag(sk: sock, flag: int) -> None:
     sk.sk_flags &= ~flag
+
+
+def sk_hashed(sk: sock_common) -> bool:
+    return sk.sk_node is not None
+
+
+def sk_unhashed(sk: sock_common) -> bool:
+    return sk.sk_node is None
+
+
+def sk_add_node_rcu(sk: sock_common, chain: list[sock_common]) -> None:
+    """Hang a socket at the head of a chain."""
+    chain.insert(0, sk)
+    sk.sk_node = chain
+
+
+def __sk_nulls_add_node_rcu(sk: sock_common, chain: list[sock_common]) -> None:
+    chain.insert(0, sk)
+    sk.sk_node = chain
+
+
+def sk_nulls_del_node_init_rcu(sk: sock_common) -> bool:
+    """Take a socket off its chain; whether it was on one."""
+    chain = sk.sk_node
+    if chain is None:
+        return False
+    sk.sk_node = None
+    chain.remove(sk)
+    return True
+
+
+def sk_add_bind_node(sk: sock_common, owners: dict[sock_common, None]) -> None:
+    owners[sk] = None
+
+
+def __sk_del_bind_node(sk: sock_common, owners: dict[sock_common, None]) -> None:
+    owners.pop(sk, None)
+
+
+def sk_acceptq_removed(sk: sock) -> None:
+    sk.sk_ack_backlog -= 1
+
+
+def sk_acceptq_added(sk: sock) -> None:
+    sk.sk_ack_backlog += 1
+
+
+def sk_acceptq_is_full(sk: sock) -> bool:
+    """Whether the accept queue holds more than the backlog: listen(n) has room for n + 1."""
+    return sk.sk_ack_backlog > sk.sk_max_ack_backlog
+
+
+def __sk_dst_get(sk: sock) -> dst_entry | None:
+    return sk.sk_dst_cache
+
+
+def sk_dst_get(sk: sock) -> dst_entry | None:
+    return sk.sk_dst_cache
+
+
+def __sk_dst_set(sk: sock, dst: dst_entry | None) -> None:
+    sk.sk_dst_cache = dst
+
+
+def sk_dst_set(sk: sock, dst: dst_entry | None) -> None:
+    sk.sk_dst_cache = dst
+
+
+def __sk_dst_reset(sk: sock) -> None:
+    sk.sk_dst_cache = None
+
+
+def sk_dst_reset(sk: sock) -> None:
+    sk.sk_dst_cache = None
+
+
+def sk_wmem_queued_add(sk: sock, val: int) -> None:
+    sk.sk_wmem_queued += val
+
+
+def sk_mem_charge(sk: sock, size: int) -> None:
+    sk.sk_forward_alloc -= size
+
+
+def sk_mem_uncharge(sk: sock, size: int) -> None:
+    """Give bytes back; what was set aside for a socket beyond a page is returned to the protocol."""
+    sk.sk_forward_alloc += size
+
+
+def sk_stream_min_wspace(sk: sock) -> int:
+    return sk.sk_wmem_queued >> 1
+
+
+def sk_stream_wspace(sk: sock) -> int:
+    return sk.sk_sndbuf - sk.sk_wmem_queued
+
+
+def __sk_stream_is_writeable(sk: sock) -> bool:
+    return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
+
+
+def sk_stream_is_writeable(sk: sock) -> bool:
+    """Whether poll() says writable: a third of the send buffer is free."""
+    return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
+
+
+def sk_stream_moderate_sndbuf(sk: sock) -> None:
+    """After a failed allocation: do not grow further than what is in use."""
+    if not sk.sk_userlocks & SOCK_SNDBUF_LOCK:
+        sk.sk_sndbuf = max(min(sk.sk_sndbuf, sk.sk_wmem_queued >> 1), SOCK_MIN_SNDBUF)
+
+
+def sock_writeable(sk: sock) -> bool:
+    return sk.sk_wmem_alloc < sk.sk_sndbuf >> 1
+
+
+def sock_error(sk: sock) -> int:
+    """The pending error as a negative errno, which is cleared; 0 if none."""
+    err = sk.sk_err
+    if err:
+        sk.sk_err = 0
+    return -err
+
+
+def sk_set_socket(sk: sock, sock_: socket | None) -> None:
+    sk.sk_socket = sock_
+
+
+def sock_orphan(sk: sock) -> None:
+    """The application has let go: nobody is woken any more."""
+    sk.sk_flags |= SOCK_DEAD
+    sk.sk_socket = None
+    sk.sk_wq = []
+
+
+def sock_graft(sk: sock, parent: socket) -> None:
+    """accept() gives the child to the application's new socket."""
+    sk.sk_socket = parent
+    parent.sk = sk
 
 
 class proto:
