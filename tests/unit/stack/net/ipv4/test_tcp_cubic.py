@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""CUBIC's growth against RFC 9438's own formulas, Reno's against RFC 5681's."""
+
+from __future__ import annotations
+
+import pytest
+
+from stack.include.tcp import tcp_sock
+from stack.net.ipv4 import tcp_cong, tcp_cubic
+from stack.net.ipv4.tcp_cubic import BETA, C, bictcp, bictcp_update
+
+
+def make_sock() -> tcp_sock:
+    """A socket far enough along for congestion control: no Stack is asked for anything here."""
+    sk = tcp_sock.__new__(tcp_sock)
+    sk._init_send()
+    sk._init_congestion()
+    sk._init_timing()
+    sk.icsk_ca_priv = None
+    sk.is_cwnd_limited = True
+    return sk
+
+
+def test_slow_start_ack_grows_by_the_segments_acked_up_to_ssthresh() -> None:
+    sk = make_sock()
+    sk.snd_cwnd, sk.snd_ssthresh = 10, 14
+    assert tcp_cong.tcp_slow_start(sk, 10) == 6
+    assert sk.snd_cwnd == 14
+
+
+def test_reno_avoidance_full_window_acked_grows_by_one() -> None:
+    sk = make_sock()
+    sk.snd_cwnd = sk.snd_ssthresh = 20
+    for _ in range(20):
+        tcp_cong.tcp_reno_cong_avoid(sk, 0, 1)
+    assert sk.snd_cwnd == 21
+
+
+def test_reno_not_cwnd_limited_keeps_the_window() -> None:
+    sk = make_sock()
+    sk.is_cwnd_limited = False
+    sk.snd_cwnd = sk.snd_ssthresh = 20
+    sk.max_packets_out = 3
+    tcp_cong.tcp_reno_cong_avoid(sk, 0, 100)
+    assert sk.snd_cwnd == 20
+
+
+def test_reno_loss_halves_but_keeps_two() -> None:
+    sk = make_sock()
+    sk.snd_cwnd = 31
+    assert tcp_cong.tcp_reno_ssthresh(sk) == 15
+    sk.snd_cwnd = 3
+    assert tcp_cong.tcp_reno_ssthresh(sk) == 2
+
+
+def test_cubic_loss_cuts_to_beta_and_remembers_w_max() -> None:
+    sk = make_sock()
+    tcp_cubic.bictcp_init(sk)
+    sk.snd_cwnd = 100
+    assert tcp_cubic.bictcp_recalc_ssthresh(sk) == 70
+    assert sk.icsk_ca_priv.last_max_cwnd == 100
+
+
+def test_cubic_second_loss_below_w_max_gives_room() -> None:
+    sk = make_sock()
+    tcp_cubic.bictcp_init(sk)
+    sk.snd_cwnd = 100
+    tcp_cubic.bictcp_recalc_ssthresh(sk)
+    sk.snd_cwnd = 80
+    tcp_cubic.bictcp_recalc_ssthresh(sk)
+    assert sk.icsk_ca_priv.last_max_cwnd == pytest.approx(80 * (1 + BETA) / 2)
+
+
+def test_cubic_curve_returns_to_w_max_after_k_seconds() -> None:
+    """One window of ACKs per 100 ms round trip: cwnd follows W_cubic(t) within two segments."""
+    sk = make_sock()
+    tcp_cubic.bictcp_init(sk)
+    ca: bictcp = sk.icsk_ca_priv
+    sk.snd_cwnd, w_max, rtt = 1000, 1000.0, 0.1
+    sk.snd_cwnd = sk.snd_ssthresh = tcp_cubic.bictcp_recalc_ssthresh(sk)
+    ca.delay_min = rtt
+    k = ((w_max - sk.snd_cwnd) / C) ** (1 / 3)
+    now = 0.0
+    while now < 2 * k:
+        sk.tcp_mstamp = int(now * 1e6)
+        for _ in range(sk.snd_cwnd):
+            tcp_cubic.bictcp_cong_avoid(sk, 0, 1)
+        now += rtt
+        expected = C * (now - k) ** 3 + w_max
+        assert sk.snd_cwnd == pytest.approx(expected, rel=0.02), f"at {now:.1f} s"
+    assert k == pytest.approx(9.09, abs=0.01)
+
+
+def test_cubic_short_round_trip_is_as_fast_as_reno() -> None:
+    """With 1 ms round trips the cubic curve is flat; W_est carries the growth (RFC 9438, 4.3)."""
+    ca = bictcp()
+    ca.last_max_cwnd, ca.cwnd_prior, ca.delay_min = 20.0, 20.0, 0.001
+    cwnd, cnt, rounds = 14, 0, 0
+    while cwnd < 20 and rounds < 100:
+        for _ in range(cwnd):
+            bictcp_update(ca, cwnd, 1, rounds * 0.001)
+            cnt += 1
+            if cnt >= ca.cnt:
+                cwnd, cnt = cwnd + 1, 0
+        rounds += 1
+    # Reno with this alpha needs 6 / 0.529 = 11.3 round trips for six segments.
+    assert 10 <= rounds <= 20
+
+
+def test_set_unknown_control_is_refused_by_name() -> None:
+    assert tcp_cong.tcp_ca_find("cubic") is tcp_cubic.cubictcp
+    assert tcp_cong.tcp_ca_find("vegas") is None
+    assert tcp_cong.tcp_register_congestion_control(tcp_cubic.cubictcp) < 0
