@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stack.include.inet_sock import inet_sock
-from stack.include.request_sock import request_sock_queue, reqsk_queue_added, reqsk_queue_len
+from stack.include.request_sock import reqsk_queue_added, reqsk_queue_len, request_sock_queue
 from stack.include.sock import EPOLLIN, EPOLLRDNORM, sock
 from stack.include.timer import HZ, timer_list
 from stack.kernel.time.timer import jiffies, mod_timer
@@ -157,8 +157,8 @@ class inet_connection_sock(inet_sock):
         "icsk_retransmits",
         "icsk_rto",
         "icsk_rto_min",
-        "icsk_sync_mss",
         "icsk_syn_retries",
+        "icsk_sync_mss",
         "icsk_timeout",
         "icsk_user_timeout",
     )

@@ -269,6 +269,12 @@ def __sk_del_bind_node(sk: sock_common, owners: dict[sock_common, None]) -> None
     owners.pop(sk, None)
 
 
+def sock_prot_inuse_add(net: Stack, prot: Any, inc: int) -> None:
+    """How many sockets a protocol has in its tables: /proc/net/sockstat."""
+    inuse = net.core.prot_inuse
+    inuse[prot.name] = inuse.get(prot.name, 0) + inc
+
+
 def sk_acceptq_removed(sk: sock) -> None:
     sk.sk_ack_backlog -= 1
 
@@ -315,8 +321,9 @@ def sk_mem_charge(sk: sock, size: int) -> None:
 
 
 def sk_mem_uncharge(sk: sock, size: int) -> None:
-    """Give bytes back; what was set aside for a socket beyond a page is returned to the protocol."""
-    sk.sk_forward_alloc += size
+    """Give bytes back; whole pages of what is set aside return to the protocol."""
+    forward = sk.sk_forward_alloc + size
+    sk.sk_forward_alloc = forward & 4095 if forward >= 4096 else forward
 
 
 def sk_stream_min_wspace(sk: sock) -> int:
@@ -389,6 +396,7 @@ class proto:
         "h",
         "hash",
         "init",
+        "keepalive",
         "name",
         "obj_size",
         "recvmsg",

@@ -25,6 +25,7 @@ class netns_core:
         self.sysctl_txrehash = 1
         self.sysctl_optmem_max = 20480
         self.netdev_max_backlog = 1000
+        self.prot_inuse: dict[str, int] = {}  # sock_prot_inuse_add(): sockets in the tables, by protocol
 
 
 class netns_ipv4:

@@ -1,0 +1,581 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sockets without their protocol: birth, cloning, death, options, wake-ups and memory: net/core/sock.c.
+
+``struct proto.slab`` is the class that a protocol's sockets are made of (the kernel has a slab of that size).
+Departures: no locks, no reference counts (``sk_free`` is called once, by whoever takes the socket off its last
+table), no memory limit per protocol: ``sk_forward_alloc`` is kept to a page so that what ``ss -m`` shows makes sense.
+
+An option's value is an int, or ``bytes`` in the layout of the C struct (SO_LINGER two native ints, SO_RCVTIMEO two
+native longs, SO_BINDTODEVICE a name).  ``sk_getsockopt`` returns (0, value) or (negative errno, 0).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from stack.include.net import SOCK_NOSPACE, optval_t
+from stack.include.sock import (
+    EPOLLERR,
+    EPOLLIN,
+    EPOLLOUT,
+    EPOLLPRI,
+    EPOLLRDNORM,
+    INT_MAX,
+    SOCK_BROADCAST,
+    SOCK_DEAD,
+    SOCK_DONE,
+    SOCK_KEEPOPEN,
+    SOCK_LINGER,
+    SOCK_MIN_RCVBUF,
+    SOCK_MIN_SNDBUF,
+    SOCK_RCVBUF_LOCK,
+    SOCK_RCVTSTAMP,
+    SOCK_SNDBUF_LOCK,
+    SOCK_URGINLINE,
+    sock,
+    sock_writeable,
+)
+from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
+from stack.include.timer import HZ, timer_list
+from stack.include.wait import wake_up_interruptible_poll, wake_up_interruptible_sync_poll
+from stack.kernel.time.timer import del_timer, mod_timer, timer_setup
+from stack.net.core.skbuff import skb_orphan
+
+if TYPE_CHECKING:
+    from stack.include.net import socket
+    from stack.include.sk_buff import sk_buff
+    from stack.include.sock import proto
+    from stack.stack import Stack
+
+SK_MEM_QUANTUM = 4096
+EPOLLWRNORM = 0x100
+EPOLLWRBAND = 0x200
+
+# include/uapi/asm-generic/socket.h
+SOL_SOCKET = 1
+SO_DEBUG = 1
+SO_REUSEADDR = 2
+SO_TYPE = 3
+SO_ERROR = 4
+SO_DONTROUTE = 5
+SO_BROADCAST = 6
+SO_SNDBUF = 7
+SO_RCVBUF = 8
+SO_KEEPALIVE = 9
+SO_OOBINLINE = 10
+SO_PRIORITY = 12
+SO_LINGER = 13
+SO_REUSEPORT = 15
+SO_RCVLOWAT = 18
+SO_SNDLOWAT = 19
+SO_RCVTIMEO = 20
+SO_SNDTIMEO = 21
+SO_BINDTODEVICE = 25
+SO_TIMESTAMP = 29
+SO_ACCEPTCONN = 30
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+SO_MARK = 36
+SO_PROTOCOL = 38
+SO_DOMAIN = 39
+SO_MAX_PACING_RATE = 47
+SO_INCOMING_CPU = 49
+SO_BINDTOIFINDEX = 62
+
+SK_CAN_REUSE = 1
+
+_LINGER = Struct("=ii")
+_TIMEVAL = Struct("=qq")
+
+
+# -- birth and death ---------------------------------------------------------------------------------------------
+
+
+def sk_prot_alloc(prot: proto, net: Stack, family: int) -> Any:
+    """The bare object, all members zero or empty."""
+    return prot.slab(net, family)
+
+
+def sk_alloc(net: Stack, family: int, prot: proto) -> Any:
+    """A new socket of a protocol; inet_create() and sock_init_data() do the rest."""
+    sk = sk_prot_alloc(prot, net, family)
+    sk.sk_prot = prot
+    return sk
+
+
+def sock_init_data(sock_: socket | None, sk: sock) -> None:
+    """What every new socket starts with; ``sock_`` is None for one that has no application yet."""
+    sock_init_data_uid(sock_, sk)
+
+
+def sock_init_data_uid(sock_: socket | None, sk: sock) -> None:
+    core = sk.sk_net.core
+    sk.sk_timer = timer_setup(_no_timer, sk)
+    sk.sk_rcvbuf = core.sysctl_rmem_default
+    sk.sk_sndbuf = core.sysctl_wmem_default
+    sk.sk_state = TCP_CLOSE
+    sk.sk_socket = sock_
+    if sock_ is not None:
+        sk.sk_type = sock_.type
+        sock_.sk = sk
+    _set_callbacks(sk)
+
+
+def _set_callbacks(sk: sock) -> None:
+    sk.sk_state_change = sock_def_wakeup
+    sk.sk_data_ready = sock_def_readable
+    sk.sk_write_space = sock_def_write_space
+    sk.sk_error_report = sock_def_error_report
+    sk.sk_destruct = sock_def_destruct
+
+
+def _no_timer(sk: sock) -> None:
+    """sk_timer fired without a protocol that uses it."""
+
+
+def sock_def_destruct(sk: sock) -> None:
+    """A protocol without anything to free."""
+
+
+# What a clone takes over of struct sock; everything else starts as in a new socket.
+_SOCK_COPIED = (
+    "sk_prot",
+    "sk_bound_dev_if",
+    "sk_reuse",
+    "sk_reuseport",
+    "sk_type",
+    "sk_protocol",
+    "sk_userlocks",
+    "sk_rcvbuf",
+    "sk_sndbuf",
+    "sk_rcvlowat",
+    "sk_rcvtimeo",
+    "sk_sndtimeo",
+    "sk_lingertime",
+    "sk_priority",
+    "sk_mark",
+    "sk_max_pacing_rate",
+    "sk_pacing_rate",
+    "sk_pacing_status",
+    "sk_pacing_shift",
+    "sk_state_change",
+    "sk_data_ready",
+    "sk_write_space",
+    "sk_error_report",
+    "sk_destruct",
+    "sk_user_data",
+)
+
+
+def sock_copy(nsk: sock, osk: sock) -> None:
+    for name in _SOCK_COPIED:
+        setattr(nsk, name, getattr(osk, name))
+    nsk.sk_flags = osk.sk_flags & ~(SOCK_DEAD | SOCK_DONE)
+
+
+def sk_clone_lock(sk: sock) -> Any:
+    """A copy of a listener's socket for its child: options, limits and callbacks, with empty queues and no
+    application.  What the layers above struct sock inherit is copied by them."""
+    newsk = sk_prot_alloc(sk.sk_prot, sk.sk_net, sk.sk_family)
+    sock_copy(newsk, sk)
+    newsk.sk_timer = timer_setup(_no_timer, newsk)
+    return newsk
+
+
+def sk_free(sk: sock) -> None:
+    """The last one lets go."""
+    __sk_free(sk)
+
+
+def __sk_free(sk: sock) -> None:
+    sk_destruct(sk)
+
+
+def sk_destruct(sk: sock) -> None:
+    if sk.sk_destruct is not None:
+        sk.sk_destruct(sk)
+    sk.sk_wq = []
+
+
+def sock_hold(sk: sock) -> None:
+    """Python counts references itself; the name marks where the kernel takes one."""
+
+
+def release_sock(sk: sock) -> None:
+    """The end of a socket call: what waited for it runs now."""
+    if sk.sk_prot.release_cb is not None:
+        sk.sk_prot.release_cb(sk)
+
+
+# -- timers ------------------------------------------------------------------------------------------------------
+
+
+def sk_reset_timer(sk: Any, timer: timer_list, expires: int) -> None:
+    """Arm one of the socket's timers; ``expires`` in jiffies."""
+    mod_timer(sk.sk_net, timer, expires)
+
+
+def sk_stop_timer(sk: Any, timer: timer_list) -> None:
+    del_timer(sk.sk_net, timer)
+
+
+# -- wake-ups ----------------------------------------------------------------------------------------------------
+
+
+def sock_def_wakeup(sk: sock) -> None:
+    """The state changed."""
+    if sk.sk_wq:
+        wake_up_interruptible_poll(sk, 0)
+
+
+def sock_def_error_report(sk: sock) -> None:
+    if sk.sk_wq:
+        wake_up_interruptible_poll(sk, EPOLLERR)
+
+
+def sock_def_readable(sk: sock) -> None:
+    if sk.sk_wq:
+        wake_up_interruptible_sync_poll(sk, EPOLLIN | EPOLLPRI | EPOLLRDNORM)
+
+
+def sock_def_write_space(sk: sock) -> None:
+    if sk.sk_wq and sock_writeable(sk):
+        if sk.sk_socket is not None:
+            sk.sk_socket.flags &= ~SOCK_NOSPACE
+        wake_up_interruptible_sync_poll(sk, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+
+def skb_set_owner_w(skb: sk_buff, sk: sock) -> None:
+    """The packet counts against the socket's send budget until its destructor runs."""
+    if skb.destructor is not None:
+        skb_orphan(skb)
+    skb.sk = sk
+    skb.destructor = sock_wfree
+    sk.sk_wmem_alloc += skb.truesize
+
+
+def skb_set_owner_r(skb: sk_buff, sk: sock) -> None:
+    """The packet counts against the socket's receive budget until it is read."""
+    if skb.destructor is not None:
+        skb_orphan(skb)
+    skb.sk = sk
+    skb.destructor = sock_rfree
+    truesize = skb.truesize
+    sk.sk_rmem_alloc += truesize
+    sk.sk_forward_alloc -= truesize
+
+
+def sock_wfree(skb: sk_buff) -> None:
+    sk = skb.sk
+    assert sk is not None
+    sk.sk_wmem_alloc -= skb.truesize
+    sk.sk_write_space(sk)
+
+
+def sock_rfree(skb: sk_buff) -> None:
+    sk = skb.sk
+    assert sk is not None
+    truesize = skb.truesize
+    sk.sk_rmem_alloc -= truesize
+    forward = sk.sk_forward_alloc + truesize
+    sk.sk_forward_alloc = forward & (SK_MEM_QUANTUM - 1) if forward >= SK_MEM_QUANTUM else forward
+
+
+def __sk_mem_schedule(sk: sock, size: int) -> bool:
+    """Set whole pages aside for ``size`` bytes.  Always possible: the budget is sk_rcvbuf and sk_sndbuf."""
+    sk.sk_forward_alloc += (size + SK_MEM_QUANTUM - 1) & -SK_MEM_QUANTUM
+    return True
+
+
+def sk_wmem_schedule(sk: sock, size: int) -> bool:
+    return size <= sk.sk_forward_alloc or __sk_mem_schedule(sk, size - sk.sk_forward_alloc)
+
+
+def sk_rmem_schedule(sk: sock, skb: sk_buff, size: int) -> bool:
+    return size <= sk.sk_forward_alloc or __sk_mem_schedule(sk, size - sk.sk_forward_alloc)
+
+
+def __sk_mem_reclaim(sk: sock, amount: int) -> None:
+    """Give whole pages of what was set aside back."""
+    sk.sk_forward_alloc -= amount & -SK_MEM_QUANTUM
+
+
+def sk_mem_reclaim(sk: sock) -> None:
+    if sk.sk_forward_alloc >= SK_MEM_QUANTUM:
+        __sk_mem_reclaim(sk, sk.sk_forward_alloc)
+
+
+# -- queues ------------------------------------------------------------------------------------------------------
+
+
+def sock_queue_rcv_skb(sk: sock, skb: sk_buff) -> int:
+    """Queue a datagram for reading; -ENOMEM if the receive buffer is full."""
+    if sk.sk_rmem_alloc >= sk.sk_rcvbuf:
+        return -errno.ENOMEM
+    sk_rmem_schedule(sk, skb, skb.truesize)
+    skb_set_owner_r(skb, sk)
+    sk.sk_receive_queue.append(skb)
+    if not sk.sk_flags & SOCK_DEAD:
+        sk.sk_data_ready(sk)
+    return 0
+
+
+# -- options -----------------------------------------------------------------------------------------------------
+
+
+def _flag(bit: int) -> Callable[[sock, int], int]:
+    def set_flag(sk: sock, val: int) -> int:
+        sk.sk_flags = sk.sk_flags | bit if val else sk.sk_flags & ~bit
+        return 0
+
+    return set_flag
+
+
+def _set_reuseaddr(sk: sock, val: int) -> int:
+    sk.sk_reuse = SK_CAN_REUSE if val else 0
+    return 0
+
+
+def _set_reuseport(sk: sock, val: int) -> int:
+    sk.sk_reuseport = bool(val)
+    return 0
+
+
+def __sock_set_rcvbuf(sk: sock, val: int) -> int:
+    """Doubled, since the kernel counts its own overhead against it; never below SOCK_MIN_RCVBUF."""
+    sk.sk_userlocks |= SOCK_RCVBUF_LOCK
+    sk.sk_rcvbuf = max(min(val, INT_MAX // 2) * 2, SOCK_MIN_RCVBUF)
+    return 0
+
+
+def _set_rcvbuf(sk: sock, val: int) -> int:
+    return __sock_set_rcvbuf(sk, min(val & 0xFFFFFFFF, sk.sk_net.core.sysctl_rmem_max))
+
+
+def _set_rcvbufforce(sk: sock, val: int) -> int:
+    return __sock_set_rcvbuf(sk, max(val, 0))
+
+
+def __sock_set_sndbuf(sk: sock, val: int) -> int:
+    sk.sk_userlocks |= SOCK_SNDBUF_LOCK
+    sk.sk_sndbuf = max(min(val, INT_MAX // 2) * 2, SOCK_MIN_SNDBUF)
+    sk.sk_write_space(sk)
+    return 0
+
+
+def _set_sndbuf(sk: sock, val: int) -> int:
+    return __sock_set_sndbuf(sk, min(val & 0xFFFFFFFF, sk.sk_net.core.sysctl_wmem_max))
+
+
+def _set_sndbufforce(sk: sock, val: int) -> int:
+    return __sock_set_sndbuf(sk, max(val, 0))
+
+
+def _set_keepalive(sk: sock, val: int) -> int:
+    if sk.sk_prot.keepalive is not None:
+        sk.sk_prot.keepalive(sk, val)
+    return _flag(SOCK_KEEPOPEN)(sk, val)
+
+
+def _set_rcvlowat(sk: sock, val: int) -> int:
+    sk.sk_rcvlowat = (INT_MAX if val < 0 else val) or 1
+    return 0
+
+
+def _set_priority(sk: sock, val: int) -> int:
+    sk.sk_priority = val
+    return 0
+
+
+def _set_mark(sk: sock, val: int) -> int:
+    sk.sk_mark = val
+    return 0
+
+
+def _set_max_pacing_rate(sk: sock, val: int) -> int:
+    sk.sk_max_pacing_rate = val & 0xFFFFFFFFFFFFFFFF
+    sk.sk_pacing_rate = min(sk.sk_pacing_rate, sk.sk_max_pacing_rate)
+    return 0
+
+
+def _set_bindtoifindex(sk: sock, val: int) -> int:
+    if val < 0:
+        return -errno.EINVAL
+    if val and val not in sk.sk_net.devices:
+        return -errno.ENODEV
+    return sock_bindtoindex(sk, val)
+
+
+def _refused(sk: sock, val: int) -> int:
+    return -errno.ENOPROTOOPT
+
+
+def _ignored(sk: sock, val: int) -> int:
+    return 0
+
+
+_SETTERS: dict[int, Callable[[sock, int], int]] = {
+    SO_DEBUG: _ignored,
+    SO_REUSEADDR: _set_reuseaddr,
+    SO_REUSEPORT: _set_reuseport,
+    SO_TYPE: _refused,
+    SO_PROTOCOL: _refused,
+    SO_DOMAIN: _refused,
+    SO_ERROR: _refused,
+    SO_ACCEPTCONN: _refused,
+    SO_SNDLOWAT: _refused,
+    SO_DONTROUTE: _ignored,
+    SO_BROADCAST: _flag(SOCK_BROADCAST),
+    SO_SNDBUF: _set_sndbuf,
+    SO_SNDBUFFORCE: _set_sndbufforce,
+    SO_RCVBUF: _set_rcvbuf,
+    SO_RCVBUFFORCE: _set_rcvbufforce,
+    SO_KEEPALIVE: _set_keepalive,
+    SO_OOBINLINE: _flag(SOCK_URGINLINE),
+    SO_PRIORITY: _set_priority,
+    SO_RCVLOWAT: _set_rcvlowat,
+    SO_TIMESTAMP: _flag(SOCK_RCVTSTAMP),
+    SO_MARK: _set_mark,
+    SO_MAX_PACING_RATE: _set_max_pacing_rate,
+    SO_BINDTOIFINDEX: _set_bindtoifindex,
+    SO_INCOMING_CPU: _ignored,
+}
+
+
+def sock_bindtoindex(sk: sock, ifindex: int) -> int:
+    sk.sk_bound_dev_if = ifindex
+    sk.sk_dst_cache = None
+    return 0
+
+
+def sock_setbindtodevice(sk: sock, name: bytes) -> int:
+    """Only packets of that device; an empty name lifts it."""
+    text = name.split(b"\0", 1)[0].decode("ascii", "replace")
+    if not text:
+        return sock_bindtoindex(sk, 0)
+    dev = sk.sk_net.devices_by_name.get(text)
+    return -errno.ENODEV if dev is None else sock_bindtoindex(sk, dev.ifindex)
+
+
+def _set_linger(sk: sock, raw: bytes) -> int:
+    if len(raw) < _LINGER.size:
+        return -errno.EINVAL
+    onoff, seconds = _LINGER.unpack_from(raw)
+    if onoff:
+        sk.sk_lingertime = (seconds & 0x7FFFFFFF) * HZ
+    return _flag(SOCK_LINGER)(sk, onoff)
+
+
+def sock_set_timeout(raw: bytes) -> tuple[int, float | None]:
+    """struct timeval to seconds; (0, None) for no limit."""
+    if len(raw) < _TIMEVAL.size:
+        return -errno.EINVAL, None
+    seconds, usec = _TIMEVAL.unpack_from(raw)
+    if not 0 <= usec < 1_000_000:
+        return -errno.EDOM, None
+    if seconds < 0:
+        return 0, 0.0
+    return 0, (seconds + usec / 1e6) or None
+
+
+def _set_timeout(sk: sock, optname: int, raw: bytes) -> int:
+    err, value = sock_set_timeout(raw)
+    if not err:
+        if optname == SO_RCVTIMEO:
+            sk.sk_rcvtimeo = value
+        else:
+            sk.sk_sndtimeo = value
+    return err
+
+
+def sk_setsockopt(sk: sock, level: int, optname: int, optval: optval_t) -> int:
+    """SOL_SOCKET options; 0 or -EINVAL, -ENOPROTOOPT, -ENODEV, -EDOM."""
+    if optname in (SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SO_BINDTODEVICE):
+        if isinstance(optval, int):
+            return -errno.EINVAL
+        if optname == SO_BINDTODEVICE:
+            return sock_setbindtodevice(sk, optval)
+        return _set_linger(sk, optval) if optname == SO_LINGER else _set_timeout(sk, optname, optval)
+    setter = _SETTERS.get(optname)
+    if setter is None:
+        return -errno.ENOPROTOOPT
+    if not isinstance(optval, int):
+        if len(optval) < 4:
+            return -errno.EINVAL
+        optval = int.from_bytes(optval[:4], "little", signed=True)
+    return setter(sk, optval)
+
+
+def sock_setsockopt(sock_: socket, level: int, optname: int, optval: optval_t) -> int:
+    return sk_setsockopt(sock_.sk, level, optname, optval)
+
+
+def _get_error(sk: sock) -> int:
+    """SO_ERROR reads and clears."""
+    if sk.sk_err:
+        err, sk.sk_err = sk.sk_err, 0
+    else:
+        err, sk.sk_err_soft = sk.sk_err_soft, 0
+    return err
+
+
+def _get_linger(sk: sock) -> bytes:
+    return _LINGER.pack(1 if sk.sk_flags & SOCK_LINGER else 0, sk.sk_lingertime // HZ)
+
+
+def sock_get_timeout(value: float | None) -> bytes:
+    seconds = value or 0.0
+    return _TIMEVAL.pack(int(seconds), round((seconds - int(seconds)) * 1e6))
+
+
+def _get_bindtodevice(sk: sock) -> bytes:
+    dev = sk.sk_net.devices.get(sk.sk_bound_dev_if)
+    return dev.name.encode() + b"\0" if dev is not None else b""
+
+
+_GETTERS: dict[int, Callable[[sock], optval_t]] = {
+    SO_DEBUG: lambda sk: 0,
+    SO_REUSEADDR: lambda sk: sk.sk_reuse,
+    SO_REUSEPORT: lambda sk: int(sk.sk_reuseport),
+    SO_TYPE: lambda sk: sk.sk_type,
+    SO_PROTOCOL: lambda sk: sk.sk_protocol,
+    SO_DOMAIN: lambda sk: sk.sk_family,
+    SO_ERROR: _get_error,
+    SO_ACCEPTCONN: lambda sk: int(sk.sk_state == TCP_LISTEN),
+    SO_DONTROUTE: lambda sk: 0,
+    SO_BROADCAST: lambda sk: int(sk.sk_flags & SOCK_BROADCAST != 0),
+    SO_SNDBUF: lambda sk: sk.sk_sndbuf,
+    SO_RCVBUF: lambda sk: sk.sk_rcvbuf,
+    SO_KEEPALIVE: lambda sk: int(sk.sk_flags & SOCK_KEEPOPEN != 0),
+    SO_OOBINLINE: lambda sk: int(sk.sk_flags & SOCK_URGINLINE != 0),
+    SO_PRIORITY: lambda sk: sk.sk_priority,
+    SO_LINGER: _get_linger,
+    SO_RCVLOWAT: lambda sk: sk.sk_rcvlowat,
+    SO_SNDLOWAT: lambda sk: 1,
+    SO_RCVTIMEO: lambda sk: sock_get_timeout(sk.sk_rcvtimeo),
+    SO_SNDTIMEO: lambda sk: sock_get_timeout(sk.sk_sndtimeo),
+    SO_BINDTODEVICE: _get_bindtodevice,
+    SO_TIMESTAMP: lambda sk: int(sk.sk_flags & SOCK_RCVTSTAMP != 0),
+    SO_MARK: lambda sk: sk.sk_mark,
+    SO_MAX_PACING_RATE: lambda sk: min(sk.sk_max_pacing_rate, 0xFFFFFFFF),
+    SO_INCOMING_CPU: lambda sk: sk.sk_incoming_cpu,
+    SO_BINDTOIFINDEX: lambda sk: sk.sk_bound_dev_if,
+}
+
+
+def sk_getsockopt(sk: sock, level: int, optname: int) -> tuple[int, optval_t]:
+    getter = _GETTERS.get(optname)
+    if getter is None:
+        return -errno.ENOPROTOOPT, 0
+    return 0, getter(sk)
+
+
+def sock_getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, optval_t]:
+    """(0, value) of a SOL_SOCKET option, or (-ENOPROTOOPT, 0)."""
+    return sk_getsockopt(sock_.sk, level, optname)
