@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The line between a device and whoever is behind it: what a TAP with IFF_VNET_HDR carries.
 
-A Port carries, each way, a `virtio_net_hdr` and an Ethernet frame without FCS. Generic segmentation and partial
-checksums are ordinary on both sides of that line: a guest's 64 KB TSO frame comes in whole, and a 64 KB frame goes
-out whole when the guest agreed to take one (`Offloads`). A transport that has no room for the header (a QEMU socket
-netdev) says so through `Offloads()` with all flags down, completes checksums and segments by itself when it is
-handed such a frame anyway, and gives `hdr=None` for what it receives.
-
-Middleware (capture, faults, meters) is a Port round a Port, so it works on every transport.
+A Port carries, each way, a `virtio_net_hdr` and an Ethernet frame without FCS. Generic segmentation and
+partial checksums are ordinary on both sides of that line: a guest's 64 KB TSO frame comes in whole, and a
+64 KB frame goes out whole when `offloads` says so. A transport whose wire has no room for the header (a QEMU
+socket netdev) completes checksums and segments by itself, and gives `hdr=None` for what it receives.
 
 Rules that both sides keep:
 
 * `send()` queues, `flush()` publishes: one `flush()` per batch means one used-index update and one signal.
-* `frame_received()` is called for every frame of the input that was waiting, then `batch_done()` once. The answer to
-  a batch may be sent from either; the port itself calls `flush()` after `batch_done()` returned.
-* Neither side raises for what the guest did. `send()` says False when it dropped the frame, and a counter says why.
+* `frame_received()` is called for every frame of the input that was waiting, then `batch_done()` once. The
+  answer to a batch may be sent from either; the port itself calls `flush()` after `batch_done()` returned.
+* Neither side raises for what the guest did. `send()` says False when it dropped the frame, and a counter
+  says why.
 * All calls come from one thread (the event loop's).
+
+Middleware (capture, faults, meters) is a Port round a Port, so it works on every transport.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ Buffer = bytes | bytearray | memoryview
 class VnetHdr:
     """struct virtio_net_hdr without num_buffers (virtio 1.2, section 5.1.6); host-endian integers.
 
-    `csum_start` counts from the first byte of the Ethernet frame, `csum_offset` from `csum_start`; `hdr_len` is a hint.
+    `csum_start` counts from the first byte of the Ethernet frame, `csum_offset` from `csum_start`; `hdr_len`
+    is a hint.
     """
 
     __slots__ = ("csum_offset", "csum_start", "flags", "gso_size", "gso_type", "hdr_len")
@@ -70,7 +71,7 @@ class VnetHdr:
 
 @dataclass(frozen=True, slots=True)
 class Offloads:
-    """What the peer (the guest) accepts from us, as negotiated now."""
+    """What `Port.send()` accepts now: what the guest negotiated, or what the port does in software."""
 
     csum: bool = False  # frames with NEEDS_CSUM or DATA_VALID may be sent (VIRTIO_NET_F_GUEST_CSUM)
     tso4: bool = False
@@ -89,7 +90,7 @@ class PortHandler(Protocol):
         """The input that was waiting is drained: answer now (one ACK for many segments)."""
 
     def link_changed(self, up: bool, offloads: Offloads) -> None:
-        """The guest's driver came, went or negotiated anew; called from `attach()` too when the link is up."""
+        """The guest's driver came, went or negotiated anew; also from `attach()` when it is up."""
 
 
 class Port(Protocol):
@@ -109,7 +110,7 @@ class Port(Protocol):
         """Set the handler; a later call replaces it."""
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        """Queue one frame to the guest, given as consecutive pieces. False: dropped, and counted in `stats()`."""
+        """Queue one frame to the guest, given as consecutive pieces. False: dropped, counted in `stats()`."""
 
     def flush(self) -> None:
         """Publish what `send()` queued, and signal once."""

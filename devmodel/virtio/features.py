@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Feature bits of virtio 1.2 (sections 5.1.3, 6 and 6.3), what this device offers, and their dependencies."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# 5.1.3 Feature bits of the network device
+VIRTIO_NET_F_CSUM: Final = 0
+VIRTIO_NET_F_GUEST_CSUM: Final = 1
+VIRTIO_NET_F_CTRL_GUEST_OFFLOADS: Final = 2
+VIRTIO_NET_F_MTU: Final = 3
+VIRTIO_NET_F_MAC: Final = 5
+VIRTIO_NET_F_GUEST_TSO4: Final = 7
+VIRTIO_NET_F_GUEST_TSO6: Final = 8
+VIRTIO_NET_F_GUEST_ECN: Final = 9
+VIRTIO_NET_F_GUEST_UFO: Final = 10
+VIRTIO_NET_F_HOST_TSO4: Final = 11
+VIRTIO_NET_F_HOST_TSO6: Final = 12
+VIRTIO_NET_F_HOST_ECN: Final = 13
+VIRTIO_NET_F_HOST_UFO: Final = 14
+VIRTIO_NET_F_MRG_RXBUF: Final = 15
+VIRTIO_NET_F_STATUS: Final = 16
+VIRTIO_NET_F_CTRL_VQ: Final = 17
+VIRTIO_NET_F_MQ: Final = 22
+
+# 5.1.3.2 Legacy: feature bits
+VIRTIO_NET_F_GSO: Final = 6
+
+# 6.3 Legacy: reserved feature bits
+VIRTIO_F_NOTIFY_ON_EMPTY: Final = 24
+VIRTIO_F_ANY_LAYOUT: Final = 27
+
+# 6 Reserved feature bits
+VIRTIO_F_INDIRECT_DESC: Final = 28
+VIRTIO_F_EVENT_IDX: Final = 29
+VIRTIO_F_VERSION_1: Final = 32
+
+# vhost-user specification, "Feature negotiation" and "Live migration"
+VHOST_F_LOG_ALL: Final = 26
+VHOST_USER_F_PROTOCOL_FEATURES: Final = 30
+
+NAMES: Final = {
+    value: name
+    for name, value in list(globals().items())
+    if name.startswith(("VIRTIO_", "VHOST_")) and isinstance(value, int)
+}
+
+
+def mask(*bits: int) -> int:
+    """The 64-bit word with these bit numbers set."""
+    word = 0
+    for bit in bits:
+        word |= 1 << bit
+    return word
+
+
+# MAC, STATUS and the control queue are missing by intent: they live in configuration space, which the
+# frontend owns, and QEMU offers them by itself whatever a back end says.
+DEVICE_FEATURES: Final = mask(
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_F_ANY_LAYOUT,
+    VIRTIO_F_INDIRECT_DESC,
+    VIRTIO_F_EVENT_IDX,
+    VIRTIO_F_VERSION_1,
+    VHOST_USER_F_PROTOCOL_FEATURES,
+)
+
+# 5.1.3.1 Feature bit requirements: a bit, and the bits of which at least one must come with it
+_REQUIRES: Final = (
+    (VIRTIO_NET_F_GUEST_TSO4, mask(VIRTIO_NET_F_GUEST_CSUM)),
+    (VIRTIO_NET_F_GUEST_TSO6, mask(VIRTIO_NET_F_GUEST_CSUM)),
+    (VIRTIO_NET_F_GUEST_ECN, mask(VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6)),
+    (VIRTIO_NET_F_HOST_TSO4, mask(VIRTIO_NET_F_CSUM)),
+    (VIRTIO_NET_F_HOST_TSO6, mask(VIRTIO_NET_F_CSUM)),
+    (VIRTIO_NET_F_HOST_ECN, mask(VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6)),
+)
+
+
+def effective(features: int) -> int:
+    """`features` without the bits whose requirement (5.1.3.1) is not met.
+
+    A frontend passes on what the guest's driver acknowledged; such a bit is ignored, not refused, since a
+    driver that never uses it does no harm.
+    """
+    for bit, needs in _REQUIRES:
+        if features >> bit & 1 and not features & needs:
+            features &= ~(1 << bit)
+    return features
+
+
+def names(features: int) -> list[str]:
+    """The set bits by name, lowest first; a bit without a name as `bit N`."""
+    return [NAMES.get(bit, f"bit {bit}") for bit in range(64) if features >> bit & 1]
