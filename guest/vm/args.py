@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's command line as data: a Vm with its network cards in, a list of arguments out.
+
+What is decided here, with its reason:
+
+* vhost-user needs the guest's memory shared: a memory-backend-memfd with share=on is the machine's RAM.
+* microvm has virtio-mmio slots that its ACPI tables describe (Debian's cloud kernel has virtio_mmio as a
+  module and no virtio_mmio.device= option; loading the module finds the cards).  The mmio transport is
+  modern or legacy, never both; "transitional" there means modern.
+* On q35 a card sits directly on pcie.0, so that it can be transitional (behind a root port it is modern).
+* vectors=0 for virtio-net-pci with vhost-user under TCG: QEMU 7.2 crashes (SIGSEGV in
+  msix_set_vector_notifiers) when the guest turns MSI-X on.  Whether later versions do is unknown, so all
+  get it.
+* microvm has no reset a kernel finds by itself ("Restarting system" and then nothing): reboot=t, a triple
+  fault, works.
+* Under TCG the guest gets the host's TSC; tsc_early_khz with tsc=reliable keeps it from distrusting that
+  clock and falling back to one that ticks every 4 ms.
+* mitigations=off under TCG: page table isolation makes two TLB flushes of each system call, which TCG pays
+  for dearly.
+* reconnect: seconds until 9.1, milliseconds from 9.2 on; -netdev stream has none before 8.0.
+
+Left out: firmware boots, disks, displays: `Vm.extra` takes any further argument.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from guest.vm.errors import BadArguments
+from guest.vm.probe import Accel
+from guest.vm.rundir import check_socket_path
+
+MachineType = Literal["microvm", "q35"]
+Dialect = Literal["transitional", "modern", "legacy"]
+
+ETH_MIN_MTU = 68
+"""RFC 791: every internet module must be able to forward a datagram of 68 octets without fragmentation."""
+MAX_QUEUE_PAIRS = 256
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """The virtio-net device itself, whatever is behind it; None leaves a property to QEMU's default."""
+
+    mac: str | None = None
+    mtu: int | None = None
+    dialect: Dialect = "transitional"
+    boot_rom: bool = False
+    properties: tuple[str, ...] = ()
+    """Further `name=value` device properties, e.g. "packed=on"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VhostUser(Card):
+    """A back end that listens at `path`; `reconnect_s` 0 makes a lost back end final."""
+
+    path: Path
+    queues: int = 1
+    reconnect_s: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream(Card):
+    """A peer that listens at `path` for 4-byte length prefixed frames; without vnet headers."""
+
+    path: Path
+    reconnect_s: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class User(Card):
+    """QEMU's own libslirp; `options` as in QEMU's manual, e.g. ("hostfwd=tcp::8080-:80",)."""
+
+    options: tuple[str, ...] = ()
+
+
+Nic = VhostUser | Stream | User
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vm:
+    """Everything of a guest but its run directory.  `reboot` False: QEMU ends where it would reboot."""
+
+    kernel: Path
+    initramfs: Path
+    nics: tuple[Nic, ...] = ()
+    machine: MachineType = "microvm"
+    accel: Accel = "tcg"
+    memory_mib: int = 256
+    smp: int = 1
+    append: tuple[str, ...] = ()
+    """Further words for the kernel's command line; the later of two contradicting ones wins."""
+    tsc_khz: int | None = None
+    reboot: bool = False
+    qemu: str = "qemu-system-x86_64"
+    qemu_version: tuple[int, ...] = (7, 2)
+    extra: tuple[str, ...] = ()
+
+
+def check(vm: Vm) -> None:
+    """BadArguments for a Vm that no QEMU could run; SocketPathError for an overlong path."""
+    _demand(
+        vm.memory_mib >= 64, f"memory of {vm.memory_mib} MiB", "Debian's kernel and the image need 64 MiB"
+    )
+    _demand(1 <= vm.smp <= 255, f"{vm.smp} processors", "1 to 255 are possible")
+    dialects = {nic.dialect == "legacy" for nic in vm.nics}
+    mixed = vm.machine == "microvm" and len(dialects) > 1
+    _demand(
+        not mixed, "a legacy and a modern card on one microvm", "virtio-mmio's dialect is one for the machine"
+    )
+    for nic in vm.nics:
+        _check_card(nic)
+        if not isinstance(nic, User):
+            check_socket_path(nic.path)
+        if isinstance(nic, Stream) and nic.reconnect_s:
+            found = ".".join(map(str, vm.qemu_version))
+            _demand(
+                vm.qemu_version >= (8, 0),
+                "reconnect on a stream netdev",
+                f"QEMU 8.0 brought it, this is {found}",
+            )
+        if isinstance(nic, VhostUser):
+            _demand(
+                1 <= nic.queues <= MAX_QUEUE_PAIRS, f"{nic.queues} queue pairs", f"1 to {MAX_QUEUE_PAIRS}"
+            )
+
+
+def _check_card(card: Card) -> None:
+    if card.mac is not None:
+        unicast = bool(_MAC.fullmatch(card.mac)) and not int(card.mac[:2], 16) & 1
+        _demand(
+            unicast, f"MAC address {card.mac!r}", "six colon-separated bytes, the first one even (unicast)"
+        )
+    if card.mtu is not None:
+        _demand(ETH_MIN_MTU <= card.mtu <= 65535, f"MTU {card.mtu}", f"{ETH_MIN_MTU} to 65535 are possible")
+
+
+def _demand(holds: bool, fact: str, reason: str) -> None:
+    if not holds:
+        raise BadArguments(f"not possible: {fact}", reason)
+
+
+def command(vm: Vm, serial: Sequence[str] = ("-serial", "stdio"), monitor: Sequence[str] = ()) -> list[str]:
+    """The whole argument list; `serial` and `monitor` say where those two are to be found."""
+    check(vm)
+    argv = [vm.qemu, "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-M", _machine(vm), "-accel", vm.accel, "-m", str(vm.memory_mib), "-smp", str(vm.smp)]
+    if _shares_memory(vm):
+        argv += ["-object", f"memory-backend-memfd,id=mem0,size={vm.memory_mib}M,share=on"]
+    argv += ["-kernel", str(vm.kernel), "-initrd", str(vm.initramfs), "-append", " ".join(kernel_words(vm))]
+    argv += [*serial, *monitor]
+    argv += [] if vm.reboot else ["-no-reboot"]
+    argv += _transport_dialect(vm)
+    for index, nic in enumerate(vm.nics):
+        argv += _nic(vm, nic, index)
+    return [*argv, *vm.extra]
+
+
+def shell_form(argv: Sequence[str]) -> str:
+    """What a human pastes into a shell: one option a line."""
+    text = shlex.quote(argv[0])
+    for word in argv[1:]:
+        text += (" \\\n  " if word.startswith("-") else " ") + shlex.quote(word)
+    return text
+
+
+def human_command(vm: Vm) -> str:
+    """The same guest with its console on the terminal (Ctrl-A x leaves), for pasting into a shell."""
+    return shell_form(command(vm, serial=("-serial", "mon:stdio")))
+
+
+def socket_serial(path: Path) -> list[str]:
+    """A console that QEMU brings to whoever listens at `path`: no byte is lost, however early."""
+    return ["-chardev", f"socket,id=console0,path={_escape(path)}", "-serial", "chardev:console0"]
+
+
+def socket_monitor(path: Path) -> list[str]:
+    """A QMP monitor that QEMU brings to whoever listens at `path`."""
+    return ["-chardev", f"socket,id=qmp0,path={_escape(path)}", "-mon", "chardev=qmp0,mode=control"]
+
+
+def with_nics(vm: Vm, *nics: Nic) -> Vm:
+    """The same machine with other cards."""
+    return replace(vm, nics=nics)
+
+
+def kernel_words(vm: Vm) -> list[str]:
+    """The kernel's command line (Documentation/admin-guide/kernel-parameters.txt)."""
+    words = ["console=ttyS0", "net.ifnames=0"]
+    if vm.machine == "microvm":
+        words.append("reboot=t")
+    if vm.accel == "tcg":
+        words.append("mitigations=off")
+        if vm.tsc_khz is not None:
+            words += [f"tsc_early_khz={vm.tsc_khz}", "tsc=reliable", "clocksource=tsc"]
+    return [*words, *vm.append]
+
+
+def _escape(path: Path) -> str:
+    """In QEMU's option lists a comma in a value is written twice."""
+    return str(path).replace(",", ",,")
+
+
+def _shares_memory(vm: Vm) -> bool:
+    return any(isinstance(nic, VhostUser) for nic in vm.nics)
+
+
+def _machine(vm: Vm) -> str:
+    return f"{vm.machine},memory-backend=mem0" if _shares_memory(vm) else vm.machine
+
+
+def _transport_dialect(vm: Vm) -> list[str]:
+    if vm.machine != "microvm" or not vm.nics:
+        return []
+    legacy = "on" if vm.nics[0].dialect == "legacy" else "off"
+    return ["-global", f"virtio-mmio.force-legacy={legacy}"]
+
+
+def _nic(vm: Vm, nic: Nic, index: int) -> list[str]:
+    backend = _backend(vm, nic, f"net{index}", f"chr{index}")
+    return [*backend, "-device", ",".join(_device(vm, nic, f"net{index}"))]
+
+
+def _backend(vm: Vm, nic: Nic, net: str, chardev: str) -> list[str]:
+    if isinstance(nic, User):
+        return ["-netdev", ",".join(["user", f"id={net}", *nic.options])]
+    again = _reconnect(vm, nic.reconnect_s)
+    if isinstance(nic, Stream):
+        address = f"server=off,addr.type=unix,addr.path={_escape(nic.path)}"
+        return ["-netdev", f"stream,id={net},{address}{again}"]
+    queues = f",queues={nic.queues}" if nic.queues > 1 else ""
+    socket = f"socket,id={chardev},path={_escape(nic.path)}{again}"
+    return ["-chardev", socket, "-netdev", f"vhost-user,id={net},chardev={chardev}{queues}"]
+
+
+def _reconnect(vm: Vm, seconds: int) -> str:
+    if seconds == 0:
+        return ""
+    return f",reconnect-ms={seconds * 1000}" if vm.qemu_version >= (9, 2) else f",reconnect={seconds}"
+
+
+def _device(vm: Vm, nic: Nic, net: str) -> list[str]:
+    parts = ["virtio-net-device" if vm.machine == "microvm" else "virtio-net-pci", f"netdev={net}"]
+    if nic.mac is not None:
+        parts.append(f"mac={nic.mac}")
+    if nic.mtu is not None:
+        parts.append(f"host_mtu={nic.mtu}")
+    queues = nic.queues if isinstance(nic, VhostUser) else 1
+    if queues > 1:
+        parts.append("mq=on")
+    if vm.machine == "q35":
+        parts += _pci_properties(vm, nic, queues)
+    return [*parts, *nic.properties]
+
+
+def _pci_properties(vm: Vm, nic: Nic, queues: int) -> list[str]:
+    parts = [] if nic.boot_rom else ["romfile="]
+    if nic.dialect != "transitional":
+        parts.append("disable-legacy=on" if nic.dialect == "modern" else "disable-modern=on")
+    if vm.accel == "tcg" and isinstance(nic, VhostUser):
+        parts.append("vectors=0")
+    elif queues > 1:
+        parts.append(f"vectors={2 * queues + 2}")
+    return parts
