@@ -175,4 +175,3 @@ tcp_reno = tcp_congestion_ops(
     undo_cwnd=tcp_reno_undo_cwnd,
 )
 tcp_register_congestion_control(tcp_reno)
-

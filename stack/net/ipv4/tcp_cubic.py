@@ -9,8 +9,8 @@ After a loss at window W_max the window is cut to beta = 0.7 of it and then grow
 
 so that it returns to W_max after K seconds, stays near it, and then probes beyond.  Beside it runs an estimate of
 what Reno would have reached, W_est, which grows by alpha = 3 * (1 - beta) / (1 + beta) segments a round trip (4.3); the
-larger of the two is the target.  A flow that lost before it came back to its old W_max gives room: W_max is set below the
-window (fast convergence, 4.7).
+larger of the two is the target.  A flow that lost before it came back to its old W_max gives room: W_max is set
+below the window (fast convergence, 4.7).
 
 The window is in segments, times are seconds as floats from ``tcp_mstamp``.  A growth of (target - cwnd) / cwnd segments
 for each segment acknowledged is expressed for ``tcp_cong_avoid_ai`` as one segment for every ``cnt`` acknowledged.
