@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
     from stack.include.sk_buff import sk_buff
+    from stack.include.net import socket
     from stack.include.timer import timer_list
-    from stack.net.socket import socket
+    from stack.net.core.sock_reuseport import sock_reuseport
     from stack.stack import Stack
 
 AF_INET = 2
@@ -143,6 +144,7 @@ class sock(sock_common):
         "sk_rcvlowat",
         "sk_rcvtimeo",
         "sk_receive_queue",
+        "sk_reuseport_cb",
         "sk_rmem_alloc",
         "sk_route_caps",
         "sk_rx_dst",
@@ -209,6 +211,7 @@ class sock(sock_common):
         self.sk_socket: socket | None = None
         self.sk_wq: list[Callable[[sock, int], None]] = []
         self.sk_user_data: Any = None
+        self.sk_reuseport_cb: sock_reuseport | None = None
         self.sk_state_change: Callable[[sock], None] = _no_op
         self.sk_data_ready: Callable[[sock], None] = _no_op
         self.sk_write_space: Callable[[sock], None] = _no_op
