@@ -1,0 +1,527 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One frontend's vhost-user session as a state machine: messages with descriptors in, actions out.
+
+No I/O happens here. `handle()` gives a list of actions that the caller carries out in order; each descriptor that
+came in comes out in exactly one of them, to be kept or closed. Memory is mapped through the function that the
+caller handed in.
+
+States. A device has features (of virtio and of the protocol), a status byte, a memory map and 2 * pairs rings. A
+ring is stopped, running or broken, and, independently, enabled or not:
+
+    stopped -> running   size, addresses, memory and a kick descriptor (or the word that there is none) are all
+                         known, whatever the order they came in. A ring starts at SET_VRING_KICK and not at the
+                         first kick: a kick given to a back end that died is lost with it.
+    running -> stopped   GET_VRING_BASE, RESET_DEVICE, the end of the session
+    running -> broken    the guest broke a rule (`quarantine()`), or a new memory map has no place for the ring
+    broken  -> stopped   as for running; new addresses also end it
+
+    enabled              SET_VRING_ENABLE, or SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES. It may come
+                         before SET_FEATURES and outlives a stop: QEMU sends it early and then never again.
+
+Answers. A request with a reply of its own gets it. Any other gets a number (0 good, 1 failed) if it asks and
+REPLY_ACK was negotiated, else nothing. A request that breaks a rule changes nothing and its descriptors are
+closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the state.
+
+Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A ring starts
+at its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from devmodel.errors import BrokenRing, FrontendError
+from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.message import Message, Request
+from devmodel.virtio import features as vf
+from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
+from devmodel.virtio.net import VirtioNet
+from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.spec import (
+    VIRTIO_CONFIG_S_FEATURES_OK,
+    VIRTIO_NET_MAX_MTU,
+    VIRTIO_NET_MIN_MTU,
+    VIRTQ_AVAIL_ALIGN,
+    VIRTQ_DESC_ALIGN,
+    VIRTQ_MAX_SIZE,
+    VIRTQ_USED_ALIGN,
+    avail_size,
+    desc_size,
+    used_size,
+)
+
+# CONFIG is not among them: QEMU's network device warns about it and drops it.
+PROTOCOL_FEATURES = vf.mask(
+    vu.VHOST_USER_PROTOCOL_F_MQ,
+    vu.VHOST_USER_PROTOCOL_F_RARP,
+    vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
+    vu.VHOST_USER_PROTOCOL_F_NET_MTU,
+    vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+    vu.VHOST_USER_PROTOCOL_F_STATUS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send these bytes to the frontend."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFd:
+    """Close a descriptor that is not kept."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class KickFd:
+    """Watch this descriptor for kicks of the ring; None: it has none any more. The old one is to be closed."""
+
+    index: int
+    fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallFd:
+    """Signal this ring's driver here from now on; None: do not. The old one is to be closed."""
+
+    index: int
+    fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrFd:
+    """Signal errors of this ring here from now on; None: do not. The old one is to be closed."""
+
+    index: int
+    fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RingStarted:
+    """The ring runs; look at it once, whether kicked or not."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingStopped:
+    """The ring is gone; whatever was queued for it is lost."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingBroken:
+    """The ring is in quarantine: log it, signal its error descriptor."""
+
+    index: int
+    error: BrokenRing
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The link or the offloads may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rarp:
+    """Announce this MAC to the network behind us (the guest moved here)."""
+
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """End the session."""
+
+    error: FrontendError
+
+
+Action = (
+    Reply
+    | CloseFd
+    | KickFd
+    | CallFd
+    | ErrFd
+    | RingStarted
+    | RingStopped
+    | RingBroken
+    | StateChanged
+    | Rarp
+    | Disconnect
+)
+
+
+class Vring:
+    """What the frontend said about one ring, and the ring while it runs."""
+
+    __slots__ = ("addr", "base", "broken", "enabled", "has_kick", "index", "num", "ring")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.num = 0
+        self.base = 0
+        self.addr: tuple[int, int, int] | None = None  # desc, avail, used as the frontend's user addresses
+        self.enabled = False
+        self.has_kick = False
+        self.ring: SplitRing | None = None
+        self.broken: BrokenRing | None = None
+
+
+class Session:
+    """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1 sends)."""
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        *,
+        queue_pairs: int = 1,
+        features: int = vf.DEVICE_FEATURES,
+        protocol_features: int = PROTOCOL_FEATURES,
+        net: VirtioNet | None = None,
+    ) -> None:
+        if queue_pairs > 1:
+            features |= vf.mask(vf.VIRTIO_NET_F_MQ)
+        self.queue_pairs = queue_pairs
+        self.offered = features
+        self.offered_protocol = protocol_features
+        self.features = 0
+        self.protocol_features = 0
+        self.status = 0
+        self.memory = GuestMemory()
+        self.net = net if net is not None else VirtioNet()
+        self.vrings = [Vring(index) for index in range(2 * queue_pairs)]
+        self._mapper = mapper
+        self._specs: list[RegionSpec] = []
+        self._handlers = self._table()
+        self._actions: list[Action] = []
+        self._pending_fds: list[int] = []
+
+    def _table(self) -> dict[int, Callable[[bytes], bytes | None]]:
+        return {
+            Request.VHOST_USER_GET_FEATURES: lambda _: vu.U64.pack(self.offered),
+            Request.VHOST_USER_SET_FEATURES: self._set_features,
+            Request.VHOST_USER_SET_OWNER: lambda _: None,
+            Request.VHOST_USER_RESET_OWNER: lambda _: None,  # deprecated: never drop state for it
+            Request.VHOST_USER_SET_MEM_TABLE: self._set_mem_table,
+            Request.VHOST_USER_SET_VRING_NUM: self._set_vring_num,
+            Request.VHOST_USER_SET_VRING_ADDR: self._set_vring_addr,
+            Request.VHOST_USER_SET_VRING_BASE: self._set_vring_base,
+            Request.VHOST_USER_GET_VRING_BASE: self._get_vring_base,
+            Request.VHOST_USER_SET_VRING_KICK: self._set_vring_kick,
+            Request.VHOST_USER_SET_VRING_CALL: self._set_vring_call,
+            Request.VHOST_USER_SET_VRING_ERR: self._set_vring_err,
+            Request.VHOST_USER_GET_PROTOCOL_FEATURES: lambda _: vu.U64.pack(self.offered_protocol),
+            Request.VHOST_USER_SET_PROTOCOL_FEATURES: self._set_protocol_features,
+            Request.VHOST_USER_GET_QUEUE_NUM: lambda _: vu.U64.pack(self.queue_pairs),
+            Request.VHOST_USER_SET_VRING_ENABLE: self._set_vring_enable,
+            Request.VHOST_USER_SEND_RARP: self._send_rarp,
+            Request.VHOST_USER_NET_SET_MTU: self._net_set_mtu,
+            Request.VHOST_USER_RESET_DEVICE: self._reset_device,
+            Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_REGIONS),
+            Request.VHOST_USER_ADD_MEM_REG: self._add_mem_reg,
+            Request.VHOST_USER_REM_MEM_REG: self._rem_mem_reg,
+            Request.VHOST_USER_SET_STATUS: self._set_status,
+            Request.VHOST_USER_GET_STATUS: lambda _: vu.U64.pack(self.status),
+        }
+
+    # -- entry points -----------------------------------------------------------------------------------
+
+    def handle(self, message: Message) -> list[Action]:
+        """Carry out one request. Never raises for what the frontend sent."""
+        self._actions = actions = []
+        self._pending_fds = list(message.fds)
+        own_reply = False
+        try:
+            own_reply = vu.check(message, self.protocol_features).replies
+            payload = self._handlers[message.request](message.payload)
+        except FrontendError as error:
+            self._refuse(message, error)
+        else:
+            if own_reply and payload is not None:
+                actions.append(Reply(vu.encode_reply(message.request, payload)))
+            elif message.need_reply and self._reply_ack:
+                actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(0))))
+        actions += [CloseFd(fd) for fd in self._pending_fds]
+        self._pending_fds = []
+        return actions
+
+    def quarantine(self, index: int, error: BrokenRing) -> list[Action]:
+        """Take a ring out of service for good, as its driver cannot be trusted."""
+        self._actions = []
+        self._break(self.vrings[index], error)
+        return self._actions
+
+    def close(self) -> list[Action]:
+        """End the session: all rings stop, memory is unmapped. The caller closes the descriptors it keeps."""
+        self._actions = []
+        for vring in self.vrings:
+            self._stop(vring)
+            vring.enabled = False
+        self.memory.close()
+        self.memory = GuestMemory()
+        self.net.negotiate(0)
+        return self._actions
+
+    def running(self, index: int) -> SplitRing | None:
+        """The ring if it runs and is enabled."""
+        vring = self.vrings[index]
+        return vring.ring if vring.enabled else None
+
+    @property
+    def _reply_ack(self) -> bool:
+        return bool(self.protocol_features >> vu.VHOST_USER_PROTOCOL_F_REPLY_ACK & 1)
+
+    def _refuse(self, message: Message, error: FrontendError) -> None:
+        if message.need_reply and self._reply_ack:
+            self._actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(1))))
+        else:
+            self._actions.append(Disconnect(error))
+
+    def _take_fd(self) -> int:
+        return self._pending_fds.pop(0)
+
+    # -- features ---------------------------------------------------------------------------------------
+
+    def _set_features(self, payload: bytes) -> None:
+        (features,) = vu.U64.unpack(payload)
+        alien = features & ~self.offered
+        if alien:
+            self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
+            raise FrontendError("features were set that were not offered", ", ".join(vf.names(alien)))
+        if features != self.features and any(vring.ring for vring in self.vrings):
+            raise FrontendError("features were changed while a ring runs", f"{self.features ^ features:#x}")
+        self.features = features
+        self.net.negotiate(features)
+        if not features >> vf.VHOST_USER_F_PROTOCOL_FEATURES & 1:
+            for vring in self.vrings:
+                vring.enabled = True
+        self._actions.append(StateChanged())
+
+    def _set_protocol_features(self, payload: bytes) -> None:
+        (features,) = vu.U64.unpack(payload)
+        alien = features & ~self.offered_protocol
+        if alien:
+            raise FrontendError("protocol features were set that were not offered", f"{alien:#x}")
+        self.protocol_features = features
+
+    def _set_status(self, payload: bytes) -> None:
+        """Remember the driver's status. 0 keeps the ring indexes: QEMU asks for them right after."""
+        (status,) = vu.U64.unpack(payload)
+        if status > 0xFF:
+            raise FrontendError("the device status is one byte", f"{status:#x}")
+        self.status = status
+
+    def _reset_device(self, _payload: bytes) -> None:
+        for vring in self.vrings:
+            self._stop(vring)
+            vring.enabled = False
+        self.features = 0
+        self.status = 0
+        self.net.negotiate(0)
+        self._actions.append(StateChanged())
+
+    # -- memory -----------------------------------------------------------------------------------------
+
+    def _set_mem_table(self, payload: bytes) -> None:
+        specs = vu.decode_mem_table(payload)
+        if len(specs) != len(self._pending_fds):
+            evidence = f"{len(specs)} regions, {len(self._pending_fds)} descriptors"
+            raise FrontendError("SET_MEM_TABLE takes one descriptor for each region", evidence)
+        memory = map_regions(specs, self._pending_fds, self._mapper)
+        old = self.memory
+        self._adopt(memory, specs)
+        old.close()
+
+    def _add_mem_reg(self, payload: bytes) -> None:
+        spec = vu.decode_single_region(payload)
+        if len(self._specs) >= vu.MAX_REGIONS:
+            raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_REGIONS} regions", f"{spec}")
+        check_regions([*self._specs, spec])
+        added = map_regions([spec], self._pending_fds, self._mapper)
+        self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
+
+    def _rem_mem_reg(self, payload: bytes) -> None:
+        spec = vu.decode_single_region(payload)
+        gone = [known for known in self._specs if known[:3] == spec[:3]]
+        if not gone:
+            raise FrontendError("REM_MEM_REG names a region that is not there", f"{spec}")
+        kept, lost = self._split_regions(gone[0])
+        self._adopt(GuestMemory(kept), [known for known in self._specs if known != gone[0]])
+        GuestMemory(lost).close()
+
+    def _split_regions(self, gone: RegionSpec) -> tuple[list[Region], list[Region]]:
+        kept = [region for region in self.memory.regions if region.gpa != gone.gpa]
+        lost = [region for region in self.memory.regions if region.gpa == gone.gpa]
+        return kept, lost
+
+    def _adopt(self, memory: GuestMemory, specs: list[RegionSpec]) -> None:
+        """Go over to a new memory map; running rings move along, or break if their place is gone."""
+        self.memory = memory
+        self._specs = specs
+        for vring in self.vrings:
+            if vring.ring is not None:
+                self._move(vring, vring.ring)
+            else:
+                self._try_start(vring)
+
+    def _move(self, vring: Vring, ring: SplitRing) -> None:
+        try:
+            ring.rebind(self.memory, self._areas(vring))
+        except BrokenRing as error:
+            self._break(vring, error)
+
+    # -- rings ------------------------------------------------------------------------------------------
+
+    def _vring(self, index: int) -> Vring:
+        if index >= len(self.vrings):
+            raise FrontendError(f"ring index {index}", f"the device has {len(self.vrings)} rings")
+        return self.vrings[index]
+
+    def _vring_state(self, payload: bytes) -> tuple[Vring, int]:
+        index, num = vu.VRING_STATE.unpack(payload)
+        return self._vring(index), num
+
+    def _set_vring_num(self, payload: bytes) -> None:
+        vring, num = self._vring_state(payload)
+        if not 0 < num <= VIRTQ_MAX_SIZE or num & (num - 1):
+            raise FrontendError("a split queue's size is a power of two up to 32768", f"{num}")
+        if vring.ring is not None and num != vring.num:
+            raise FrontendError("SET_VRING_NUM on a running ring", f"ring {vring.index}")
+        vring.num = num
+        self._try_start(vring)
+
+    def _set_vring_base(self, payload: bytes) -> None:
+        vring, base = self._vring_state(payload)
+        if base > 0xFFFF:
+            raise FrontendError("a split queue's index has 16 bits", f"{base:#x}")
+        if vring.ring is not None and base != vring.ring.last_avail:
+            raise FrontendError("SET_VRING_BASE on a running ring", f"ring {vring.index}")
+        vring.base = base
+
+    def _set_vring_addr(self, payload: bytes) -> None:
+        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(payload)
+        vring = self._vring(index)
+        addr = (desc, avail, used)
+        if vring.ring is not None and addr != vring.addr:
+            raise FrontendError("SET_VRING_ADDR on a running ring", f"ring {index}")
+        old, vring.addr = vring.addr, addr
+        if self.memory.regions and vring.num:
+            try:
+                self._areas(vring)
+            except BrokenRing as error:
+                vring.addr = old
+                raise FrontendError(f"SET_VRING_ADDR: {error.rule}", f"ring {index}") from error
+        vring.broken = None
+        self._try_start(vring)
+
+    def _get_vring_base(self, payload: bytes) -> bytes:
+        vring, _num = self._vring_state(payload)
+        self._stop(vring)
+        vring.has_kick = False
+        self._actions += [KickFd(vring.index, None), CallFd(vring.index, None)]
+        return vu.VRING_STATE.pack(vring.index, vring.base)
+
+    def _set_vring_enable(self, payload: bytes) -> None:
+        vring, num = self._vring_state(payload)
+        if num > 1:
+            raise FrontendError("SET_VRING_ENABLE takes 0 or 1", f"{num}")
+        started = num and not vring.enabled and vring.ring is not None
+        vring.enabled = bool(num)
+        self._actions.append(StateChanged())
+        if started:
+            self._actions.append(RingStarted(vring.index))
+
+    def _vring_fd(self, payload: bytes) -> tuple[Vring, int | None]:
+        """Which ring, and its new descriptor or None; the descriptor is ours from here on."""
+        (word,) = vu.U64.unpack(payload)
+        if word & ~(vu.VHOST_USER_VRING_IDX_MASK | vu.VHOST_USER_VRING_NOFD_MASK):
+            raise FrontendError("ring index with unknown bits", f"{word:#x}")
+        vring = self._vring(word & vu.VHOST_USER_VRING_IDX_MASK)
+        nofd = bool(word & vu.VHOST_USER_VRING_NOFD_MASK)
+        if nofd == bool(self._pending_fds):
+            evidence = f"NOFD is {int(nofd)}, {len(self._pending_fds)} descriptors came"
+            raise FrontendError("the NOFD bit and the descriptors disagree", evidence)
+        return vring, None if nofd else self._take_fd()
+
+    def _set_vring_kick(self, payload: bytes) -> None:
+        vring, fd = self._vring_fd(payload)
+        vring.has_kick = True
+        self._actions.append(KickFd(vring.index, fd))
+        self._try_start(vring)
+
+    def _set_vring_call(self, payload: bytes) -> None:
+        vring, fd = self._vring_fd(payload)
+        if vring.ring is not None:
+            vring.ring.forget_signalled()
+        self._actions.append(CallFd(vring.index, fd))
+
+    def _set_vring_err(self, payload: bytes) -> None:
+        vring, fd = self._vring_fd(payload)
+        self._actions.append(ErrFd(vring.index, fd))
+
+    def _areas(self, vring: Vring) -> tuple[memoryview, memoryview, memoryview]:
+        """Descriptor table, available and used ring in memory. BrokenRing if they cannot lie there."""
+        if vring.addr is None:
+            raise BrokenRing(vring.index, "the ring has no addresses", "2.7")
+        views = []
+        plan = (
+            ("descriptor table", VIRTQ_DESC_ALIGN, desc_size(vring.num)),
+            ("available ring", VIRTQ_AVAIL_ALIGN, avail_size(vring.num)),
+            ("used ring", VIRTQ_USED_ALIGN, used_size(vring.num)),
+        )
+        for address, (what, align, size) in zip(vring.addr, plan, strict=True):
+            view = self.memory.uva_view(address, size)
+            if address % align or view is None:
+                rule = f"{what} at {address:#x}: misaligned or not inside one region"
+                raise BrokenRing(vring.index, rule, "2.7")
+            views.append(view)
+        return views[0], views[1], views[2]
+
+    def _try_start(self, vring: Vring) -> None:
+        ready = vring.has_kick and vring.num and vring.addr and self.memory.regions
+        if not ready or vring.ring is not None or vring.broken is not None:
+            return
+        try:
+            areas = self._areas(vring)
+        except BrokenRing as error:
+            self._break(vring, error)
+            return
+        vring.ring = SplitRing(vring.index, vring.num, self.memory, areas, self.features, vring.base)
+        self._actions += [RingStarted(vring.index), StateChanged()]
+
+    def _stop(self, vring: Vring) -> None:
+        """Stop a ring; what it pushed is published, and its index kept for GET_VRING_BASE."""
+        vring.broken = None
+        ring, vring.ring = vring.ring, None
+        if ring is None:
+            return
+        ring.publish()
+        vring.base = ring.last_avail
+        ring.release()
+        self._actions += [RingStopped(vring.index), StateChanged()]
+
+    def _break(self, vring: Vring, error: BrokenRing) -> None:
+        """Quarantine: nothing is written to this ring after, not even what was pushed and not published."""
+        ring, vring.ring = vring.ring, None
+        vring.broken = error
+        if ring is not None:
+            vring.base = ring.last_avail
+            ring.release()
+        self._actions += [RingStopped(vring.index), RingBroken(vring.index, error), StateChanged()]
+
+    # -- network ----------------------------------------------------------------------------------------
+
+    def _net_set_mtu(self, payload: bytes) -> None:
+        (mtu,) = vu.U64.unpack(payload)
+        if not VIRTIO_NET_MIN_MTU <= mtu <= VIRTIO_NET_MAX_MTU:
+            raise FrontendError("MTU outside 68 to 65535", f"{mtu}")
+        self.net.set_mtu(mtu)
+        self._actions.append(StateChanged())
+
+    def _send_rarp(self, payload: bytes) -> None:
+        self._actions.append(Rarp(payload[:6]))

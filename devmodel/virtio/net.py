@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""virtio-net between rings and frames (virtio 1.2, section 5.1.6): one object per device, no I/O.
+
+What it decides, each way:
+
+* guest to us: which bytes of a chain are the header and which the frame, wherever the descriptor borders lie;
+  whether the offload fields are allowed by the negotiated features and possible for this frame. A frame that
+  is not sound is counted and dropped, and its buffer completed: only a ring that breaks the rules of section
+  2.7 is quarantined.
+* us to guest: how a frame is laid into one chain, or into several when mergeable buffers were negotiated. A
+  frame that does not fit leaves the chains where they were.
+
+Limits: a frame has 14 to 65550 bytes, the latter being the 65562 that a driver without mergeable buffers must
+supply for TSO (5.1.6.3.1) less the header. The header has 12 bytes with VERSION_1 or MRG_RXBUF, else 10
+(5.1.6.1): one connection may see both, firmware first.
+
+Left to the frontend, which owns configuration space: MAC, STATUS, the control queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from devmodel.errors import BrokenRing
+from devmodel.port import Buffer, Offloads, VnetHdr
+from devmodel.virtio.features import (
+    VIRTIO_F_VERSION_1,
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_MRG_RXBUF,
+    effective,
+)
+from devmodel.virtio.ring_split import Chain, SplitRing
+from devmodel.virtio.spec import (
+    ETH_HLEN,
+    MAX_GSO_FRAME,
+    VIRTIO_NET_HDR,
+    VIRTIO_NET_HDR_F_DATA_VALID,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_LEGACY,
+)
+
+Frame = tuple[VnetHdr | None, bytes]
+
+# What became of a frame to the guest
+SENT = 0
+NO_BUFFERS = 1  # the driver has not supplied enough yet: try again after its next kick
+TOO_BIG = 2  # it will never fit
+
+DEFAULT_MTU = 1500
+
+
+class NetCounters:
+    """What happened to frames. rx is from the guest, tx to the guest; each drop has its reason."""
+
+    __slots__ = (
+        "rx_bytes",
+        "rx_drop_csum",
+        "rx_drop_gso",
+        "rx_drop_long",
+        "rx_drop_short",
+        "rx_drop_writable",
+        "rx_frames",
+        "tx_bytes",
+        "tx_drop_too_big",
+        "tx_frames",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    rx_frames: int
+    rx_bytes: int
+    rx_drop_short: int
+    rx_drop_long: int
+    rx_drop_writable: int
+    rx_drop_csum: int
+    rx_drop_gso: int
+    tx_frames: int
+    tx_bytes: int
+    tx_drop_too_big: int
+
+    def asdict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class VirtioNet:
+    """The device's negotiated state; `counters` outlive a negotiation."""
+
+    __slots__ = (
+        "_csum",
+        "_gso_in",
+        "_hdr",
+        "_hdr_size",
+        "_mergeable",
+        "counters",
+        "features",
+        "mtu",
+        "offloads",
+    )
+
+    def __init__(self) -> None:
+        self.counters = NetCounters()
+        self.mtu = DEFAULT_MTU
+        self.negotiate(0)
+
+    def negotiate(self, features: int) -> None:
+        """Take over the driver's features (5.1.3); the header's length follows from them."""
+        self.features = features = effective(features)
+        self._mergeable = bool(features >> VIRTIO_NET_F_MRG_RXBUF & 1)
+        modern = self._mergeable or bool(features >> VIRTIO_F_VERSION_1 & 1)
+        self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
+        self._hdr_size = self._hdr.size
+        self._csum = bool(features >> VIRTIO_NET_F_CSUM & 1)
+        self._gso_in = self._accepted_gso(features)
+        self.offloads = self._offloads(features)
+
+    def set_mtu(self, mtu: int) -> None:
+        """The MTU that the frontend announced to the guest."""
+        self.mtu = mtu
+        self.offloads = self._offloads(self.features)
+
+    @staticmethod
+    def _accepted_gso(features: int) -> frozenset[int]:
+        kinds = set()
+        if features >> VIRTIO_NET_F_HOST_TSO4 & 1:
+            kinds.add(VIRTIO_NET_HDR_GSO_TCPV4)
+        if features >> VIRTIO_NET_F_HOST_TSO6 & 1:
+            kinds.add(VIRTIO_NET_HDR_GSO_TCPV6)
+        if features >> VIRTIO_NET_F_HOST_ECN & 1:
+            kinds |= {kind | VIRTIO_NET_HDR_GSO_ECN for kind in kinds}
+        return frozenset(kinds)
+
+    def _offloads(self, features: int) -> Offloads:
+        tso4 = bool(features >> VIRTIO_NET_F_GUEST_TSO4 & 1)
+        tso6 = bool(features >> VIRTIO_NET_F_GUEST_TSO6 & 1)
+        return Offloads(
+            csum=bool(features >> VIRTIO_NET_F_GUEST_CSUM & 1),
+            tso4=tso4,
+            tso6=tso6,
+            ecn=bool(features >> VIRTIO_NET_F_GUEST_ECN & 1),
+            max_frame=MAX_GSO_FRAME if tso4 or tso6 else self.mtu + ETH_HLEN,
+        )
+
+    # -- from the guest ---------------------------------------------------------------------------------
+
+    def receive(self, ring: SplitRing, budget: int) -> list[Frame]:
+        """Take up to `budget` chains off the transmit queue; their buffers are pushed, not yet published.
+
+        BrokenRing comes out of here with the frames before it lost: that guest's driver is not to be trusted.
+        """
+        frames: list[Frame] = []
+        pop, push, parse = ring.pop, ring.push, self._parse
+        while budget:
+            chain = pop()
+            if chain is None:
+                break
+            frame = parse(chain)
+            push(chain.head, 0)
+            if frame is not None:
+                frames.append(frame)
+            budget -= 1
+        return frames
+
+    def _parse(self, chain: Chain) -> Frame | None:
+        """Header and frame of one chain, copied out once; None when it was dropped."""
+        pieces = chain.readable
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        hdr_size = self._hdr_size
+        size -= hdr_size
+        counters = self.counters
+        if size < ETH_HLEN or size > MAX_GSO_FRAME:
+            self._count_bad_size(size)
+            return None
+        if chain.writable:
+            counters.rx_drop_writable += 1
+            return None
+        first = pieces[0]
+        if len(first) >= hdr_size:
+            fields = self._hdr.unpack_from(first)
+            pieces[0] = first[hdr_size:]
+            frame = b"".join(pieces)
+        else:
+            whole = b"".join(pieces)
+            fields = self._hdr.unpack_from(whole)
+            frame = whole[hdr_size:]
+        hdr: VnetHdr | None = None
+        if fields[0] & VIRTIO_NET_HDR_F_NEEDS_CSUM or fields[1]:
+            hdr = self._check_offload(fields, size)
+            if hdr is None:
+                return None
+        counters.rx_frames += 1
+        counters.rx_bytes += size
+        return hdr, frame
+
+    def _count_bad_size(self, size: int) -> None:
+        if size < ETH_HLEN:
+            self.counters.rx_drop_short += 1
+        else:
+            self.counters.rx_drop_long += 1
+
+    def _check_offload(self, fields: tuple[int, ...], size: int) -> VnetHdr | None:
+        """The header if its requests were negotiated and fit the frame (5.1.6.2.1), else None."""
+        flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = fields[:6]
+        flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM
+        if not flags or not self._csum or csum_start < ETH_HLEN or csum_start + csum_offset + 2 > size:
+            self.counters.rx_drop_csum += 1
+            return None
+        if gso_type and (gso_type not in self._gso_in or not gso_size or hdr_len > size):
+            self.counters.rx_drop_gso += 1
+            return None
+        return VnetHdr(flags, gso_type, hdr_len, gso_size, csum_start, csum_offset)
+
+    # -- to the guest -----------------------------------------------------------------------------------
+
+    def accepts(self, hdr: VnetHdr) -> bool:
+        """Whether the guest takes this header, or the frame must be finished in software first."""
+        offloads = self.offloads
+        if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and not offloads.csum:
+            return False
+        gso_type = hdr.gso_type
+        if not gso_type:
+            return True
+        if gso_type & VIRTIO_NET_HDR_GSO_ECN and not offloads.ecn:
+            return False
+        kind = gso_type & ~VIRTIO_NET_HDR_GSO_ECN
+        if kind == VIRTIO_NET_HDR_GSO_TCPV4:
+            return offloads.tso4
+        return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6
+
+    def transmit(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
+        """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
+        size = self._hdr_size + sum(map(len, parts))
+        chain = ring.pop()
+        if chain is None:
+            return NO_BUFFERS
+        if chain.readable:
+            rule = "a device-readable descriptor in a receive queue"
+            raise BrokenRing(ring.index, rule, "5.1.6.3", chain.head)
+        writable = chain.writable
+        at = self._hdr_size
+        if len(writable) == 1 and len(writable[0]) >= size:
+            target = writable[0]
+            target[:at] = self._header(hdr, 1)
+            for part in parts:
+                end = at + len(part)
+                target[at:end] = part
+                at = end
+            ring.push(chain.head, size)
+        else:
+            verdict = self._scatter(ring, chain, hdr, parts, size)
+            if verdict:
+                return verdict
+        self.counters.tx_frames += 1
+        self.counters.tx_bytes += size - self._hdr_size
+        return SENT
+
+    def _header(self, hdr: VnetHdr | None, num_buffers: int) -> bytes:
+        """The bytes of virtio_net_hdr; DATA_VALID only for a driver that knows it (5.1.6.4.1)."""
+        if hdr is None:
+            fields = (0, 0, 0, 0, 0, 0)
+        else:
+            fields = hdr.astuple()
+            if fields[0] & VIRTIO_NET_HDR_F_DATA_VALID and not self.offloads.csum:
+                fields = (fields[0] & ~VIRTIO_NET_HDR_F_DATA_VALID, *fields[1:])
+        if self._hdr is VIRTIO_NET_HDR:
+            return VIRTIO_NET_HDR.pack(*fields, num_buffers)
+        return VIRTIO_NET_HDR_LEGACY.pack(*fields)
+
+    def _scatter(
+        self, ring: SplitRing, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
+    ) -> int:
+        """The general case: several descriptors, several chains."""
+        chains = [chain]
+        rooms = [sum(map(len, chain.writable))]
+        verdict = self._gather(ring, chains, rooms, size)
+        if verdict:
+            ring.unpop(len(chains))
+            return verdict
+        targets = [piece for taken in chains for piece in taken.writable]
+        scatter(targets, (self._header(hdr, len(chains)), *parts))
+        for taken, room in zip(chains, rooms, strict=True):
+            written = min(room, size)
+            ring.push(taken.head, written)
+            size -= written
+        return SENT
+
+    def _gather(self, ring: SplitRing, chains: list[Chain], rooms: list[int], size: int) -> int:
+        """Take further chains until `size` bytes fit (5.1.6.3.1, 5.1.6.4)."""
+        room = rooms[0]
+        if room < self._hdr_size:
+            self.counters.tx_drop_too_big += 1
+            return TOO_BIG
+        while room < size:
+            if not self._mergeable or len(chains) == ring.num:
+                self.counters.tx_drop_too_big += 1
+                return TOO_BIG
+            chain = ring.pop()
+            if chain is None:
+                return NO_BUFFERS
+            if chain.readable:
+                rule = "a device-readable descriptor in a receive queue"
+                raise BrokenRing(ring.index, rule, "5.1.6.3", chain.head)
+            chains.append(chain)
+            rooms.append(sum(map(len, chain.writable)))
+            room += rooms[-1]
+        return SENT
+
+
+def scatter(targets: Sequence[memoryview], sources: Sequence[Buffer]) -> None:
+    """Copy the bytes of `sources` into `targets`, whose borders lie elsewhere; the targets are large
+    enough."""
+    number = 0
+    target, at = targets[0], 0
+    for source in sources:
+        done, size = 0, len(source)
+        view = memoryview(source)
+        while done < size:
+            take = min(size - done, len(target) - at)
+            if not take:
+                number += 1
+                target, at = targets[number], 0
+                continue
+            target[at : at + take] = view[done : done + take]
+            done += take
+            at += take
