@@ -17,6 +17,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from stack.include.net import SOCK_NOSPACE, optval_t
+from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
+from stack.include.sk_buff import MAX_TCP_HEADER
 from stack.include.sock import (
     EPOLLERR,
     EPOLLIN,
@@ -45,7 +47,8 @@ from stack.kernel.time.timer import del_timer, mod_timer, timer_setup
 from stack.net.core.skbuff import skb_orphan
 
 if TYPE_CHECKING:
-    from stack.include.net import socket
+    from stack.include.dst import dst_entry
+    from stack.include.net import sockaddr_in, socket
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import proto
     from stack.stack import Stack
@@ -208,6 +211,43 @@ def release_sock(sk: sock) -> None:
     """The end of a socket call: what waited for it runs now."""
     if sk.sk_prot.release_cb is not None:
         sk.sk_prot.release_cb(sk)
+
+
+# -- routes ------------------------------------------------------------------------------------------------------
+
+
+def __sk_dst_check(sk: sock, cookie: int) -> dst_entry | None:
+    """The cached route, if it is still good; a stale one is forgotten."""
+    dst = sk.sk_dst_cache
+    if dst is not None and dst.ops.check(dst, cookie) is None:
+        sk.sk_dst_cache = None
+        return None
+    return dst
+
+
+def sk_setup_caps(sk: sock, dst: dst_entry) -> None:
+    """Cache a route and note what its device can do: whether TCP may hand it packets of many segments, and how big."""
+    sk.sk_dst_cache = dst
+    dev = dst.dev
+    sk.sk_route_caps = dev.features
+    if dev.features & (NETIF_F_TSO | NETIF_F_TSO6):
+        sk.sk_gso_max_size = dev.gso_max_size - (MAX_TCP_HEADER + 1)
+    sk.sk_gso_max_segs = max(dev.gso_max_segs, 1)
+
+
+# -- what a protocol has not ---------------------------------------------------------------------------------------
+
+
+def sock_no_connect(sock_: socket, addr: sockaddr_in, flags: int) -> int:
+    return -errno.EOPNOTSUPP
+
+
+def sock_no_accept(sock_: socket, newsock: socket, flags: int) -> int:
+    return -errno.EOPNOTSUPP
+
+
+def sock_no_listen(sock_: socket, backlog: int) -> int:
+    return -errno.EOPNOTSUPP
 
 
 # -- timers ------------------------------------------------------------------------------------------------------
@@ -579,3 +619,16 @@ def sk_getsockopt(sk: sock, level: int, optname: int) -> tuple[int, optval_t]:
 def sock_getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, optval_t]:
     """(0, value) of a SOL_SOCKET option, or (-ENOPROTOOPT, 0)."""
     return sk_getsockopt(sock_.sk, level, optname)
+
+
+def sock_common_setsockopt(sock_: socket, level: int, optname: int, optval: optval_t) -> int:
+    """Options of any other level are the protocol's."""
+    sk = sock_.sk
+    err: int = sk.sk_prot.setsockopt(sk, level, optname, optval)
+    return err
+
+
+def sock_common_getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, Any]:
+    sk = sock_.sk
+    result: tuple[int, Any] = sk.sk_prot.getsockopt(sk, level, optname)
+    return result

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Options of level SOL_IP: net/ipv4/ip_sockglue.c.
+
+Values are ints, or ``bytes`` of one or four bytes in the machine's order, as the kernel takes them; IP_OPTIONS takes the
+raw options.  What only multicast or ancillary data needs is stored and reported, and what is not known is
+-ENOPROTOOPT.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock, ip_options
+from stack.include.ip import (
+    IP_FREEBIND,
+    IP_MINTTL,
+    IP_MTU,
+    IP_MTU_DISCOVER,
+    IP_MULTICAST_LOOP,
+    IP_MULTICAST_TTL,
+    IP_OPTIONS,
+    IP_PKTINFO,
+    IP_RECVERR,
+    IP_RECVTOS,
+    IP_RECVTTL,
+    IP_TOS,
+    IP_TRANSPARENT,
+    IP_TTL,
+)
+from stack.include.net import optval_t
+from stack.include.sock import SOCK_STREAM
+
+SOL_IP = 0
+
+# inet_sock.cmsg_flags (include/net/inet_sock.h)
+IP_CMSG_PKTINFO = 1 << 0
+IP_CMSG_TTL = 1 << 1
+IP_CMSG_TOS = 1 << 2
+
+# rt_tos2priority(): the kernel's queueing priority by the four TOS bits (net/ipv4/route.c, ip_tos2prio)
+TC_PRIO_BESTEFFORT = 0
+TC_PRIO_BULK = 2
+TC_PRIO_INTERACTIVE_BULK = 4
+TC_PRIO_INTERACTIVE = 6
+_TOS_PRIORITY = (TC_PRIO_BESTEFFORT, TC_PRIO_BULK, TC_PRIO_INTERACTIVE, TC_PRIO_INTERACTIVE_BULK)
+
+
+def __ip_sock_set_tos(sk: inet_sock, val: int) -> None:
+    """On a stream the two ECN bits belong to TCP and stay as they are."""
+    if sk.sk_type == SOCK_STREAM:
+        val = (val & ~3) | (sk.tos & 3)
+    if sk.tos != val:
+        sk.tos = val & 0xFF
+        sk.sk_priority = _TOS_PRIORITY[(val & 0x18) >> 3]
+        sk.sk_dst_cache = None
+
+
+def _set_tos(sk: inet_sock, val: int) -> int:
+    __ip_sock_set_tos(sk, val & 0xFF)
+    return 0
+
+
+def _set_ttl(sk: inet_sock, val: int) -> int:
+    if val != -1 and not 1 <= val <= 255:
+        return -errno.EINVAL
+    sk.uc_ttl = val
+    return 0
+
+
+def _set_minttl(sk: inet_sock, val: int) -> int:
+    if not 0 <= val <= 255:
+        return -errno.EINVAL
+    sk.min_ttl = val
+    return 0
+
+
+def _set_mtu_discover(sk: inet_sock, val: int) -> int:
+    if not IP_PMTUDISC_DONT <= val <= IP_PMTUDISC_OMIT:
+        return -errno.EINVAL
+    sk.pmtudisc = val
+    return 0
+
+
+def _set_multicast_ttl(sk: inet_sock, val: int) -> int:
+    if sk.sk_type == SOCK_STREAM or not -1 <= val <= 255:
+        return -errno.EINVAL
+    sk.mc_ttl = 1 if val == -1 else val
+    return 0
+
+
+def _set_multicast_loop(sk: inet_sock, val: int) -> int:
+    sk.mc_loop = bool(val)
+    return 0
+
+
+def _cmsg(bit: int) -> Callable[[inet_sock, int], int]:
+    def set_flag(sk: inet_sock, val: int) -> int:
+        sk.cmsg_flags = sk.cmsg_flags | bit if val else sk.cmsg_flags & ~bit
+        return 0
+
+    return set_flag
+
+
+def _member(name: str) -> Callable[[inet_sock, int], int]:
+    def set_member(sk: inet_sock, val: int) -> int:
+        setattr(sk, name, bool(val))
+        return 0
+
+    return set_member
+
+
+_SETTERS: dict[int, Callable[[Any, int], int]] = {
+    IP_TOS: _set_tos,
+    IP_TTL: _set_ttl,
+    IP_MINTTL: _set_minttl,
+    IP_MTU_DISCOVER: _set_mtu_discover,
+    IP_MULTICAST_TTL: _set_multicast_ttl,
+    IP_MULTICAST_LOOP: _set_multicast_loop,
+    IP_PKTINFO: _cmsg(IP_CMSG_PKTINFO),
+    IP_RECVTTL: _cmsg(IP_CMSG_TTL),
+    IP_RECVTOS: _cmsg(IP_CMSG_TOS),
+    IP_RECVERR: _member("recverr"),
+    IP_FREEBIND: _member("freebind"),
+    IP_TRANSPARENT: _member("transparent"),
+}
+
+
+def _set_options(sk: inet_sock, raw: optval_t) -> int:
+    """The IP options of what this socket sends; empty takes them away.  -EINVAL beyond 40 bytes."""
+    if isinstance(raw, int) or len(raw) > 40:
+        return -errno.EINVAL
+    padded = raw + b"\0" * (-len(raw) % 4)
+    sk.inet_opt = ip_options(padded) if padded else None
+    return 0
+
+
+def ip_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> int:
+    """0, -EINVAL or -ENOPROTOOPT."""
+    if level != SOL_IP:
+        return -errno.ENOPROTOOPT
+    return do_ip_setsockopt(sk, level, optname, optval)
+
+
+def do_ip_setsockopt(sk: inet_sock, level: int, optname: int, optval: optval_t) -> int:
+    if optname == IP_OPTIONS:
+        return _set_options(sk, optval)
+    setter = _SETTERS.get(optname)
+    if setter is None:
+        return -errno.ENOPROTOOPT
+    if not isinstance(optval, int):
+        if not optval:
+            return -errno.EINVAL
+        optval = int.from_bytes(optval[:4], "little", signed=True) if len(optval) >= 4 else optval[0]
+    return setter(sk, optval)
+
+
+def _get_mtu(sk: inet_sock) -> int:
+    dst = sk.sk_dst_cache
+    return dst.ops.mtu(dst) if dst is not None else -errno.ENOTCONN
+
+
+def _get_ttl(sk: inet_sock) -> int:
+    return sk.sk_net.ipv4.sysctl_ip_default_ttl if sk.uc_ttl == -1 else sk.uc_ttl
+
+
+_GETTERS: dict[int, Callable[[inet_sock], optval_t]] = {
+    IP_TOS: lambda sk: sk.tos,
+    IP_TTL: _get_ttl,
+    IP_MINTTL: lambda sk: sk.min_ttl,
+    IP_MTU_DISCOVER: lambda sk: sk.pmtudisc,
+    IP_MULTICAST_TTL: lambda sk: sk.mc_ttl,
+    IP_MULTICAST_LOOP: lambda sk: int(sk.mc_loop),
+    IP_PKTINFO: lambda sk: int(sk.cmsg_flags & IP_CMSG_PKTINFO != 0),
+    IP_RECVTTL: lambda sk: int(sk.cmsg_flags & IP_CMSG_TTL != 0),
+    IP_RECVTOS: lambda sk: int(sk.cmsg_flags & IP_CMSG_TOS != 0),
+    IP_RECVERR: lambda sk: int(sk.recverr),
+    IP_FREEBIND: lambda sk: int(sk.freebind),
+    IP_TRANSPARENT: lambda sk: int(sk.transparent),
+    IP_OPTIONS: lambda sk: sk.inet_opt.data if sk.inet_opt is not None else b"",
+    IP_MTU: _get_mtu,
+}
+
+
+def ip_getsockopt(sk: Any, level: int, optname: int) -> tuple[int, optval_t]:
+    """(0, value), (-ENOPROTOOPT, 0), or (-ENOTCONN, 0) for IP_MTU without a route."""
+    getter = _GETTERS.get(optname) if level == SOL_IP else None
+    if getter is None:
+        return -errno.ENOPROTOOPT, 0
+    value = getter(sk)
+    if optname == IP_MTU and isinstance(value, int) and value < 0:
+        return value, 0
+    return 0, value
