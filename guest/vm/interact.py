@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import termios
 import threading
@@ -26,12 +27,14 @@ from collections.abc import Iterator
 from enum import Enum
 
 from guest.vm.errors import GuestError, GuestLeft
-from guest.vm.machine import Machine
+from guest.vm.machine import Guest, Machine
 from guest.vm.shell import END_OF_FILE, PROMPT
 
 ESCAPE = b"\x01"
 HELP = b"\r\n[Ctrl-A x: leave and end the guest; Ctrl-A Ctrl-A: send Ctrl-A; Ctrl-A h: this]\r\n"
 EOF_QUIET_S = 5.0
+_TAIL = 256
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[@-~]")
 _TICK_S = 0.1
 """How often a panic, and the prompt after the end of input, are looked for."""
 
@@ -82,7 +85,8 @@ def raw_terminal(fd: int) -> Iterator[bool]:
 def interact(machine: Machine, stdin_fd: int = 0, stdout_fd: int = 1, prompt: bytes = PROMPT) -> Outcome:
     """Join the two until the guest is off or the user leaves; GuestPanic and QemuDied as they come.
 
-    Whatever the console has said and nobody has taken is shown first.  The machine is not closed.
+    Starts with what the console has said and nobody has taken, or else with a fresh prompt.  The machine is
+    not closed.
     """
     session = _Session(machine, stdin_fd, stdout_fd, prompt)
     with raw_terminal(stdin_fd) as is_terminal:
@@ -91,6 +95,14 @@ def interact(machine: Machine, stdin_fd: int = 0, stdout_fd: int = 1, prompt: by
             return session.run()
         finally:
             machine.console.divert(None)
+
+
+def interact_with(guest: Guest, stdin_fd: int = 0, stdout_fd: int = 1) -> Outcome:
+    """interact(), with the guest told the size of the terminal."""
+    if os.isatty(stdout_fd):
+        size = os.get_terminal_size(stdout_fd)
+        guest.shell.resize(size.lines, size.columns)
+    return interact(guest.machine, stdin_fd, stdout_fd, guest.shell.prompt)
 
 
 class _Session:
@@ -107,7 +119,10 @@ class _Session:
 
     def run(self) -> Outcome:
         with self._output:  # what comes from now on waits till the older is shown
-            self._write(self._console.divert(self._show))
+            kept = self._console.divert(self._show)
+            self._write(kept)
+        if not kept:
+            self._console.send(b"\n")
         while not self._output_lost:
             sources = [self._machine.pidfd] + ([] if self._input_ended else [self._stdin])
             ready, _, _ = select.select(sources, [], [], _TICK_S)
@@ -127,7 +142,7 @@ class _Session:
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self._tail = (self._tail + data)[-len(self._prompt) :]
+        self._tail = (self._tail + data)[-_TAIL:]
         self._quiet_since = time.monotonic()
         while data and not self._output_lost:
             try:
@@ -161,12 +176,16 @@ class _Session:
 
     def _see_it_out(self) -> None:
         """Input has ended: bring the guest to its end, one step each time it falls quiet."""
-        if self._tail == self._prompt and self._is_quiet_for(3 * _TICK_S):
+        if self._at_prompt() and self._is_quiet_for(3 * _TICK_S):
             self._tail = b""
             self._console.send(b"exit\n")
         elif self._is_quiet_for(EOF_QUIET_S):
             self._console.send(END_OF_FILE)
             self._quiet_since = time.monotonic()
+
+    def _at_prompt(self) -> bool:
+        """A line editor may send escape sequences after its prompt."""
+        return _ESCAPES.sub(b"", self._tail).endswith(self._prompt)
 
     def _guest_gone(self) -> Outcome:
         """Show the last words, then say how it ended."""

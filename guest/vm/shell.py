@@ -86,7 +86,7 @@ class Shell:
         token: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
         self.console = console
-        self._prompt = prompt
+        self.prompt = prompt
         self._token = token
 
     def attach(self, timeout: float = 20.0) -> None:
@@ -102,7 +102,7 @@ class Shell:
         self.console.send(line.encode() + b"\n")
 
     def _await_prompt(self, timeout: float) -> None:
-        self.console.wait_for(self._prompt, timeout, what="the prompt")
+        self.console.wait_for(self.prompt, timeout, what="the prompt")
 
     def run(self, command: str, timeout: float = COMMAND_TIMEOUT_S) -> Result:
         """Run to its end; GuestTimeout after `timeout` s, with Ctrl-C sent and what it printed till then."""
@@ -203,6 +203,11 @@ class Shell:
         """Read a file of the guest; CommandFailed if it can't be read."""
         return base64.b64decode(self.check(f"base64 {shlex.quote(path)}", timeout))
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the guest the size of the terminal that shows its console."""
+        self._type(f"stty rows {rows} columns {columns}")
+        self._await_prompt(10.0)
+
     def poweroff(self) -> None:
         """Ask for the end and return at once; Machine.wait_exit() sees it."""
         self._type("poweroff -f")
@@ -252,7 +257,7 @@ class Program:
         console = self._shell.console
         self._seen.append(console.wait_for(f"@vnic:{self._token}:mid:".encode(), timeout))
         self._code = int(console.wait_for(b"@\r\n", max(1.0, deadline - time.monotonic())))
-        console.wait_for(self._shell._prompt, 10.0, what="the prompt")
+        console.wait_for(self._shell.prompt, 10.0, what="the prompt")
         text = b"".join(self._seen).replace(b"\r\n", b"\n").decode("utf-8", "replace")
         return Result(self.command, self._code, text, "", time.monotonic() - self._began)
 
