@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
-    from stack.include.sk_buff import sk_buff
     from stack.include.net import socket
+    from stack.include.sk_buff import sk_buff
     from stack.include.timer import timer_list
     from stack.net.core.sock_reuseport import sock_reuseport
     from stack.stack import Stack
