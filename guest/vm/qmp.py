@@ -165,7 +165,18 @@ class Monitor:
             await self._client.disconnect()
         self._client.close_log()
 
+    async def _cancel_the_rest(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+
     def _stop_loop(self) -> None:
+        """Tasks that a deadline cut off get to clean up first."""
+        ended = asyncio.run_coroutine_threadsafe(self._cancel_the_rest(), self._loop)
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            ended.result(2.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(2.0)
         if not self._thread.is_alive():
