@@ -20,13 +20,16 @@ ARP table, the secrets of secure_seq.c) is per Stack here.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stack.clock import Clock
-from stack.include.ip import MAX_INET_PROTOS, net_protocol
+from stack.include.ip import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, MAX_INET_PROTOS, net_protocol
 from stack.include.neighbour import neigh_table
+from stack.include.net import files_struct
 from stack.include.netdevice import net_device
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
 from stack.include.snmp import netns_mib
@@ -34,11 +37,13 @@ from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, sysctl_get
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
+from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, udp
 from stack.profile import profile_by_name
 from stack.rng import Rng
 
 if TYPE_CHECKING:
     from stack.include.dst import rtable
+    from stack.net.ipv4.route import fib_nh_exception
 
 
 class Stack:
@@ -75,13 +80,15 @@ class Stack:
             for name, value in values.items():
                 self.sysctl_set(name, value)
         self.mib = netns_mib()
+        self.files = files_struct()  # what fs/file.c keeps per process
         self.timers = timer_base()
         self.drop_reasons: dict[str, int] = {}
         self.drop_hook: Callable[[sk_buff, int], None] | None = None
         self.inet_protos: list[net_protocol | None] = [None] * MAX_INET_PROTOS
         self._init_devices()
         self._init_secrets()
-        self._init_protocols()
+        self.ptype_base: dict[int, Callable[[sk_buff], int]] = {}  # further Ethernet types (IPv6)
+        self._init_ipv4()
 
     def _init_devices(self) -> None:
         self.devices: dict[int, net_device] = {}  # by ifindex
@@ -98,11 +105,25 @@ class Stack:
         self.inet_ehash_secret = self.rng.get_random_u32()
         self.ip_idents_hashrnd = draw(16)
         self.ip_ident_table: dict[int, int] = {}
-        self.rt_hash_cache: dict[Any, rtable] = {}
+        self.rt_hash_cache: dict[tuple[int, int, int], rtable] = {}
+        self.rt_input_cache: dict[tuple[int, int, int], rtable] = {}
+        self.fib_nh_exceptions: dict[int, fib_nh_exception] = {}
 
-    def _init_protocols(self) -> None:
-        """inet_init() in net/ipv4/af_inet.c, for the part that is per namespace here."""
-        net_core_dev.inet_init(self)
+
+    def _init_ipv4(self) -> None:
+        """inet_init() of net/ipv4/af_inet.c and the per-namespace initialisers that it registers."""
+        fib_frontend.fib_net_init(self)
+        devinet.devinet_init(self)
+        arp.arp_init(self)
+        inet_fragment.fqdir_init(self)
+        icmp.icmp_sk_init(self)
+        udp.udp_init(self)
+        protocol.inet_add_protocol(self, icmp.icmp_protocol, IPPROTO_ICMP)
+        protocol.inet_add_protocol(self, udp.udp_protocol, IPPROTO_UDP)
+        if importlib.util.find_spec("stack.net.ipv4.tcp_ipv4") is not None:
+            tcp = importlib.import_module("stack.net.ipv4.tcp_ipv4")
+            tcp.tcp_sk_init(self)
+            protocol.inet_add_protocol(self, tcp.tcp_protocol, IPPROTO_TCP)
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -119,19 +140,13 @@ class Stack:
 
     def dev_addr_add(self, dev: net_device, cidr: str) -> None:
         """Give the device an address ("10.0.2.2/24"); the first of a subnet is primary, others secondary."""
-        from stack.net.ipv4 import devinet
-
         devinet.inet_addr_add(self, dev, cidr)
 
     def dev_addr_del(self, dev: net_device, cidr: str) -> None:
-        from stack.net.ipv4 import devinet
-
         devinet.inet_addr_del(self, dev, cidr)
 
     def route_add(self, cidr: str, *, dev: net_device | None = None, via: str | None = None) -> None:
         """A route ("0.0.0.0/0" via a gateway, or a prefix on a device's link)."""
-        from stack.net.ipv4 import fib_frontend
-
         fib_frontend.ip_rt_add(self, cidr, dev, via)
 
     # -- frames --------------------------------------------------------------------------------------------------

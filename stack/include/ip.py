@@ -7,6 +7,7 @@ carries (``ip_hdr(skb)``); on the way out the bytes are packed straight into the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -229,8 +230,8 @@ class net_protocol:
 
     def __init__(
         self,
-        handler: object,
-        err_handler: object = None,
+        handler: Callable[[sk_buff], int],
+        err_handler: Callable[[sk_buff, int], int] | None = None,
         no_policy: bool = True,
         icmp_strict_tag_validation: bool = False,
     ) -> None:

@@ -120,6 +120,7 @@ class sock(sock_common):
         "sk_data_ready",
         "sk_destruct",
         "sk_dst_cache",
+        "sk_dst_pending_confirm",
         "sk_err",
         "sk_err_soft",
         "sk_error_queue",
@@ -206,6 +207,7 @@ class sock(sock_common):
         self.sk_write_queue: deque[sk_buff] = deque()
         self.sk_error_queue: deque[sk_buff] = deque()
         self.sk_send_head: sk_buff | None = None
+        self.sk_dst_pending_confirm = 0
         self.sk_dst_cache: dst_entry | None = None
         self.sk_rx_dst: dst_entry | None = None
         self.sk_socket: socket | None = None

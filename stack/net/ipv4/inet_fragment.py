@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store of unfinished datagrams: net/ipv4/inet_fragment.c.
+
+Bounds: ``fqdir.mem`` (truesize of all waiting fragments) up to ipfrag_high_thresh, 4 MiB - above it no new fragment is
+taken; 30 s per datagram (ipfrag_time); MAX_QUEUES datagrams at once, since an empty queue costs memory that
+truesize does not count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stack.include.timer import HZ, timer_list
+from stack.kernel.time.timer import del_timer, jiffies, mod_timer
+
+if TYPE_CHECKING:
+    from stack.stack import Stack
+
+MAX_QUEUES = 4096
+# What a queue costs beyond its fragments: sizeof(struct ipq) on a 64-bit kernel.
+QUEUE_TRUESIZE = 200
+
+INET_FRAG_FIRST_IN = 1
+INET_FRAG_LAST_IN = 2
+INET_FRAG_COMPLETE = 4
+
+
+class fqdir:
+    """struct fqdir: all queues of one family; ``peers`` counts fragments per source for ipfrag_max_dist."""
+
+    __slots__ = ("mem", "peers", "queues")
+
+    def __init__(self) -> None:
+        self.queues: dict[Any, Any] = {}
+        self.mem = 0
+        self.peers: dict[int, int] = {}
+
+
+def fqdir_init(net: Stack) -> None:
+    net.ipv4_fqdir = fqdir()
+
+
+def inet_frag_may_create(net: Stack, fq: fqdir) -> bool:
+    return fq.mem <= net.ipv4.ipfrag_high_thresh and len(fq.queues) < MAX_QUEUES
+
+
+def inet_frag_insert(net: Stack, fq: fqdir, key: Any, queue: Any, timer: timer_list, seconds: int) -> None:
+    fq.queues[key] = queue
+    fq.mem += QUEUE_TRUESIZE
+    mod_timer(net, timer, jiffies(net) + seconds * HZ)
+
+
+def inet_frag_kill(net: Stack, fq: fqdir, key: Any, timer: timer_list, mem: int) -> None:
+    """Take a queue out: it is complete, wrong or too old."""
+    del_timer(net, timer)
+    if fq.queues.pop(key, None) is not None:
+        fq.mem -= QUEUE_TRUESIZE + mem

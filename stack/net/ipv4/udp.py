@@ -1,0 +1,545 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""UDP: net/ipv4/udp.c, with connect() from net/ipv4/datagram.c (RFC 768, RFC 1122 section 4.1).
+
+A datagram goes to the socket that fits best: bound to its destination address before the wildcard, connected to its
+sender before unconnected, bound to its device before not; equals with SO_REUSEPORT share by a hash of the addresses.
+A broadcast goes to every socket that fits.  Nobody there: an ICMP port unreachable, and NoPorts.
+
+A datagram waits in ``sk_receive_queue`` as the received packet itself, and counts against SO_RCVBUF; when that is full it
+is dropped (RcvbufErrors).  Addresses in calls are (address, port) as host-order ints.
+
+Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups, no IP_RECVERR queue.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from stack.include.dropreason import (
+    SKB_DROP_REASON_NO_SOCKET,
+    SKB_DROP_REASON_PKT_TOO_SMALL,
+    SKB_DROP_REASON_SOCKET_CLOSE,
+    SKB_DROP_REASON_SOCKET_RCVBUFF,
+    SKB_DROP_REASON_UDP_CSUM,
+)
+from stack.include.dst import RTCF_BROADCAST, RTCF_MULTICAST, flowi4, rtable
+from stack.include.inet_sock import IP_PMTUDISC_DONT, inet_sock
+from stack.include.ip import (
+    ICMP_DEST_UNREACH,
+    ICMP_FRAG_NEEDED,
+    ICMP_PARAMETERPROB,
+    ICMP_PORT_UNREACH,
+    ICMP_SOURCE_QUENCH,
+    ICMP_TIME_EXCEEDED,
+    INADDR_LOOPBACK,
+    IPPROTO_UDP,
+    MSG_OOB,
+    MSG_PEEK,
+    NR_ICMP_UNREACH,
+    UDPHDR_STRUCT,
+    icmphdr,
+    inet_get_local_port_range,
+    iphdr,
+    iphdr_at,
+    net_protocol,
+    udphdr,
+)
+from stack.include.netdevice import NETIF_F_HW_CSUM
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
+from stack.include.snmp import (
+    IP_INC_STATS,
+    IPSTATS_MIB_OUTNOROUTES,
+    UDP_INC_STATS,
+    UDP_MIB_CSUMERRORS,
+    UDP_MIB_IGNOREDMULTI,
+    UDP_MIB_INDATAGRAMS,
+    UDP_MIB_INERRORS,
+    UDP_MIB_NOPORTS,
+    UDP_MIB_OUTDATAGRAMS,
+    UDP_MIB_RCVBUFERRORS,
+    UDP_MIB_SNDBUFERRORS,
+)
+from stack.include.sock import (
+    RCV_SHUTDOWN,
+    SEND_SHUTDOWN,
+    SOCK_BINDADDR_LOCK,
+    SOCK_BINDPORT_LOCK,
+    SOCK_BROADCAST,
+    SOCK_DEAD,
+    proto,
+)
+from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
+from stack.lib.checksum import CSUM_MANGLED_0, csum_partial, csum_tcpudp_magic, tcp_v4_pseudo
+from stack.net.core import skbuff
+from stack.net.core import sock as core_sock
+from stack.net.ipv4 import icmp, ip_output, route
+
+if TYPE_CHECKING:
+    from stack.stack import Stack
+
+Buffer = bytes | bytearray | memoryview
+Address = tuple[int, int]
+
+UDP_HEADER = 8
+_MAX_DATA = 65535 - 20 - UDP_HEADER
+
+
+class udp_sock(inet_sock):
+    """struct udp_sock."""
+
+    __slots__ = ("no_check6_rx", "no_check_tx", "pending")
+
+    def __init__(self, net: Stack, family: int) -> None:
+        super().__init__(net, family)
+        self.no_check_tx = False
+        self.no_check6_rx = False
+        self.pending = 0
+
+
+class udp_table:
+    """struct udp_table: ``hash`` by port, ``hash2`` by (address, port); newest first, as the kernel inserts."""
+
+    __slots__ = ("hash", "hash2")
+
+    def __init__(self) -> None:
+        self.hash: dict[int, list[udp_sock]] = {}
+        self.hash2: dict[Address, list[udp_sock]] = {}
+
+
+def udp_init(net: Stack) -> None:
+    net.udp_table = udp_table()
+
+
+def udp_init_sock(sk: udp_sock) -> int:
+    """sock_init_data() has done the rest."""
+    return 0
+
+
+# -- ports -------------------------------------------------------------------------------------------------------------
+
+
+def udp_lib_lport_inuse(net: Stack, num: int, sk: udp_sock) -> bool:
+    """Whether a socket on the port stands in the way of ``sk``."""
+    return any(_bind_conflict(sk, sk2) for sk2 in net.udp_table.hash.get(num, ()))
+
+
+def _bind_conflict(sk: udp_sock, sk2: udp_sock) -> bool:
+    if sk2 is sk or (sk.sk_reuse and sk2.sk_reuse):
+        return False
+    if sk.sk_bound_dev_if and sk2.sk_bound_dev_if and sk.sk_bound_dev_if != sk2.sk_bound_dev_if:
+        return False
+    addr, addr2 = sk.sk_rcv_saddr, sk2.sk_rcv_saddr
+    if addr and addr2 and addr != addr2:
+        return False
+    return not (sk.sk_reuseport and sk2.sk_reuseport)
+
+
+def udp_lib_get_port(sk: udp_sock, snum: int) -> int:
+    """Take the port, or a free one of the ephemeral range for 0; 0, or 1 if that is not possible."""
+    net = sk.sk_net
+    if not snum:
+        snum = _free_port(net, sk)
+        if not snum:
+            return 1
+    elif udp_lib_lport_inuse(net, snum, sk):
+        return 1
+    sk.sk_num = snum
+    if not _hashed(sk):
+        net.udp_table.hash.setdefault(snum, []).insert(0, sk)
+        net.udp_table.hash2.setdefault((sk.sk_rcv_saddr, snum), []).insert(0, sk)
+    return 0
+
+
+udp_v4_get_port = udp_lib_get_port
+
+
+def _free_port(net: Stack, sk: udp_sock) -> int:
+    low, high = inet_get_local_port_range(net)
+    count = high - low + 1
+    first = net.rng.get_random_u32_below(count)
+    for i in range(count):
+        port = low + (first + i) % count
+        if port not in net.ipv4.sysctl_local_reserved_ports and not udp_lib_lport_inuse(net, port, sk):
+            return port
+    return 0
+
+
+def _hashed(sk: udp_sock) -> bool:
+    return sk in sk.sk_net.udp_table.hash.get(sk.sk_num, ())
+
+
+def udp_lib_hash(sk: udp_sock) -> None:
+    """UDP is hashed by its get_port."""
+    raise AssertionError("udp_lib_hash is never called: udp_lib_get_port puts a socket into the table")
+
+
+def udp_lib_unhash(sk: udp_sock) -> None:
+    table = sk.sk_net.udp_table
+    _remove(table.hash, sk.sk_num, sk)
+    _remove(table.hash2, (sk.sk_rcv_saddr, sk.sk_num), sk)
+
+
+def _remove(table: dict[Any, list[udp_sock]], key: Any, sk: udp_sock) -> None:
+    chain = table.get(key)
+    if chain is not None and sk in chain:
+        chain.remove(sk)
+        if not chain:
+            del table[key]
+
+
+def udp_lib_rehash(sk: udp_sock, old_addr: int) -> None:
+    """The local address changed: move the socket in the second table."""
+    table = sk.sk_net.udp_table
+    if _hashed(sk):
+        _remove(table.hash2, (old_addr, sk.sk_num), sk)
+        table.hash2.setdefault((sk.sk_rcv_saddr, sk.sk_num), []).insert(0, sk)
+
+
+# -- look-up -----------------------------------------------------------------------------------------------------------
+
+
+def compute_score(sk: udp_sock, saddr: int, sport: int, dif: int) -> int:
+    """-1 if the socket does not fit; its local address and port do already."""
+    score = 1
+    if sk.sk_daddr:
+        if sk.sk_daddr != saddr:
+            return -1
+        score += 4
+    if sk.sk_dport:
+        if sk.sk_dport != sport:
+            return -1
+        score += 4
+    if sk.sk_bound_dev_if:
+        if sk.sk_bound_dev_if != dif:
+            return -1
+        score += 4
+    return score
+
+
+def __udp4_lib_lookup(net: Stack, saddr: int, sport: int, daddr: int, dport: int, dif: int) -> udp_sock | None:
+    """The socket a datagram from (saddr, sport) to (daddr, dport) belongs to."""
+    hash2 = net.udp_table.hash2
+    for key in ((daddr, dport), (0, dport)):
+        chain = hash2.get(key)
+        if chain:
+            found = _udp4_lib_lookup2(net, chain, saddr, sport, daddr, dport, dif)
+            if found is not None:
+                return found
+    return None
+
+
+def _udp4_lib_lookup2(
+    net: Stack, chain: list[udp_sock], saddr: int, sport: int, daddr: int, dport: int, dif: int
+) -> udp_sock | None:
+    result: udp_sock | None = None
+    best = 0
+    for sk in chain:
+        score = compute_score(sk, saddr, sport, dif)
+        if score > best:
+            result, best = sk, score
+    if result is not None and result.sk_reuseport and result.sk_state != TCP_ESTABLISHED:
+        group = [
+            sk for sk in chain if sk.sk_reuseport and compute_score(sk, saddr, sport, dif) == best
+        ]
+        mixed = hash((saddr, sport, daddr, dport, net.inet_ehash_secret)) & 0xFFFFFFFF
+        result = group[mixed * len(group) >> 32]
+    return result
+
+
+# -- receive -----------------------------------------------------------------------------------------------------------
+
+
+def udp_rcv(skb: sk_buff) -> int:
+    return __udp4_lib_rcv(skb)
+
+
+def __udp4_lib_rcv(skb: sk_buff) -> int:
+    """Check a datagram and give it to its socket."""
+    rt = skb._skb_refdst
+    assert isinstance(rt, rtable)
+    net = rt.net
+    iph: iphdr = skb.h_iph
+    if skb.len < UDP_HEADER:
+        return _udp_drop(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    uh = udphdr(*UDPHDR_STRUCT.unpack_from(skb.head, skb.data))
+    skb.h_th = uh
+    if uh.len > skb.len or uh.len < UDP_HEADER:
+        return _udp_drop(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    if uh.len < skb.len:
+        skb.tail -= skb.len - uh.len
+        skb.len = uh.len
+    if uh.check and skb.ip_summed == CHECKSUM_NONE and not _checksum_ok(skb, iph):
+        UDP_INC_STATS(net, UDP_MIB_CSUMERRORS)
+        return _udp_drop(net, skb, SKB_DROP_REASON_UDP_CSUM)
+    if rt.rt_flags & (RTCF_BROADCAST | RTCF_MULTICAST):
+        return __udp4_lib_mcast_deliver(net, skb, uh, iph)
+    sk = __udp4_lib_lookup(net, iph.saddr, uh.source, iph.daddr, uh.dest, skb.skb_iif)
+    if sk is not None:
+        return udp_queue_rcv_skb(sk, skb)
+    UDP_INC_STATS(net, UDP_MIB_NOPORTS)
+    icmp.icmp_send(skb, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, 0)
+    skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
+    return 0
+
+
+def _checksum_ok(skb: sk_buff, iph: iphdr) -> bool:
+    wsum = csum_partial(memoryview(skb.head)[skb.data : skb.tail])
+    return csum_tcpudp_magic(iph.saddr, iph.daddr, skb.len, IPPROTO_UDP, wsum) == 0
+
+
+def _udp_drop(net: Stack, skb: sk_buff, reason: int) -> int:
+    UDP_INC_STATS(net, UDP_MIB_INERRORS)
+    skbuff.kfree_skb_reason(skb, reason)
+    return 0
+
+
+def __udp4_lib_mcast_deliver(net: Stack, skb: sk_buff, uh: udphdr, iph: iphdr) -> int:
+    """A copy for every socket on the port that fits; without one IgnoredMulti, and no ICMP."""
+    dif = skb.skb_iif
+    takers = [
+        sk
+        for sk in net.udp_table.hash.get(uh.dest, ())
+        if sk.sk_rcv_saddr in (0, iph.daddr) and compute_score(sk, iph.saddr, uh.source, dif) > 0
+    ]
+    if not takers:
+        UDP_INC_STATS(net, UDP_MIB_IGNOREDMULTI)
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
+        return 0
+    for sk in takers[1:]:
+        udp_queue_rcv_skb(sk, _copy(skb))
+    return udp_queue_rcv_skb(takers[0], skb)
+
+
+def _copy(skb: sk_buff) -> sk_buff:
+    """skb_clone(): the frame is shared, since nobody writes into a received one."""
+    twin = sk_buff(skb.head, skb.data, skb.tail)
+    for name in ("mac_header", "network_header", "transport_header", "dev", "_skb_refdst", "h_iph", "h_th", "skb_iif"):
+        setattr(twin, name, getattr(skb, name))
+    twin.pkt_type, twin.protocol, twin.ip_opt = skb.pkt_type, skb.protocol, skb.ip_opt
+    return twin
+
+
+def udp_queue_rcv_skb(sk: udp_sock, skb: sk_buff) -> int:
+    """Queue for reading; skb.data is at the payload from here on."""
+    net = sk.sk_net
+    skb.data += UDP_HEADER
+    skb.len -= UDP_HEADER
+    if core_sock.sock_queue_rcv_skb(sk, skb) == 0:
+        return 0
+    UDP_INC_STATS(net, UDP_MIB_RCVBUFERRORS)
+    return _udp_drop(net, skb, SKB_DROP_REASON_SOCKET_RCVBUFF)
+
+
+def udp_err(skb: sk_buff, info: int) -> int:
+    """An ICMP error about a datagram of ours: an errno for its socket, if it is connected or asked for errors."""
+    iph = iphdr_at(skb.head, skb.data)
+    source, dest, _, _ = UDPHDR_STRUCT.unpack_from(skb.head, skb.data + iph.ihl * 4)
+    rt = skb._skb_refdst
+    assert isinstance(rt, rtable)
+    net = rt.net
+    icmph: icmphdr = skb.h_th
+    sk = __udp4_lib_lookup(net, iph.daddr, dest, iph.saddr, source, skb.skb_iif)
+    if sk is None:
+        icmp.ICMP_INC_STATS(net, icmp.ICMP_MIB_INERRORS)
+        return -errno.ENOENT
+    err, hard = _icmp_errno(skb, sk, icmph, info)
+    if err and (sk.recverr or (hard and sk.sk_state == TCP_ESTABLISHED)):
+        sk.sk_err = err
+        sk.sk_error_report(sk)
+    return 0
+
+
+def _icmp_errno(skb: sk_buff, sk: udp_sock, icmph: icmphdr, info: int) -> tuple[int, bool]:
+    if icmph.type == ICMP_TIME_EXCEEDED:
+        return errno.EHOSTUNREACH, False
+    if icmph.type == ICMP_PARAMETERPROB:
+        return errno.EPROTO, True
+    if icmph.type == ICMP_SOURCE_QUENCH or icmph.type != ICMP_DEST_UNREACH:
+        return 0, False
+    if icmph.code == ICMP_FRAG_NEEDED:
+        route.ipv4_sk_update_pmtu(skb, sk, info)
+        return (errno.EMSGSIZE, True) if sk.pmtudisc != IP_PMTUDISC_DONT else (0, False)
+    return icmp.icmp_err_convert[icmph.code] if icmph.code <= NR_ICMP_UNREACH else (errno.EHOSTUNREACH, False)
+
+
+def __skb_recv_udp(sk: udp_sock, flags: int) -> sk_buff | int:
+    """The next datagram as a packet (payload from skb.data; ``udp_hdr`` and ``ip_hdr`` say between whom); a pending
+    error first; -EAGAIN if nothing waits."""
+    if sk.sk_err:
+        err, sk.sk_err = sk.sk_err, 0
+        return -err
+    queue = sk.sk_receive_queue
+    if not queue:
+        return -errno.EAGAIN
+    if flags & MSG_PEEK:
+        return queue[0]
+    skb = queue.popleft()
+    UDP_INC_STATS(sk.sk_net, UDP_MIB_INDATAGRAMS)
+    return skb
+
+
+def udp_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, Address] | int:
+    """One datagram, cut to ``size`` bytes, and who sent it; or a negative errno.  After shutdown(SHUT_RD) an empty
+    one."""
+    skb = __skb_recv_udp(sk, flags)
+    if isinstance(skb, int):
+        if skb == -errno.EAGAIN and sk.sk_shutdown & RCV_SHUTDOWN:
+            return b"", (0, 0)
+        return skb
+    data = bytes(skb.head[skb.data : min(skb.tail, skb.data + max(size, 0))])
+    peer = (skb.h_iph.saddr, skb.h_th.source)
+    if not flags & MSG_PEEK:
+        skbuff.consume_skb(skb)
+    return data, peer
+
+
+# -- send --------------------------------------------------------------------------------------------------------------
+
+
+def udp_sendmsg(sk: udp_sock, data: Buffer, addr: Address | None, flags: int, *, saddr: int = 0) -> int:
+    """Send one datagram; bytes taken or a negative errno.  ``addr`` None sends to the connected peer; ``saddr`` is
+    IP_PKTINFO's source address."""
+    net = sk.sk_net
+    if len(data) > 0xFFFF:
+        return -errno.EMSGSIZE
+    if flags & MSG_OOB:
+        return -errno.EOPNOTSUPP
+    if sk.sk_shutdown & SEND_SHUTDOWN:
+        return -errno.EPIPE
+    if addr is None:
+        if sk.sk_state != TCP_ESTABLISHED:
+            return -errno.EDESTADDRREQ
+        addr = (sk.sk_daddr, sk.sk_dport)
+    elif not addr[1]:
+        return -errno.EINVAL
+    if not sk.sk_num:
+        if udp_lib_get_port(sk, 0):
+            return -errno.EAGAIN
+        sk.inet_sport = sk.sk_num
+    fl4 = flowi4()
+    rt = _udp_route(net, sk, addr, saddr, fl4)
+    if isinstance(rt, int):
+        return rt
+    if sk.sk_wmem_alloc > sk.sk_sndbuf:
+        UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
+        return -errno.EAGAIN
+    err = udp_send_skb(sk, data, addr[1], fl4, rt)
+    return err if err < 0 else len(data)
+
+
+def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4) -> rtable | int:
+    fl4.daddr = addr[0] or INADDR_LOOPBACK
+    fl4.saddr = saddr or sk.inet_saddr
+    fl4.fl4_sport, fl4.fl4_dport = sk.sk_num, addr[1]
+    fl4.flowi4_proto, fl4.flowi4_oif, fl4.flowi4_tos = IPPROTO_UDP, sk.sk_bound_dev_if, sk.tos
+    rt = route.ip_route_output_flow(net, fl4, sk)
+    if isinstance(rt, int):
+        if rt == -errno.ENETUNREACH:
+            IP_INC_STATS(net, IPSTATS_MIB_OUTNOROUTES)
+        return rt
+    if rt.rt_flags & RTCF_BROADCAST and not sk.sk_flags & SOCK_BROADCAST:
+        return -errno.EACCES
+    return rt
+
+
+def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable) -> int:
+    """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if it
+    can and the datagram is not cut."""
+    net = sk.sk_net
+    length = len(data) + UDP_HEADER
+    ttl = sk.mc_ttl if rt.rt_flags & RTCF_MULTICAST else ip_output.ip_select_ttl(sk, rt)
+    partial = rt.dev.features & NETIF_F_HW_CSUM and length + 20 <= route.ipv4_mtu(rt) and sk.inet_opt is None
+    if sk.no_check_tx:
+        check = 0
+    elif partial:
+        check = tcp_v4_pseudo(fl4.saddr, fl4.daddr, length, IPPROTO_UDP)
+    else:
+        check = _udp_check(sk.sk_num, dport, length, data, fl4)
+    header = UDPHDR_STRUCT.pack(sk.sk_num, dport, length, check) if length <= 0xFFFF else bytes(8)
+    skb = ip_output.ip_make_skb(sk, header, data, rt, fl4, sk.tos, ttl)
+    if isinstance(skb, int):
+        return skb
+    if partial and not sk.no_check_tx:
+        skb.ip_summed = CHECKSUM_PARTIAL
+        skb.csum_start, skb.csum_offset = skb.transport_header, 6
+    core_sock.skb_set_owner_w(skb, sk)
+    err = ip_output.ip_send_skb(net, skb)
+    if err == -errno.ENOBUFS:
+        UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
+        return err
+    if err == 0:
+        UDP_INC_STATS(net, UDP_MIB_OUTDATAGRAMS)
+    return err
+
+
+def _udp_check(sport: int, dport: int, length: int, data: Buffer, fl4: flowi4) -> int:
+    wsum = csum_partial(data, sport + dport + length)
+    return csum_tcpudp_magic(fl4.saddr, fl4.daddr, length, IPPROTO_UDP, wsum) or CSUM_MANGLED_0
+
+
+# -- connect, close ----------------------------------------------------------------------------------------------------
+
+
+def ip4_datagram_connect(sk: udp_sock, addr: Address) -> int:
+    """net/ipv4/datagram.c: fix the peer; datagrams of others are no longer received."""
+    net = sk.sk_net
+    sk.sk_dst_cache = None
+    fl4 = flowi4()
+    rt = _udp_route(net, sk, addr, 0, fl4)
+    if isinstance(rt, int):
+        return rt
+    old = sk.sk_rcv_saddr
+    sk.inet_saddr = sk.inet_saddr or fl4.saddr
+    sk.sk_rcv_saddr = sk.sk_rcv_saddr or fl4.saddr
+    udp_lib_rehash(sk, old)
+    if not sk.sk_num:
+        if udp_lib_get_port(sk, 0):
+            return -errno.EAGAIN
+        sk.inet_sport = sk.sk_num
+    sk.sk_daddr, sk.sk_dport = fl4.daddr, addr[1]
+    sk.sk_state = TCP_ESTABLISHED
+    sk.inet_id = net.rng.get_random_u32() & 0xFFFF
+    sk.sk_dst_cache = rt
+    return 0
+
+
+def __udp_disconnect(sk: udp_sock, flags: int) -> int:
+    """connect(AF_UNSPEC): back to receiving from everybody."""
+    sk.sk_state = TCP_CLOSE
+    sk.sk_daddr = sk.sk_dport = 0
+    sk.sk_dst_cache = None
+    if not sk.sk_userlocks & SOCK_BINDADDR_LOCK:
+        old = sk.sk_rcv_saddr
+        sk.sk_rcv_saddr = sk.inet_saddr = 0
+        udp_lib_rehash(sk, old)
+    if not sk.sk_userlocks & SOCK_BINDPORT_LOCK:
+        udp_lib_unhash(sk)
+        sk.sk_num = sk.inet_sport = 0
+    return 0
+
+
+def udp_lib_close(sk: udp_sock, timeout: int) -> None:
+    """sk_common_release(): out of the tables, what waits is dropped."""
+    udp_lib_unhash(sk)
+    sk.sk_flags |= SOCK_DEAD
+    sk.sk_state = TCP_CLOSE
+    while sk.sk_receive_queue:
+        skbuff.kfree_skb_reason(sk.sk_receive_queue.popleft(), SKB_DROP_REASON_SOCKET_CLOSE)
+    core_sock.sk_free(sk)
+
+
+udp_prot = proto(
+    "UDP",
+    slab=udp_sock,
+    init=udp_init_sock,
+    close=udp_lib_close,
+    connect=ip4_datagram_connect,
+    disconnect=__udp_disconnect,
+    sendmsg=udp_sendmsg,
+    recvmsg=udp_recvmsg,
+    hash=udp_lib_hash,
+    unhash=udp_lib_unhash,
+    get_port=udp_v4_get_port,
+)
+udp_protocol = net_protocol(udp_rcv, udp_err)
