@@ -33,6 +33,7 @@ from guest.vm.shell import END_OF_FILE, PROMPT
 ESCAPE = b"\x01"
 HELP = b"\r\n[Ctrl-A x: leave and end the guest; Ctrl-A Ctrl-A: send Ctrl-A; Ctrl-A h: this]\r\n"
 EOF_QUIET_S = 5.0
+PANIC_QUIET_S = 1.0
 _TAIL = 256
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[@-~]")
 _TICK_S = 0.1
@@ -79,7 +80,8 @@ def raw_terminal(fd: int) -> Iterator[bool]:
         tty.setraw(fd)
         yield True
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # EIO: it hung up, there is nothing to restore
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def interact(machine: Machine, stdin_fd: int = 0, stdout_fd: int = 1, prompt: bytes = PROMPT) -> Outcome:
@@ -130,7 +132,7 @@ class _Session:
                 return self._guest_gone()
             if self._stdin in ready and self._type(self._read()):
                 return Outcome.LEFT
-            if self._console.panic is not None and self._is_quiet_for(1.0):
+            if self._console.panic is not None and self._is_quiet_for(PANIC_QUIET_S):
                 raise self._console.panic
             if self._input_ended:
                 self._see_it_out()

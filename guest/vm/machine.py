@@ -21,6 +21,7 @@ TCG at times spins before it.
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import time
@@ -283,6 +284,10 @@ _KNOWN_DEATHS = (
 )
 
 
+_READY = re.compile(rb"vnic-guest-ready((?: \w+=[^\s=]+)*)")
+"""Printed by images/rootfs/init just before its shell."""
+
+
 class Guest:
     """A booted machine with a shell at its prompt; a context manager as Machine is."""
 
@@ -293,12 +298,17 @@ class Guest:
         self.shell = Shell(machine.console, prompt)
         self.run = self.shell.run
         self.check = self.shell.check
-        self._prompt = prompt
+        self.ready: dict[str, str] = {}
+        """What the image's init said when it was done: uptime (seconds), dhcp (ok, failed, off, no-device)."""
 
     def await_prompt(self) -> None:
         """After a start or a reboot: wait for the prompt, within the accelerator's limits."""
         factor = time_factor(self.machine.vm)
-        self.console.wait_for(self._prompt, PROMPT_S * factor, SILENCE_S * factor, "the guest's prompt")
+        shown = self.console.wait_for(
+            self.shell.prompt, PROMPT_S * factor, SILENCE_S * factor, "the guest's prompt"
+        )
+        said = _READY.search(shown)
+        self.ready = dict(word.split("=", 1) for word in said[1].decode().split()) if said else {}
         self.shell.attach(PROMPT_S * factor)
 
     def poweroff(self, timeout: float = 20.0) -> None:
