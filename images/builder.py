@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Builds a guest image from Debian packages, without root, without installing anything.
+
+Steps, each of which says so through `progress`: wait for another build of the same recipe; resolve package versions
+(the recorded ones when the recipe has not changed); fetch what is not in the cache; unpack in memory; compile the
+measuring client; put the initramfs together; publish (images.cache).
+
+Where package versions come from: the host's apt lists when they know the packages.  When they do not, or
+the mirror has moved on since they were read, lists of our own are fetched into the work directory, which needs a
+network but no root.  Only when that fails too is it an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from images import host
+from images.apt import Package
+from images.cache import (
+    BUILDER_VERSION,
+    INITRAMFS,
+    KERNEL,
+    MANIFEST,
+    Cache,
+    Image,
+    Lock,
+    image_key,
+    inputs,
+)
+from images.errors import (
+    CompileError,
+    ContentError,
+    DownloadError,
+    HostToolMissing,
+    PackageListError,
+    raise_if_full,
+)
+from images.initramfs import CLIENT_PATH, Contents, client_source, pack, program_file
+from images.kmod import Modules
+from images.recipe import Recipe
+from images.sources import Sources
+from images.tree import Tree, unpack
+
+# A finished line, e.g. "[  2.1 s] fetching 31 packages (41 MB)".
+Progress = Callable[[str], None]
+CC_FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s")
+
+
+def silent(_: str) -> None:
+    """A progress that nobody watches."""
+
+
+@dataclass(slots=True)
+class Builder:
+    """One build of one recipe; `run` is the host, `cache` the place."""
+
+    recipe: Recipe
+    cache: Cache
+    run: host.Runner = host.run
+    progress: Progress = silent
+    machine: str = field(default_factory=platform.machine)
+    _started: float = field(default_factory=time.monotonic)
+
+    def build(self, refresh: bool = False) -> Image:
+        """The image of the recipe, built unless it is there.  Raises a subclass of ImageError.
+
+        `refresh` resolves the versions anew, and builds only if one of them changed.
+        """
+        self._check_machine()
+        with self.cache.exclusive(self.recipe.name) as waited:
+            if waited:
+                self.say(f"waited for another build of {self.recipe.name}")
+            if not refresh and (image := self.cache.find(self.recipe)):
+                return image
+            with self.cache.work_dir(self.recipe.name) as work:
+                return self._build_in(work, refresh)
+
+    def say(self, text: str) -> None:
+        self.progress(f"[{time.monotonic() - self._started:5.1f} s] {text}")
+
+    def _check_machine(self) -> None:
+        if self.machine not in ("x86_64", "AMD64"):
+            raise HostToolMissing(
+                "guest images are for x86-64 and can be built on x86-64 only",
+                f"this host is {self.machine}",
+                "build on a PC and copy the directory that `vnic image path` prints",
+            )
+
+    def _build_in(self, work: Path, refresh: bool) -> Image:
+        lock = None if refresh else self.cache.read_lock(self.recipe)
+        sources = Sources(self.recipe, self.cache, self.run, work, self.say)
+        if lock is None:
+            lock = sources.resolve()
+        try:
+            debs = sources.fetch(lock)
+        except (DownloadError, PackageListError) as error:
+            self.say(f"the recorded versions are gone ({error.fact}); resolving again")
+            lock = sources.resolve(fresh=True)
+            debs = sources.fetch(lock)
+        key = image_key(self.recipe, lock)
+        image = self.cache.load(self.recipe.name, key) or self._assemble(lock, key, debs, work)
+        self.cache.write_lock(self.recipe, lock, work)
+        return image
+
+    def _assemble(self, lock: Lock, key: str, debs: dict[str, Path], work: Path) -> Image:
+        self.say(f"unpacking {len(debs)} packages, kernel {lock.kernel.name}")
+        kernel, modules = self._kernel(lock.kernel, debs)
+        trees = {p.name: unpack(self.run, debs[p.name], _is_program_or_library) for p in lock.packages}
+        self.say("compiling the measuring client")
+        client, compiler = self._client(work)
+        contents = Contents(self.recipe, trees, modules, self._applets(trees, work), client)
+        self.say("putting the initramfs together")
+        files = {KERNEL: kernel, INITRAMFS: pack(contents)}
+        manifest = self._manifest(lock, key, files, contents, compiler)
+        files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+        image = self.cache.publish(self.recipe.name, key, work, files)
+        self.say(f"built {image.directory} ({sum(map(len, files.values())) / 1e6:.0f} MB)")
+        return image
+
+    def _kernel(self, package: Package, debs: dict[str, Path]) -> tuple[bytes, Modules]:
+        tree = unpack(self.run, debs[package.name], _is_kernel_or_module)
+        images = sorted(path for path in tree.files if path.startswith("boot/vmlinuz-"))
+        if not images:
+            raise ContentError(
+                f"the package {package.name} has no kernel in boot/",
+                f"it has {len(tree.files)} files of use: {', '.join(sorted(tree.files)[:5])}",
+                "choose another kernel package in images/recipes",
+            )
+        release = images[-1].removeprefix("boot/vmlinuz-")
+        base = next((p[: p.index(release)] + release for p in tree.files if f"modules/{release}/" in p), "")
+        builtin = tree.files.get(f"{base}/modules.builtin", b"").decode()
+        return tree.files[images[-1]], Modules(base, tree.files, builtin)
+
+    def _client(self, work: Path) -> tuple[bytes, str]:
+        """The static measuring client, and the compiler's own name for itself."""
+        output = work / "vnicbench"
+        result = self.run(["cc", *CC_FLAGS, "-o", str(output), str(client_source())])
+        if result.code or not output.exists():
+            raise_if_full(result.err, self.cache.root)
+            raise CompileError(
+                "the measuring client images/client/vnicbench.c did not compile",
+                f"cc {' '.join(CC_FLAGS)} ended with {result.code}:\n{host.tail(result.err)}",
+                "apt-get install gcc libc6-dev",
+            )
+        with self.cache.disk_errors():
+            return output.read_bytes(), self.run(["cc", "--version"]).text.partition("\n")[0]
+
+    def _applets(self, trees: Mapping[str, Tree], work: Path) -> list[str]:
+        """The applets of the busybox that serves the shell, asked of the static one, which can run here.
+
+        Both are built from one source with nearly one configuration; a link to an applet that the
+        other lacks answers "applet not found", which is what a missing program would amount to.
+        """
+        program = next(program for program in self.recipe.programs if program.name == "busybox")
+        with self.cache.disk_errors():
+            binary = work / "busybox"
+            binary.write_bytes(program_file(trees, program))
+            binary.chmod(0o755)
+        return self.run([str(binary), "--list"]).text.split()
+
+    def _manifest(
+        self, lock: Lock, key: str, files: dict[str, bytes], contents: Contents, compiler: str
+    ) -> dict[str, Any]:
+        """What is in the image, for people and for verify()."""
+        used = set(contents.libraries.values()) | set(self.recipe.packages)
+        return {
+            "schema": 1,
+            "recipe": self.recipe.name,
+            "description": self.recipe.description,
+            "key": key,
+            "kernel": KERNEL,
+            "initramfs": INITRAMFS,
+            "kernel_release": contents.modules.release,
+            "modules": [module.name for module in contents.modules.in_load_order(self.recipe.load)],
+            "files": {name: _record(data) for name, data in files.items()},
+            "client": {"path": f"/{CLIENT_PATH}", **_record(contents.client)},
+            "packages": [_package_record(p) for p in lock.all if p is lock.kernel or p.name in used],
+            "libraries": dict(sorted(contents.libraries.items())),
+            "inputs": inputs(self.recipe),
+            "tools": {"builder": str(BUILDER_VERSION), "cc": compiler, "python": platform.python_version()},
+        }
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _package_record(package: Package) -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "sha256": package.sha256,
+        "size": package.size,
+        "filename": package.filename,
+    }
+
+
+def _is_kernel_or_module(path: str) -> bool:
+    return path.startswith("boot/vmlinuz-") or path.endswith((".ko", ".ko.xz", "/modules.builtin"))
+
+
+def _is_program_or_library(path: str) -> bool:
+    parts = path.split("/")
+    return any(part in ("bin", "sbin", "lib", "lib64") for part in parts[:2])
