@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""HTTP on port 80: aiohttp's server as the protocol, with pages that show and measure the connection.
+
+=========================  =========================================================================================
+GET  /                     this connection: addresses, ports, options, and struct tcp_info of the server's socket;
+                           text, HTML or JSON by the Accept header
+GET  /bytes/N              N bytes (services/content.py); X-SHA256 and X-CRC32 headers tell their checksums beforehand
+PUT or POST /upload        takes any body and answers its length and SHA-256
+HEAD                       wherever GET works
+=========================  =========================================================================================
+
+Memory is bounded however large N or the upload is: pieces of a constant block go out as the transport takes them, and
+an upload is hashed as it comes and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import html
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+
+from vnic.services import content, tcpinfo
+from vnic.services.base import Network, Server
+
+PORT = 80
+N_LIMIT = 1 << 50
+"""A pebibyte: over ten days at 1 GB/s; beyond it a typing error is likelier than a wish."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_PEER = ("0.0.0.0", 0)
+
+
+class Http:
+    """One site; ``start`` may be called on several networks."""
+
+    def __init__(self) -> None:
+        self._checksums = content.Checksums()
+        self._runner: web.AppRunner | None = None
+        self._servers: list[Server] = []
+
+    async def start(self, network: Network, host: str, port: int = PORT) -> None:
+        """Listen on host:port; OSError if that is taken."""
+        if self._runner is None:
+            self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+            await self._runner.setup()
+        factory = self._runner.server
+        assert factory is not None
+        self._servers.append(await network.create_server(factory, host, port))
+
+    async def close(self) -> None:
+        """Stop listening and end what is open."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[_plain_errors])
+        app.router.add_get("/", self._show)
+        app.router.add_get("/bytes/{count}", self._bytes)
+        app.router.add_put("/upload", self._upload)
+        app.router.add_post("/upload", self._upload)
+        return app
+
+    async def _show(self, request: web.Request) -> web.Response:
+        facts = connection_facts(request)
+        kind = _wanted(request.headers.get("Accept", ""))
+        if kind == "application/json":
+            return web.json_response({"schema": 1, **{name: dict(rows) for name, rows in facts.items()}})
+        text = _as_html(facts) if kind == "text/html" else _as_text(facts)
+        return web.Response(text=text, content_type=kind)
+
+    async def _bytes(self, request: web.Request) -> web.StreamResponse:
+        length = _parse_count(request.match_info["count"])
+        headers = {"X-CRC32": f"{content.crc32(length):08x}"}
+        if length <= content.SHA256_LIMIT:
+            headers["X-SHA256"] = await self._checksums.sha256(length)
+        response = web.StreamResponse(headers=headers)
+        response.content_type = "text/plain" if length < 1 << 20 else "application/octet-stream"
+        response.content_length = length
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for piece in content.pieces(length):
+                await response.write(piece)
+                await asyncio.sleep(0)  # others have their turn even if this client reads as fast as we write
+        await response.write_eof()
+        return response
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        began = time.monotonic()
+        length, digest = 0, hashlib.sha256()
+        async for chunk in request.content.iter_any():
+            length += len(chunk)
+            digest.update(chunk)
+        seconds = max(time.monotonic() - began, 1e-6)
+        rate = length / seconds / 1e6
+        text = f"length {length}\nsha256 {digest.hexdigest()}\nseconds {seconds:.3f} ({rate:.1f} MB/s)\n"
+        headers = {"X-Length": str(length), "X-SHA256": digest.hexdigest()}
+        return web.Response(text=text, status=201 if request.method == "PUT" else 200, headers=headers)
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """404, 405 and the like with a line that says what there is."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status == 404:
+            error.text = f"404: {request.path} is not here; there are /, /bytes/N and /upload (PUT or POST)\n"
+        elif error.text is not None and not error.text.endswith("\n"):
+            error.text += "\n"
+        raise
+
+
+def _parse_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise web.HTTPBadRequest(text=f"400: {text[:40]!r} is not a number of bytes; try /bytes/1000000\n")
+    count = int(text[:20])
+    if len(text) > 20 or count > N_LIMIT:
+        raise web.HTTPBadRequest(text=f"400: more than {N_LIMIT} bytes are not served\n")
+    return count
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+Rows = list[tuple[str, str]]
+Facts = dict[str, Rows]
+
+
+def _wanted(accept: str) -> str:
+    """The best of our three kinds for an Accept header (RFC 9110, section 12.5.1); text wins a tie."""
+    best, best_quality = "text/plain", 0.0
+    for kind in ("text/plain", "text/html", "application/json"):
+        quality = max((q for pattern, q in _accepted(accept) if pattern == kind), default=0.0)
+        if quality > best_quality:
+            best, best_quality = kind, quality
+    return best
+
+
+def _accepted(accept: str) -> Iterable[tuple[str, float]]:
+    for item in accept.split(","):
+        pattern, *parameters = (part.strip() for part in item.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.lower().startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        yield pattern.lower(), quality
+
+
+def connection_facts(request: web.Request) -> Facts:
+    """What the server knows about the connection that carries ``request``, in sections of (name, value)."""
+    transport = request.transport
+    if transport is None:
+        return {}
+    info = tcpinfo.tcp_info(transport)
+    peer = transport.get_extra_info("peername") or _PEER
+    local = transport.get_extra_info("sockname") or _PEER
+    facts: Facts = {"connection": [("client", f"{peer[0]}:{peer[1]}"), ("server", f"{local[0]}:{local[1]}")]}
+    if info:
+        facts["connection"] += _summary(info)
+        facts["tcp_info"] = [(name, str(value)) for name, value in info.items()]
+    facts["request"] = [(name, value[:200]) for name, value in request.headers.items()]
+    return facts
+
+
+def _summary(info: dict[str, int]) -> Rows:
+    snd, rcv = info.get("tcpi_snd_wscale", 0), info.get("tcpi_rcv_wscale", 0)
+    return [
+        ("state", tcpinfo.state_name(info)),
+        ("options", " ".join(tcpinfo.option_names(info)) or "none"),
+        ("window scale", f"{snd} (theirs), {rcv} (ours)"),
+        ("MSS", f"{info.get('tcpi_snd_mss', 0)} sending, {info.get('tcpi_advmss', 0)} advertised"),
+        ("path MTU", str(info.get("tcpi_pmtu", 0))),
+        (
+            "RTT",
+            f"{info.get('tcpi_rtt', 0) / 1000:.3f} ms, variation {info.get('tcpi_rttvar', 0) / 1000:.3f} ms",
+        ),
+        ("RTO", f"{info.get('tcpi_rto', 0) / 1000:.0f} ms"),
+        ("congestion window", f"{info.get('tcpi_snd_cwnd', 0)} segments"),
+        ("retransmissions", str(info.get("tcpi_total_retrans", 0))),
+    ]
+
+
+def _as_text(facts: Facts) -> str:
+    lines = ["vnic: your connection, as the server's TCP sees it", ""]
+    for section, rows in facts.items():
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [section, *(f"  {name:<{width}}  {value}" for name, value in rows), ""]
+    return "\n".join(lines)
+
+
+_STYLE = "body{font:15px sans-serif;margin:2em}td{padding:.1em 1.5em .1em 0;font-family:monospace}"
+
+
+def _as_html(facts: Facts) -> str:
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>vnic</title><style>{_STYLE}</style><h1>vnic</h1>",
+        "<p>Your connection, as the server's TCP sees it.</p>",
+    ]
+    for section, rows in facts.items():
+        cells = (f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in rows)
+        parts.append(f"<h2>{html.escape(section)}</h2><table>{''.join(cells)}</table>")
+    return "\n".join(parts) + "\n"
