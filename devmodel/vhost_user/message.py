@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Messages of the vhost-user protocol: numbers, layouts, what each request must look like, and framing.
 
-Codec only. `RULES` says of each request that this back end knows how long its payload is, how many descriptors
-come with it, which protocol feature it needs and whether it has a reply of its own; `check()` applies that
-before any handler runs. `MessageReader` cuts the byte stream: it says how many bytes to read next, so that
-nobody reads past one message, whose successor may carry descriptors of its own.
+Codec only. `RULES` says of each request that this back end knows how long its payload is, how many
+descriptors come with it, which protocol feature it needs and whether it has a reply of its own; `check()`
+applies that before any handler runs. `MessageReader` cuts the byte stream: it says how many bytes to read
+next, so that nobody reads past one message, whose successor may carry descriptors of its own.
 
 Limits: a payload of 4096 bytes, 32 descriptors in one message, 8 memory regions. The largest message that a
 known frontend sends is a memory table of 264 bytes with 8 descriptors.

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One frontend's vhost-user session as a state machine: messages with descriptors in, actions out.
 
-No I/O happens here. `handle()` gives a list of actions that the caller carries out in order; each descriptor that
-came in comes out in exactly one of them, to be kept or closed. Memory is mapped through the function that the
-caller handed in.
+No I/O happens here. `handle()` gives a list of actions that the caller carries out in order; each
+descriptor that came in comes out in exactly one of them, to be kept or closed. Memory is mapped through
+the function that the caller handed in.
 
-States. A device has features (of virtio and of the protocol), a status byte, a memory map and 2 * pairs rings. A
-ring is stopped, running or broken, and, independently, enabled or not:
+States. A device has features (of virtio and of the protocol), a status byte, a memory map and 2 * pairs
+rings. A ring is stopped, running or broken, and, independently, enabled or not:
 
-    stopped -> running   size, addresses, memory and a kick descriptor (or the word that there is none) are all
-                         known, whatever the order they came in. A ring starts at SET_VRING_KICK and not at the
-                         first kick: a kick given to a back end that died is lost with it.
+    stopped -> running   size, addresses, memory and a kick descriptor (or the word that there is none) are
+    all
+                         known, whatever the order they came in. A ring starts at SET_VRING_KICK and not at
+                         the first kick: a kick given to a back end that died is lost with it.
     running -> stopped   GET_VRING_BASE, RESET_DEVICE, the end of the session
-    running -> broken    the guest broke a rule (`quarantine()`), or a new memory map has no place for the ring
-    broken  -> stopped   as for running; new addresses also end it
+    running -> broken    the guest broke a rule (`quarantine()`), or a new memory map has no place for the
+    ring broken  -> stopped   as for running; new addresses also end it
 
     enabled              SET_VRING_ENABLE, or SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES. It may come
                          before SET_FEATURES and outlives a stop: QEMU sends it early and then never again.
 
 Answers. A request with a reply of its own gets it. Any other gets a number (0 good, 1 failed) if it asks and
 REPLY_ACK was negotiated, else nothing. A request that breaks a rule changes nothing and its descriptors are
-closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the state.
+closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the
+state.
 
 Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A ring starts
 at its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py).
@@ -78,7 +80,8 @@ class CloseFd:
 
 @dataclass(frozen=True, slots=True)
 class KickFd:
-    """Watch this descriptor for kicks of the ring; None: it has none any more. The old one is to be closed."""
+    """Watch this descriptor for kicks of the ring; None: it has none any more. The old one is to be
+    closed."""
 
     index: int
     fd: int | None
@@ -173,7 +176,8 @@ class Vring:
 
 
 class Session:
-    """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1 sends)."""
+    """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1
+    sends)."""
 
     def __init__(
         self,
@@ -233,7 +237,8 @@ class Session:
 
     def handle(self, message: Message) -> list[Action]:
         """Carry out one request. Never raises for what the frontend sent."""
-        self._actions = actions = []
+        actions: list[Action] = []
+        self._actions = actions
         self._pending_fds = list(message.fds)
         own_reply = False
         try:
@@ -246,7 +251,7 @@ class Session:
                 actions.append(Reply(vu.encode_reply(message.request, payload)))
             elif message.need_reply and self._reply_ack:
                 actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(0))))
-        actions += [CloseFd(fd) for fd in self._pending_fds]
+        actions.extend(CloseFd(fd) for fd in self._pending_fds)
         self._pending_fds = []
         return actions
 

@@ -148,9 +148,14 @@ class SplitRing:
         """How many entries the driver has made available that were not taken. May raise BrokenRing."""
         return self._refresh()
 
-    def peek_idx(self) -> int:
-        """`avail.idx` as it stands, unchecked."""
+    @property
+    def avail_idx(self) -> int:
+        """`avail.idx` as it stands in memory, unchecked."""
         return self._avail[1]
+
+    def unseen(self) -> bool:
+        """Whether `avail.idx` has moved since it was last looked at."""
+        return self._avail[1] != self._avail_idx
 
     def pop(self) -> Chain | None:
         """The next available chain, or None. May raise BrokenRing."""

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Listening sockets for the transports: what lies in the way is told apart, and only a stale socket is
+removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+
+from devmodel.errors import AddressInUse, SocketPathBlocked, SocketPathInUse, SocketPathTooLong
+
+MAX_UNIX_PATH = 107  # sockaddr_un.sun_path has 108 bytes, one of them the final NUL (unix(7))
+_BACKLOG = 8
+
+
+class Listener:
+    """A non-blocking listening socket; `close()` removes the path if it is still this socket's."""
+
+    def __init__(self, sock: socket.socket, path: str = "") -> None:
+        self.sock = sock
+        self.path = path
+        self._inode = _inode(path) if path else None
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        self.sock.close()
+        if self.path and _inode(self.path) == self._inode:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+        self.path = ""
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _owner_of(path: str) -> str | None:
+    """Who accepts connections at a unix socket; None if nobody does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return "its queue of connections is full"
+        except ConnectionRefusedError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return f"process {struct.unpack('3i', credentials)[0]} listens there"
+
+
+def _clear_the_way(path: str) -> None:
+    """Remove a socket that nobody listens on; say what else lies at `path`."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SocketPathBlocked(f"cannot look at {path}", str(error), "choose another path") from error
+    if not stat.S_ISSOCK(mode):
+        remedy = "choose another path, or remove it if you know what it is"
+        raise SocketPathBlocked(f"{path} exists and is no socket", f"mode {mode:#o}", remedy)
+    try:
+        owner = _owner_of(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SocketPathBlocked(
+            f"{path} belongs to somebody else", str(error), "choose another path"
+        ) from error
+    if owner:
+        raise SocketPathInUse(f"{path} is in use", owner, "end that process, or choose another path")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def listen_unix(path: str) -> Listener:
+    """Listen at `path`. SocketPathTooLong, SocketPathInUse or SocketPathBlocked."""
+    size = len(os.fsencode(path))
+    if size > MAX_UNIX_PATH:
+        evidence = f"{size} bytes, {MAX_UNIX_PATH} are possible: {path}"
+        raise SocketPathTooLong(
+            "the socket's path is too long", evidence, "choose a shorter path, as in /tmp"
+        )
+    _clear_the_way(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        remedy = "create its directory, or choose a path in one that you may write to"
+        raise SocketPathBlocked(f"cannot listen at {path}", str(error), remedy) from error
+    sock.setblocking(False)
+    return Listener(sock, path)
+
+
+def listen_inet(host: str, port: int) -> Listener:
+    """Listen at a TCP address; port 0 takes a free one. AddressInUse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        remedy = f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+        raise AddressInUse(f"cannot listen at {host} port {port}", str(error), remedy) from error
+    sock.setblocking(False)
+    return Listener(sock)

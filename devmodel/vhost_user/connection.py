@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One connected frontend: its socket and descriptors, and a Session that says what to do with them.
+
+Reads exactly what the MessageReader wants, so that no descriptor of a following message is taken early; a
+frontend that sends a byte a second costs a wake-up a second and blocks nobody. Replies are a few bytes: a
+frontend that lets its socket fill up with unread replies is disconnected.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from devmodel.errors import BrokenRing, FrontendError
+from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.eventfd import CallFd, KickFd, ReaderLoop
+from devmodel.vhost_user.message import MAX_FDS, MessageReader
+from devmodel.vhost_user.session import Action, Session
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_MESSAGES_PER_TURN = 64
+
+
+class Device(Protocol):
+    """What a connection tells its device."""
+
+    def ring_started(self, index: int) -> None: ...
+
+    def ring_stopped(self, index: int) -> None: ...
+
+    def ring_broken(self, index: int, error: BrokenRing) -> None: ...
+
+    def state_changed(self) -> None: ...
+
+    def kicked(self, index: int) -> bool:
+        """Look at the ring; whether there was anything to do."""
+
+    def rarp(self, mac: bytes) -> None: ...
+
+    def disconnected(self, error: FrontendError | None) -> None:
+        """The session is over; None if the frontend closed it between two messages."""
+
+
+def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
+    """Up to `size` bytes with their descriptors (close-on-exec), and whether the kernel dropped some."""
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, body in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+    return data, fds.tolist(), bool(flags & socket.MSG_CTRUNC)
+
+
+class Connection:
+    """Owns everything that came over one socket, and gives it all back in `close()`."""
+
+    def __init__(self, loop: ReaderLoop, sock: socket.socket, session: Session, device: Device) -> None:
+        self.session = session
+        self._loop = loop
+        self._sock = sock
+        self._device = device
+        self._reader = MessageReader()
+        rings = len(session.vrings)
+        self._kicks: list[KickFd | None] = [None] * rings
+        self._calls: list[CallFd | None] = [None] * rings
+        self._errs: list[CallFd | None] = [None] * rings
+        self._missed = [False] * rings
+        self._open = True
+        self._actions: dict[type, Callable[..., None]] = {
+            vs.Reply: self._on_reply,
+            vs.CloseFd: lambda action: os.close(action.fd),
+            vs.KickFd: self._on_kick_fd,
+            vs.CallFd: self._on_call_fd,
+            vs.ErrFd: self._on_err_fd,
+            vs.RingStarted: lambda action: device.ring_started(action.index),
+            vs.RingStopped: lambda action: device.ring_stopped(action.index),
+            vs.RingBroken: self._on_broken,
+            vs.StateChanged: lambda action: device.state_changed(),
+            vs.Rarp: lambda action: device.rarp(action.mac),
+            vs.Disconnect: lambda action: self._end(action.error),
+        }
+        sock.setblocking(False)
+        loop.add_reader(sock.fileno(), self._readable)
+
+    # -- the socket -------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            if not self._open or not self._read_once():
+                return
+
+    def _read_once(self) -> bool:
+        """Read what one message still lacks; False when nothing is there or the session ended."""
+        try:
+            data, fds, truncated = receive(self._sock, self._reader.wants)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, fds, truncated = b"", [], False
+        if not data:
+            idle = self._reader.idle
+            error = None if idle else FrontendError("the frontend closed the socket inside a message")
+            self._end(error)
+            return False
+        try:
+            message = self._reader.feed(data, fds, truncated)
+        except FrontendError as error:
+            self._end(error)
+            return False
+        if message is not None:
+            self.perform(self.session.handle(message))
+        return True
+
+    def hung_up(self) -> bool:
+        """Whether the frontend has closed its end; if so the session is ended here and now."""
+        try:
+            if self._sock.recv(1, socket.MSG_PEEK):
+                return False
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        self._end(None)
+        return True
+
+    # -- actions ----------------------------------------------------------------------------------------
+
+    def perform(self, actions: list[Action]) -> None:
+        """Carry out a session's actions in order. The descriptors in them are taken over even at the end."""
+        for action in actions:
+            if self._open or isinstance(action, vs.CloseFd):
+                self._actions[type(action)](action)
+
+    def _on_reply(self, action: vs.Reply) -> None:
+        try:
+            sent = self._sock.send(action.data, socket.MSG_NOSIGNAL)
+        except OSError:
+            sent = 0
+        if sent != len(action.data):
+            self._end(FrontendError("the frontend does not read its replies"))
+
+    def _on_kick_fd(self, action: vs.KickFd) -> None:
+        index = action.index
+        old = self._kicks[index]
+        if old is not None:
+            old.close()
+        self._kicks[index] = None
+        if action.fd is not None:
+            self._kicks[index] = KickFd(self._loop, action.fd, lambda: self._device.kicked(index))
+
+    def _on_call_fd(self, action: vs.CallFd) -> None:
+        old = self._calls[action.index]
+        if old is not None:
+            old.close()
+        self._calls[action.index] = None if action.fd is None else CallFd(action.fd)
+        if action.fd is not None and self._missed[action.index]:
+            self.signal(action.index)
+        self._missed[action.index] = False
+
+    def _on_err_fd(self, action: vs.ErrFd) -> None:
+        old = self._errs[action.index]
+        if old is not None:
+            old.close()
+        self._errs[action.index] = None if action.fd is None else CallFd(action.fd)
+
+    def _on_broken(self, action: vs.RingBroken) -> None:
+        err = self._errs[action.index]
+        if err is not None:
+            err.signal()
+        self._device.ring_broken(action.index, action.error)
+
+    # -- for the device ---------------------------------------------------------------------------------
+
+    def signal(self, index: int) -> bool:
+        """Tell the ring's driver. Without a descriptor yet, it is told as soon as there is one."""
+        call = self._calls[index]
+        if call is None:
+            self._missed[index] = True
+            return False
+        return call.signal()
+
+    def kick_pending(self, index: int) -> bool:
+        """A kick is on its way through the event loop."""
+        kick = self._kicks[index]
+        return kick is not None and kick.pending
+
+    def _end(self, error: FrontendError | None) -> None:
+        if self._open:
+            self.close()
+            self._device.disconnected(error)
+
+    def close(self) -> None:
+        """Stop all rings, unmap all memory, close all descriptors and the socket."""
+        if not self._open:
+            return
+        self.perform(self.session.close())
+        self._open = False
+        self._loop.remove_reader(self._sock.fileno())
+        self._sock.close()
+        for fd in self._reader.take_fds():
+            os.close(fd)
+        for owner in (*self._kicks, *self._calls, *self._errs):
+            if owner is not None:
+                owner.close()

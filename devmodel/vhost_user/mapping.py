@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Maps guest memory out of the descriptors that a frontend passed; the I/O half of
+devmodel/virtio/memory.py."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from devmodel.errors import MappingError
+
+
+class MmapMapping:
+    """`view` over a shared, writable mapping. Python's mmap keeps a duplicate of the descriptor."""
+
+    def __init__(self, area: mmap.mmap, delta: int, size: int) -> None:
+        self._area = area
+        whole = memoryview(area)
+        self.view = whole[delta : delta + size]
+        whole.release()
+
+    def close(self) -> None:
+        """Unmap now, or when the last slice of it dies: a slice that is in use is no error."""
+        self.view.release()
+        try:
+            self._area.close()
+        except BufferError:
+            return
+
+
+def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
+    """Map `size` bytes at `offset`, which need not be page-aligned and may exceed `size`.
+
+    MappingError if the descriptor is no regular file (memfd, shm, hugetlbfs and tmpfs files are), is
+    shorter than offset + size, or may not be written.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise MappingError("a memory region's descriptor is not a file", f"mode {info.st_mode:#o}")
+    if info.st_size < offset + size:
+        evidence = f"it has {info.st_size} bytes, offset {offset} + size {size} are needed"
+        raise MappingError("a memory region's file is too short", evidence)
+    delta = offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        area = mmap.mmap(
+            fd, size + delta, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset - delta
+        )
+    except (OSError, ValueError, OverflowError) as error:
+        raise MappingError("a memory region cannot be mapped", str(error)) from error
+    return MmapMapping(area, delta, size)

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A vhost-user back end that is a Port: listens at a unix socket, serves one frontend at a time.
+
+What it decides:
+
+* Who is served. The first to connect; a second one while the first is there is hung up on
+  (`clients_refused`). After a hang-up it goes on listening, so a QEMU with `reconnect=` comes back, to
+  this process or its successor.
+* When rings are looked at. A kick drains the transmit ring: up to 256 chains are taken, published by one
+  store and handed on, then `batch_done()`, then what the handler sent is published and signalled. That
+  repeats while the ring is not empty, for at most 1024 chains in one turn of the event loop; the rest is
+  left to the next turn, so that neither other devices nor timers starve. While a drain goes on the guest
+  is asked not to kick.
+* Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
+  on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
+  wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
+* What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
+  they are dropped (`tx_drop_backlog`).
+
+Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_bytes, tx_frames, tx_bytes;
+reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
+tx_drop_{too_big,backlog,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
+signals, broken_rings, resynchronised_rings, connects, clients_refused, frontend_errors, tx_queued (now).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+
+from devmodel.errors import BrokenRing, FrontendError
+from devmodel.listener import Listener, listen_unix
+from devmodel.netdev.offload import finish
+from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr
+from devmodel.vhost_user.connection import Connection
+from devmodel.vhost_user.mapping import map_fd
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Session
+from devmodel.virtio.features import DEVICE_FEATURES
+from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet
+from devmodel.virtio.ring_split import SplitRing
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+CHAINS_PER_TURN = 1024
+BACKLOG_FRAMES = 256
+RECHECK_S = 0.005
+RECHECK_IDLE_S = 0.080
+
+_COUNTERS = (
+    "rx_drop_disabled",
+    "tx_drop_backlog",
+    "tx_drop_link_down",
+    "tx_drop_malformed",
+    "tx_drop_broken",
+    "kicks",
+    "lost_kicks",
+    "batches",
+    "signals",
+    "broken_rings",
+    "resynchronised_rings",
+    "connects",
+    "clients_refused",
+    "frontend_errors",
+)
+_TX_DROPS = ("tx_drop_too_big", "tx_drop_backlog", "tx_drop_link_down", "tx_drop_malformed", "tx_drop_broken")
+
+
+class VhostUserServer:
+    """See the module. Made by `await VhostUserServer.listen(path)`; belongs to the loop that ran it."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        features: int,
+        protocol_features: int,
+        queue_pairs: int,
+    ) -> None:
+        self.name = name
+        self.net = VirtioNet()
+        self._listener: Listener | None = listener
+        self._loop = loop
+        self._features = features
+        self._protocol_features = protocol_features
+        self._queue_pairs = queue_pairs
+        self._handler: PortHandler | None = None
+        self._connection: Connection | None = None
+        self._rx: SplitRing | None = None  # the guest's receive ring, while the link is up
+        self._link: tuple[bool, Offloads] = (False, Offloads())
+        self._backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
+        self._count = dict.fromkeys(_COUNTERS, 0)
+        self._kicked_at = [-1] * (2 * queue_pairs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._interval = RECHECK_S
+        loop.add_reader(listener.fileno(), self._accept)
+
+    @classmethod
+    async def listen(
+        cls,
+        path: str,
+        *,
+        name: str = "vhost-user",
+        features: int = DEVICE_FEATURES,
+        protocol_features: int = PROTOCOL_FEATURES,
+        queue_pairs: int = 1,
+    ) -> VhostUserServer:
+        """Listen at `path` now. TransportError says why not. `features` narrows what is offered."""
+        loop = asyncio.get_running_loop()
+        return cls(listen_unix(path), loop, name, features, protocol_features, queue_pairs)
+
+    # -- Port -------------------------------------------------------------------------------------------
+
+    @property
+    def link_up(self) -> bool:
+        return self._link[0]
+
+    @property
+    def offloads(self) -> Offloads:
+        return self._link[1]
+
+    @property
+    def mtu(self) -> int:
+        """The guest's MTU as its frontend announced it (VHOST_USER_NET_SET_MTU), else 1500."""
+        return self.net.mtu
+
+    @property
+    def connected(self) -> bool:
+        """A frontend is connected, whether or not its guest runs."""
+        return self._connection is not None
+
+    def attach(self, handler: PortHandler) -> None:
+        self._handler = handler
+        if self.link_up:
+            handler.link_changed(*self._link)
+
+    def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        if hdr is None or self.net.accepts(hdr):
+            return self._send(hdr, parts)
+        train = finish(hdr, parts)
+        if not train:
+            self._count["tx_drop_malformed"] += 1
+            return False
+        sent = True
+        for frame in train:
+            sent &= self._send(None, frame)
+        return sent
+
+    def _send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        ring = self._rx
+        if ring is None:
+            self._count["tx_drop_link_down"] += 1
+            return False
+        if self._backlog:
+            return self._queue(hdr, parts)
+        try:
+            verdict = self.net.transmit(ring, hdr, parts)
+        except BrokenRing as error:
+            self._quarantine(ring.index, error)
+            self._count["tx_drop_broken"] += 1
+            return False
+        if verdict == NO_BUFFERS:
+            return self._queue(hdr, parts)
+        return verdict == SENT
+
+    def _queue(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        if len(self._backlog) >= BACKLOG_FRAMES:
+            self._count["tx_drop_backlog"] += 1
+            return False
+        kept = None if hdr is None else VnetHdr(*hdr.astuple())
+        self._backlog.append((kept, [b"".join(parts)]))
+        if len(self._backlog) == 1:
+            self._wait_for_buffers()
+        return True
+
+    def _wait_for_buffers(self) -> None:
+        if self._rx is not None and self._rx.arm_kicks():
+            self._loop.call_soon(self._send_backlog)
+        self._keep_watch()
+
+    def _send_backlog(self) -> None:
+        """Send what waited, as far as there are buffers now."""
+        backlog, ring = self._backlog, self._rx
+        try:
+            while backlog and ring is not None:
+                if self.net.transmit(ring, *backlog[0]) == NO_BUFFERS:
+                    self._wait_for_buffers()
+                    break
+                backlog.popleft()
+        except BrokenRing as error:
+            self._quarantine(0, error)
+            return
+        if ring is not None and not backlog:
+            ring.suppress_kicks()
+        self.flush()
+
+    def flush(self) -> None:
+        ring = self._rx
+        if ring is not None and ring.publish() and ring.needs_signal():
+            self._signal(ring.index)
+
+    def stats(self) -> dict[str, int]:
+        stats = {**self.net.counters.asdict(), **self._count, "tx_queued": len(self._backlog)}
+        stats["tx_dropped"] = sum(stats[name] for name in _TX_DROPS)
+        return stats
+
+    def close(self) -> None:
+        if self._listener is None:
+            return
+        self._loop.remove_reader(self._listener.fileno())
+        if self._connection is not None:
+            self._connection.close()
+            self.disconnected(None)
+        self._listener.close()
+        self._listener = None
+
+    # -- frontends --------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        if self._listener is None:
+            return
+        try:
+            sock, _ = self._listener.sock.accept()
+        except OSError:
+            return
+        if self._connection is not None and not self._connection.hung_up():
+            self._count["clients_refused"] += 1
+            sock.close()
+            log.warning("%s: a second frontend was refused, one is connected", self.name)
+            return
+        self._count["connects"] += 1
+        session = Session(
+            map_fd,
+            queue_pairs=self._queue_pairs,
+            features=self._features,
+            protocol_features=self._protocol_features,
+            net=self.net,
+        )
+        self._connection = Connection(self._loop, sock, session, self)
+        log.info("%s: frontend connected", self.name)
+
+    def disconnected(self, error: FrontendError | None) -> None:
+        self._connection = None
+        self.state_changed()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if error is None:
+            log.info("%s: frontend disconnected", self.name)
+        else:
+            self._count["frontend_errors"] += 1
+            log.warning("%s: frontend disconnected: %s", self.name, error)
+
+    # -- rings ------------------------------------------------------------------------------------------
+
+    def _ring(self, index: int) -> SplitRing | None:
+        return None if self._connection is None else self._connection.session.vrings[index].ring
+
+    def _running(self, index: int) -> SplitRing | None:
+        return None if self._connection is None else self._connection.session.running(index)
+
+    def state_changed(self) -> None:
+        """The link is up while the first pair's rings both run and are enabled."""
+        up = self._running(0) is not None and self._running(1) is not None
+        self._rx = self._running(0) if up else None
+        link = (up, self.net.offloads if up else Offloads())
+        if not up:
+            self._backlog.clear()
+        if link != self._link:
+            self._link = link
+            if self._handler is not None:
+                self._handler.link_changed(*link)
+
+    def ring_started(self, index: int) -> None:
+        """A ring is scanned once when it starts: the kick for what is in it may be lost."""
+        ring = self._ring(index)
+        if ring is None:
+            return
+        if ring.resynchronised:
+            self._count["resynchronised_rings"] += 1
+            log.info("%s: queue %d taken up at used.idx %d", self.name, index, ring.last_avail)
+        if index & 1:
+            self._loop.call_soon(self._drain, index)
+        else:
+            ring.suppress_kicks()
+        self._keep_watch()
+
+    def ring_stopped(self, index: int) -> None:
+        if self._rx is not None and index == self._rx.index:
+            self._rx = None
+
+    def ring_broken(self, index: int, error: BrokenRing) -> None:
+        self._count["broken_rings"] += 1
+        log.warning("%s: %s", self.name, error)
+
+    def _quarantine(self, index: int, error: BrokenRing) -> None:
+        if self._connection is not None:
+            self._connection.perform(self._connection.session.quarantine(index, error))
+
+    def _signal(self, index: int) -> None:
+        if self._connection is not None and self._connection.signal(index):
+            self._count["signals"] += 1
+
+    def kicked(self, index: int) -> bool:
+        """Look at the ring; False if the driver has added nothing since its last kick."""
+        self._count["kicks"] += 1
+        ring = self._ring(index)
+        if ring is None:
+            return False
+        idx = ring.avail_idx
+        news = idx != self._kicked_at[index]
+        self._kicked_at[index] = idx
+        if index & 1:
+            self._drain(index)
+        elif self._backlog:
+            self._send_backlog()
+        return news
+
+    def _drain(self, index: int) -> None:
+        """Empty a transmit ring, or as much of it as one turn may take."""
+        left = CHAINS_PER_TURN
+        while left > 0:
+            ring = self._ring(index)
+            if ring is None:
+                break
+            ring.suppress_kicks()
+            before = ring.last_avail
+            try:
+                frames = self.net.receive(ring, BATCH)
+            except BrokenRing as error:
+                self._quarantine(index, error)
+                break
+            taken = (ring.last_avail - before) & 0xFFFF
+            left -= taken
+            if taken:
+                self._complete(ring, index, frames)
+            elif not ring.arm_kicks():
+                break
+        else:
+            self._loop.call_soon(self._drain, index)
+        if left < CHAINS_PER_TURN:
+            self._keep_watch()
+
+    def _complete(self, ring: SplitRing, index: int, frames: list[Frame]) -> None:
+        """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
+        ring.publish()
+        self._count["batches"] += 1
+        if self._running(index) is None:
+            self._count["rx_drop_disabled"] += len(frames)
+        elif frames:
+            self._deliver(frames)
+        if self._ring(index) is ring and ring.needs_signal():
+            self._signal(index)
+
+    def _deliver(self, frames: list[Frame]) -> None:
+        handler = self._handler
+        if handler is None:
+            return
+        try:
+            for hdr, frame in frames:
+                handler.frame_received(hdr, frame)
+            handler.batch_done()
+        except Exception as error:  # a fault of whoever is behind the port: the device goes on
+            self._loop.call_exception_handler({"message": f"{self.name}: handler failed", "exception": error})
+        self.flush()
+
+    def rarp(self, mac: bytes) -> None:
+        """Announce the guest's MAC to whoever is behind: a reverse ARP request from it (RFC 903)."""
+        body = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
+        frame = b"\xff" * 6 + mac + b"\x80\x35" + body
+        self._deliver([(None, frame.ljust(60, b"\0"))])
+
+    # -- lost kicks -------------------------------------------------------------------------------------
+
+    def _keep_watch(self) -> None:
+        """Something happened: look again in 5 ms."""
+        if self._timer is None or self._interval > RECHECK_S:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._interval = RECHECK_S
+            self._timer = self._loop.call_later(RECHECK_S, self._recheck)
+
+    def _recheck(self) -> None:
+        connection = self._connection
+        self._timer = None
+        if connection is None:
+            return
+        found = False
+        for vring in connection.session.vrings:
+            ring = vring.ring
+            if ring is not None and self._neglected(connection, ring):
+                found = True
+                self._count["lost_kicks"] += 1
+                if vring.index & 1:
+                    self._drain(vring.index)
+                else:
+                    self._send_backlog()
+        if self._timer is None and self._connection is not None:
+            self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
+            self._timer = self._loop.call_later(self._interval, self._recheck)
+
+    def _neglected(self, connection: Connection, ring: SplitRing) -> bool:
+        """Entries wait that we asked to be told of, and no kick is under way."""
+        if not ring.index & 1 and not self._backlog:
+            return False
+        return ring.unseen() and not connection.kick_pending(ring.index)
