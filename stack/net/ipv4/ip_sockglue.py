@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Options of level SOL_IP: net/ipv4/ip_sockglue.c.
 
-Values are ints, or ``bytes`` of one or four bytes in the machine's order, as the kernel takes them; IP_OPTIONS takes the
-raw options.  What only multicast or ancillary data needs is stored and reported, and what is not known is
+Values are ints, or ``bytes`` of one or four bytes in the machine's order, as the kernel takes them; IP_OPTIONS
+takes the raw options.  What only multicast or ancillary data needs is stored and reported, and what is not known is
 -ENOPROTOOPT.
 """
 

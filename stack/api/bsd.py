@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Socket calls on a Stack, with the names and habits of Python's ``socket`` module.
+
+    sock = Socket(stack)
+    sock.bind(("10.0.2.2", 7))
+    sock.listen()
+    sock.on_event = lambda sock, mask: ...        # called when there may be something to do
+
+Every socket is non-blocking: a call that would wait raises BlockingIOError, and ``on_event`` is called from inside
+the stack as soon as trying again makes sense (it should only take a note; ``stack.api.aio`` does that for asyncio).
+Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There is no I/O here and no
+clock but the Stack's: the same calls run in virtual time.
+
+Left out: blocking calls and time-outs, connect() (EOPNOTSUPP: this stack opens passively), names (addresses are
+dotted numbers), ancillary data.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from functools import lru_cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from stack.include.ip import in_aton, in_ntoa
+from stack.include.net import SHUT_RD, SHUT_RDWR, SHUT_WR
+from stack.include.sock import AF_INET, SOCK_DGRAM, SOCK_STREAM
+from stack.net import socket as net_socket
+
+if TYPE_CHECKING:
+    from stack.include.net import socket
+    from stack.include.sk_buff import Buffer
+    from stack.include.sock import sock
+    from stack.stack import Stack
+
+__all__ = ["AF_INET", "SHUT_RD", "SHUT_RDWR", "SHUT_WR", "SOCK_DGRAM", "SOCK_STREAM", "Address", "Socket"]
+
+Address = tuple[str, int]
+EventCallback = Callable[["Socket", int], None]
+
+# What each errno means here, and what to do about it; OSError shows it as strerror.
+_REASONS = {
+    errno.EBADF: "the socket is closed",
+    errno.EAGAIN: "nothing to do now; wait for on_event and try again",
+    errno.EADDRINUSE: "the address is in use by another socket; close that one, take another port, or set "
+    "SO_REUSEADDR or SO_REUSEPORT on both",
+    errno.EADDRNOTAVAIL: "no device of this stack has that address; give it one with Stack.dev_addr_add, or bind to "
+    "0.0.0.0",
+    errno.EINVAL: "invalid argument, or not possible in the socket's state",
+    errno.EOPNOTSUPP: "not supported on this kind of socket",
+    errno.ENOTCONN: "the socket is not connected",
+    errno.ECONNRESET: "the peer reset the connection",
+    errno.EPIPE: "the sending side is closed",
+    errno.ETIMEDOUT: "the peer stopped answering",
+    errno.EMSGSIZE: "the datagram is longer than 65507 bytes, or than the path takes without fragments",
+    errno.EACCES: "permission denied; a broadcast needs SO_BROADCAST",
+    errno.ENETUNREACH: "no route to that network",
+    errno.EHOSTUNREACH: "no route to that host",
+    errno.ECONNREFUSED: "nobody listens there",
+    errno.EDESTADDRREQ: "a datagram needs an address",
+    errno.ENOPROTOOPT: "no such option at this level",
+    errno.EAFNOSUPPORT: "no such address family in this stack",
+    errno.EPROTONOSUPPORT: "that protocol does not go with that type of socket",
+    errno.ESOCKTNOSUPPORT: "no such type of socket in this family",
+    errno.EMFILE: "this stack's table of descriptors is full",
+    errno.ENOBUFS: "no buffer space",
+    errno.ENOMEM: "no buffer space",
+    errno.ENODEV: "no such device",
+    errno.EDOM: "the value is out of range",
+}
+
+
+def oserror(err: int, what: str) -> OSError:
+    """The OSError (or its subclass) of a positive or negative errno; ``what`` names the call that failed."""
+    err = abs(err)
+    reason = _REASONS.get(err) or errno.errorcode.get(err, "unknown error")
+    return OSError(err, f"{what}: {reason}")
+
+
+def _raise(err: int, what: str) -> NoReturn:
+    raise oserror(err, what)
+
+
+ntoa = lru_cache(maxsize=4096)(in_ntoa)
+
+
+@lru_cache(maxsize=4096)
+def aton(host: str) -> int:
+    """A dotted address, "" for any, "<broadcast>" for 255.255.255.255; ValueError for anything else."""
+    if not host:
+        return 0
+    return 0xFFFFFFFF if host == "<broadcast>" else in_aton(host)
+
+
+def _sockaddr(address: Address) -> tuple[int, int]:
+    host, port = address[0], address[1]
+    if not 0 <= port <= 0xFFFF:
+        raise OverflowError(f"port {port} is not in 0..65535")
+    return aton(host), port
+
+
+class Socket:
+    """One socket of a Stack; see the module's text.  ``fd`` wraps an open descriptor of that Stack."""
+
+    __slots__ = ("__weakref__", "_fd", "_net", "_on_event", "_sock")
+
+    def __init__(
+        self, stack: Stack, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, *, fd: int | None = None
+    ) -> None:
+        if fd is None:
+            fd = net_socket.sys_socket(stack, family, type, proto)
+            if fd < 0:
+                _raise(fd, f"socket({family}, {type}, {proto})")
+        sock = net_socket.sockfd_lookup_light(stack, fd)
+        if sock is None:
+            _raise(errno.EBADF, f"socket of descriptor {fd}")
+        self._net = stack
+        self._fd = fd
+        self._sock: socket = sock
+        self._on_event: EventCallback | None = None
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def family(self) -> int:
+        return self._sock.ops.family
+
+    @property
+    def type(self) -> int:
+        return self._sock.type
+
+    @property
+    def proto(self) -> int:
+        return self.sk.sk_protocol
+
+    @property
+    def sock(self) -> socket:
+        """The kernel's ``struct socket``."""
+        return self._sock
+
+    @property
+    def sk(self) -> sock:
+        """The kernel's ``struct sock``: all that the protocol knows about this socket.  It stays readable after
+        close()."""
+        return self._sock.sk
+
+    def fileno(self) -> int:
+        """The descriptor in the Stack's own table, never one of the process; -1 after close()."""
+        return self._fd
+
+    def getblocking(self) -> bool:
+        return False
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def setblocking(self, flag: bool) -> None:
+        """Accepts False; ValueError for True, since nothing here can wait."""
+        if flag:
+            raise ValueError("a Stack's sockets never block: wait with on_event, or use stack.api.aio")
+
+    def __repr__(self) -> str:
+        if self._fd < 0:
+            return "<stack.api.bsd.Socket closed>"
+        text = f"<stack.api.bsd.Socket fd={self._fd}, type={self.type}, laddr={self.getsockname()}"
+        peer = self._sock.ops.getname(self._sock, 1)
+        return text + (">" if isinstance(peer, int) else f", raddr={(ntoa(peer[0]), peer[1])}>")
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    # -- readiness -------------------------------------------------------------------------------------------------
+
+    @property
+    def on_event(self) -> EventCallback | None:
+        """``callback(socket, mask)``, called from inside the stack with EPOLL bits, or with 0 when the state changed.
+        The callback must not call back into the socket: it takes a note for later."""
+        return self._on_event
+
+    @on_event.setter
+    def on_event(self, callback: EventCallback | None) -> None:
+        waiters = self.sk.sk_wq
+        if self._on_event is not None and self._wake in waiters:
+            waiters.remove(self._wake)
+        self._on_event = callback
+        if callback is not None:
+            waiters.append(self._wake)
+
+    def _wake(self, sk: sock, mask: int) -> None:
+        if self._on_event is not None:
+            self._on_event(self, mask)
+
+    def poll(self) -> int:
+        """What would not block now, as EPOLL bits (stack.include.sock has their names)."""
+        self._check("poll")
+        return net_socket.sock_poll(self._sock)
+
+    def _check(self, what: str) -> None:
+        if self._fd < 0:
+            _raise(errno.EBADF, what)
+
+    # -- opening and closing ---------------------------------------------------------------------------------------
+
+    def bind(self, address: Address) -> None:
+        """Take a local (host, port); host "" or "0.0.0.0" is every address, port 0 any free one."""
+        err = net_socket.sys_bind(self._net, self._fd, _sockaddr(address))
+        if err < 0:
+            _raise(err, f"bind to {address[0] or '0.0.0.0'}:{address[1]}")
+
+    def listen(self, backlog: int = 128) -> None:
+        """Accept connections; ``backlog`` + 1 of them may wait to be accepted."""
+        err = net_socket.sys_listen(self._net, self._fd, max(backlog, 0))
+        if err < 0:
+            _raise(err, f"listen({backlog})")
+
+    def accept(self) -> tuple[Socket, Address]:
+        """The oldest waiting connection and its peer's address."""
+        fd = net_socket.sys_accept4(self._net, self._fd)
+        if fd < 0:
+            _raise(fd, "accept")
+        conn = Socket(self._net, fd=fd)
+        sk = conn.sk
+        return conn, (ntoa(sk.sk_daddr), sk.sk_dport)
+
+    def connect(self, address: Address) -> None:
+        err = net_socket.sys_connect(self._net, self._fd, _sockaddr(address))
+        if err < 0:
+            _raise(err, f"connect to {address[0]}:{address[1]} (this stack opens passively)")
+
+    def shutdown(self, how: int) -> None:
+        """SHUT_RD, SHUT_WR (sends FIN after what is queued) or SHUT_RDWR."""
+        err = net_socket.sys_shutdown(self._net, self._fd, how)
+        if err < 0:
+            _raise(err, "shutdown")
+
+    def close(self) -> None:
+        """Give the socket up; the protocol finishes alone.  Unread data resets the connection.  Idempotent."""
+        if self._fd >= 0:
+            self.on_event = None
+            fd, self._fd = self._fd, -1
+            net_socket.sys_close(self._net, fd)
+
+    def getsockname(self) -> Address:
+        name = net_socket.sys_getsockname(self._net, self._fd)
+        if isinstance(name, int):
+            _raise(name, "getsockname")
+        return ntoa(name[0]), name[1]
+
+    def getpeername(self) -> Address:
+        name = net_socket.sys_getpeername(self._net, self._fd)
+        if isinstance(name, int):
+            _raise(name, "getpeername")
+        return ntoa(name[0]), name[1]
+
+    # -- data ------------------------------------------------------------------------------------------------------
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """How many bytes were taken, at least one; ``bytes`` are referenced until acknowledged, not copied."""
+        sent = net_socket.sys_sendto(self._net, self._fd, data, flags)
+        if sent < 0:
+            _raise(sent, "send")
+        return sent
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """At most ``bufsize`` bytes; empty at the end of the stream."""
+        got = net_socket.sys_recvfrom(self._net, self._fd, bufsize, flags)
+        if isinstance(got, int):
+            _raise(got, "recv")
+        return got if isinstance(got, bytes) else bytes(got[0])
+
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
+        """Read at most ``nbytes`` (0: the buffer's size) into the buffer; how many."""
+        view = memoryview(buffer).cast("B")
+        data = self.recv(nbytes or len(view), flags)
+        view[: len(data)] = data
+        return len(data)
+
+    def sendto(self, data: Buffer, *args: Any) -> int:
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``: one datagram."""
+        flags, address = args if len(args) == 2 else (0, *args)
+        sent = net_socket.sys_sendto(self._net, self._fd, data, flags, _sockaddr(address))
+        if sent < 0:
+            _raise(sent, f"sendto {address[0]}:{address[1]}")
+        return sent
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Address | None]:
+        """One datagram (cut to ``bufsize``) and its sender; of a stream, data and None."""
+        got = net_socket.sys_recvfrom(self._net, self._fd, bufsize, flags)
+        if isinstance(got, int):
+            _raise(got, "recvfrom")
+        if isinstance(got, bytes):
+            return got, None
+        data, (addr, port) = got
+        return bytes(data), (ntoa(addr), port)
+
+    # -- options ---------------------------------------------------------------------------------------------------
+
+    def setsockopt(self, level: int, optname: int, value: int | bytes | bytearray) -> None:
+        """An int, or the bytes of the C struct; the numbers are Linux's, as in the ``socket`` module."""
+        raw = value if isinstance(value, int) else bytes(value)
+        err = net_socket.sys_setsockopt(self._net, self._fd, level, optname, raw)
+        if err < 0:
+            _raise(err, f"setsockopt({level}, {optname})")
+
+    def getsockopt(self, level: int, optname: int, buflen: int = 0) -> Any:
+        """An int, or with ``buflen`` at most that many bytes of the C struct."""
+        err, value = net_socket.sys_getsockopt(self._net, self._fd, level, optname)
+        if err < 0:
+            _raise(err, f"getsockopt({level}, {optname})")
+        if not buflen:
+            return int.from_bytes(value[:4], "little", signed=True) if isinstance(value, bytes) else value
+        raw = value.to_bytes(4, "little", signed=value < 1 << 31) if isinstance(value, int) else value
+        return raw[:buflen]
