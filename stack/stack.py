@@ -43,6 +43,7 @@ from stack.rng import Rng
 
 if TYPE_CHECKING:
     from stack.include.dst import rtable
+    from stack.include.inet_hashtables import inet_hashinfo
     from stack.net.ipv4.route import fib_nh_exception
 
 
@@ -50,19 +51,12 @@ class Stack:
     """struct net.  ``profile`` names a kernel of ``stack.profile``; ``sysctl`` overrides its defaults by the names of
     /proc/sys/net (``tcp_syncookies``, ``core.somaxconn``).  KeyError or TypeError for what is not there."""
 
-    if TYPE_CHECKING:
-        from stack.include.inet_hashtables import inet_hashinfo
-        from stack.net.ipv4.icmp import icmp_global
-        from stack.net.ipv4.inet_fragment import fqdir
-        from stack.net.ipv4.fib_frontend import fib_net
-        from stack.net.ipv4.udp import udp_table
-
-        tcp_hashinfo: inet_hashinfo
-        udp_table: udp_table
-        fib: fib_net
-        ipv4_fqdir: fqdir
-        icmp_global: icmp_global
-        arp_tbl: neigh_table
+    tcp_hashinfo: inet_hashinfo
+    udp_table: udp.udp_table
+    fib: fib_frontend.fib_net
+    ipv4_fqdir: inet_fragment.fqdir
+    icmp_global: icmp.icmp_global
+    arp_tbl: neigh_table
 
     def __init__(
         self,

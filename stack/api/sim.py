@@ -3,9 +3,9 @@
 
 Theory of operation
 -------------------
-A ``Sim`` owns one ``ManualClock``, one seeded generator and a heap of frames in flight.  ``step`` moves the clock to the next
-event - a frame's arrival or a stack's deadline - and does everything due then: frames first, ``rx_done`` for who got
-some, then timers.  Nothing sleeps, so an hour of protocol time takes what its packets take.  Same seed, same frames,
+A ``Sim`` owns one ``ManualClock``, one seeded generator and a heap of frames in flight.  ``step`` moves the clock to the
+next event - a frame's arrival or a stack's deadline - and does everything due then: frames first, ``rx_done`` for
+who got some, then timers.  Nothing sleeps, so an hour of protocol time takes what its packets take.  Same seed, same frames,
 byte for byte.
 
     sim = Sim(seed=1)
@@ -17,12 +17,12 @@ byte for byte.
     conn.expect("SA", seq=0, ack=1)
     conn.send("A")
 
-A ``RawPeer`` is a host without a stack: it answers ARP for its address and nothing else; a ``RawTcp`` on it builds and checks
-segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the segment that came
-instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
+A ``RawPeer`` is a host without a stack: it answers ARP for its address and nothing else; a ``RawTcp`` on it builds and
+checks segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the segment that
+came instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
 
-Impairments are per link and direction (``Link.forward`` is from the first to the second end): ``loss``, ``dup`` and ``reorder`` are
-probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames one after the other,
+Impairments are per link and direction (``Link.forward`` is from the first to the second end): ``loss``, ``dup`` and
+``reorder`` are probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames one after the other,
 ``drop_if`` decides on a frame as the test likes.
 """
 
@@ -50,7 +50,9 @@ from stack.include.netdevice import NETDEV_TX_OK, net_device
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
 from stack.include.sysctl import SysctlValue
 from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
+from stack.net.core.neighbour import neigh_add_permanent
 from stack.net.core.skbuff import skb_linear_bytes
+from stack.net.ipv4.devinet import ifaddrs
 from stack.rng import SeededRng
 from stack.stack import Stack
 
@@ -372,12 +374,23 @@ class Sim:
         """A fresh link end on a stack's device."""
         return StackEnd(self, f"stack{self.stacks.index(net)}.{dev_name}", net, net.devices_by_name[dev_name])
 
-    def add_peer(self, addr: str, net: Stack, *, delay_ns: int = 0, dev_name: str = "eth0", **both: Any) -> RawPeer:
-        """A raw host linked to a stack's device (which has no link yet); each knows the other's Ethernet address.
-        ``both`` are fields of ``Direction``."""
+    def add_peer(
+        self,
+        addr: str,
+        net: Stack,
+        *,
+        delay_ns: int = 0,
+        dev_name: str = "eth0",
+        resolve: bool = False,
+        **both: Any,
+    ) -> RawPeer:
+        """A raw host linked to a stack's device (which has no link yet).  The stack knows the peer's Ethernet address as
+        a permanent neighbour, unless ``resolve`` leaves it to ARP.  ``both`` are fields of ``Direction``."""
         dev = net.devices_by_name[dev_name]
         peer = RawPeer(self, f"peer{len(self.links)}", addr, dev.dev_addr)
         self.link(self.end(net, dev_name), peer, delay_ns=delay_ns, **both)
+        if not resolve:
+            neigh_add_permanent(net.arp_tbl, in_aton(addr), dev, peer.mac)
         return peer
 
     def join(self, a: Stack, b: Stack, *, delay_ns: int = 0, **both: Any) -> Link:
@@ -698,8 +711,6 @@ class RawPeer:
         other = link.a if link.b is self else link.b
         if not isinstance(other, StackEnd):
             raise ValueError("the other end is no stack: give dst=")
-        from stack.net.ipv4.devinet import ifaddrs
-
         return ifaddrs(other.dev)[0].partition("/")[0]
 
 

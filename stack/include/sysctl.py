@@ -195,7 +195,13 @@ def sysctl_set(core: netns_core, ipv4: netns_ipv4, name: str, value: SysctlValue
     if isinstance(old, frozenset) and isinstance(value, tuple):
         setattr(owner, field, frozenset(value))
         return
-    if type(value) is not type(old) or (isinstance(value, tuple) and len(value) != len(old)):
-        if not isinstance(value, tuple) or not isinstance(old, tuple) or not isinstance(old[0], str):
-            raise TypeError(f"sysctl {name} is {old!r} by default: {value!r} is of another kind")
+    if not _same_kind(old, value):
+        raise TypeError(f"sysctl {name} is {old!r} by default: {value!r} is of another kind")
     setattr(owner, field, value)
+
+
+def _same_kind(old: object, value: SysctlValue) -> bool:
+    """An int for an int, a string for a string, as many numbers for a tuple of numbers."""
+    if isinstance(old, tuple) and isinstance(value, tuple):
+        return isinstance(old[0], str) or len(value) == len(old)
+    return type(value) is type(old)

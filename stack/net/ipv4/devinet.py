@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stack.include.dst import RTN_LOCAL
 from stack.include.ip import in_aton, in_ntoa, ipv4_is_loopback
 from stack.include.netdevice import IFF_LOOPBACK
 from stack.net.ipv4 import arp, fib_frontend
@@ -139,7 +140,7 @@ def inet_ifa_match(addr: int, ifa: in_ifaddr) -> bool:
 def __ip_dev_find(net: Stack, addr: int) -> net_device | None:
     """The device that has this local address."""
     hit = net.fib.local.get(addr)
-    return hit.dev if hit is not None and hit.type == fib_frontend.RTN_LOCAL else None
+    return hit.dev if hit is not None and hit.type == RTN_LOCAL else None
 
 
 def ip_dev_find(net: Stack, addr: int) -> net_device | None:

@@ -48,6 +48,8 @@ from stack.include.ip import (
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
 from stack.include.snmp import (
+    ICMP_INC_STATS,
+    ICMP_MIB_INERRORS,
     IP_INC_STATS,
     IPSTATS_MIB_OUTNOROUTES,
     UDP_INC_STATS,
@@ -341,7 +343,7 @@ def udp_err(skb: sk_buff, info: int) -> int:
     icmph: icmphdr = skb.h_th
     sk = __udp4_lib_lookup(net, iph.daddr, dest, iph.saddr, source, skb.skb_iif)
     if sk is None:
-        icmp.ICMP_INC_STATS(net, icmp.ICMP_MIB_INERRORS)
+        ICMP_INC_STATS(net, ICMP_MIB_INERRORS)
         return -errno.ENOENT
     err, hard = _icmp_errno(skb, sk, icmph, info)
     if err and (sk.recverr or (hard and sk.sk_state == TCP_ESTABLISHED)):
