@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which kernel a Stack behaves like: sysctl defaults and version-dependent behaviour.
 
-``linux-6.1`` is Debian 12's kernel (6.1.192, HZ=250, 1 GiB of memory, cubic) and the default; every value of it and every
-switch was measured on that kernel.  ``linux-6.18`` is measured too where both kernels were looked at; what a
+``linux-6.1`` is Debian 12's kernel (6.1.192, HZ=250, 1 GiB of memory, cubic) and the default; every value of it and
+every switch was measured on that kernel.  ``linux-6.18`` is measured too where both kernels were looked at; what a
 switch says is in its comment.  A sysctl that follows the host's memory is the value of a 1 GiB machine.
 """
 

@@ -3,10 +3,10 @@
 
 Theory of operation
 -------------------
-A ``Sim`` owns one ``ManualClock``, one seeded generator and a heap of frames in flight.  ``step`` moves the clock to the
-next event - a frame's arrival or a stack's deadline - and does everything due then: frames first, ``rx_done`` for
-who got some, then timers.  Nothing sleeps, so an hour of protocol time takes what its packets take.  Same seed, same frames,
-byte for byte.
+A ``Sim`` owns one ``ManualClock``, one seeded generator and a heap of
+frames in flight.  ``step`` moves the clock to the next event - a frame's arrival or a stack's deadline - and does
+everything due then: frames first, ``rx_done`` for who got some, then timers.  Nothing sleeps, so an hour of
+protocol time takes what its packets take.  Same seed, same frames, byte for byte.
 
     sim = Sim(seed=1)
     net = sim.add_stack("10.0.2.2/24")
@@ -17,13 +17,13 @@ byte for byte.
     conn.expect("SA", seq=0, ack=1)
     conn.send("A")
 
-A ``RawPeer`` is a host without a stack: it answers ARP for its address and nothing else; a ``RawTcp`` on it builds and
-checks segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the segment that
-came instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
+A ``RawPeer`` is a host without a stack: it answers ARP for its address and nothing else; a ``RawTcp`` on it builds
+and checks segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the segment
+that came instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
 
 Impairments are per link and direction (``Link.forward`` is from the first to the second end): ``loss``, ``dup`` and
-``reorder`` are probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames one after the other,
-``drop_if`` decides on a frame as the test likes.
+``reorder`` are probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames
+one after the other, ``drop_if`` decides on a frame as the test likes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class SimError(AssertionError):
 
 @dataclass(slots=True)
 class Frame:
-    """An Ethernet frame on a link, with the offloads of its virtio_net_hdr (``csum_start`` from the frame's start)."""
+    """An Ethernet frame on a link, with the offloads of its virtio_net_hdr (``csum_start`` from the frame's
+    start)."""
 
     time_ns: int
     src: str
@@ -384,8 +385,9 @@ class Sim:
         resolve: bool = False,
         **both: Any,
     ) -> RawPeer:
-        """A raw host linked to a stack's device (which has no link yet).  The stack knows the peer's Ethernet address as
-        a permanent neighbour, unless ``resolve`` leaves it to ARP.  ``both`` are fields of ``Direction``."""
+        """A raw host linked to a stack's device (which has no link yet).  The stack knows the peer's Ethernet
+        address as a permanent neighbour, unless ``resolve`` leaves it to ARP.  ``both`` are fields of
+        ``Direction``."""
         dev = net.devices_by_name[dev_name]
         peer = RawPeer(self, f"peer{len(self.links)}", addr, dev.dev_addr)
         self.link(self.end(net, dev_name), peer, delay_ns=delay_ns, **both)
@@ -511,8 +513,8 @@ class Sim:
 
 
 class RawPeer:
-    """A host of raw frames: ``inbox`` has the IPv4 packets that came and were not yet expected.  It answers ARP for its
-    address while ``answer_arp`` is set."""
+    """A host of raw frames: ``inbox`` has the IPv4 packets that came and were not yet expected.  It answers ARP for
+    its address while ``answer_arp`` is set."""
 
     def __init__(self, sim: Sim, name: str, addr: str, remote_mac: bytes) -> None:
         self.sim = sim
@@ -750,8 +752,8 @@ def _match(segment: Segment, wanted: dict[str, Any], length: int | None, seq: in
 class RawTcp:
     """One end of a scripted connection.  Sequence numbers are relative: 0 is the SYN of the side that sends.
 
-    ``send`` fills in what is not given: seq is the next unsent byte, ack what came in order so far (``rcv_nxt``), and a
-    time stamp once ``ts_on`` is set (``ts_val``, ``ts_recent``).  ``expect`` keeps those in step."""
+    ``send`` fills in what is not given: seq is the next unsent byte, ack what came in order so far (``rcv_nxt``),
+    and a time stamp once ``ts_on`` is set (``ts_val``, ``ts_recent``).  ``expect`` keeps those in step."""
 
     def __init__(self, peer: RawPeer, dst: str, sport: int, dport: int, isn: int) -> None:
         self.peer = peer
@@ -784,7 +786,8 @@ class RawTcp:
         **fields: Any,
     ) -> None:
         """Send a segment; with ``seq`` given the connection's own numbers stay as they are.  ``sack`` blocks are
-        relative to the other side's SYN; ``options`` are raw bytes put first; ``fields`` those of RawPeer.send_tcp."""
+        relative to the other side's SYN; ``options`` are raw bytes put first; ``fields`` those of
+        RawPeer.send_tcp."""
         at = self.snd_nxt if seq is None else seq
         bits = flags_to_bits(flags)
         if ack is None:

@@ -111,13 +111,13 @@ class flowi4:
 
     __slots__ = (
         "daddr",
+        "fl4_dport",
+        "fl4_sport",
         "flowi4_iif",
         "flowi4_mark",
         "flowi4_oif",
         "flowi4_proto",
         "flowi4_tos",
-        "fl4_dport",
-        "fl4_sport",
         "saddr",
     )
 
@@ -170,5 +170,6 @@ def dst_metric_advmss(dst: dst_entry) -> int:
 def dst_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
     """Hand the packet to its route: ``ip_output`` for IPv4."""
     dst = skb._skb_refdst
-    assert dst is not None and dst.output is not None
+    assert dst is not None
+    assert dst.output is not None
     return dst.output(net, sk, skb)

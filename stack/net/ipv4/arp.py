@@ -136,7 +136,7 @@ def _arp_bad(skb: sk_buff) -> int:
 
 
 def arp_process(net: Stack, dev: net_device, skb: sk_buff) -> int:
-    hrd, pro, hln, pln, op, sha, sip, tha, tip = _ARP.unpack_from(skb.head, skb.data)
+    hrd, pro, hln, pln, op, sha, sip, _, tip = _ARP.unpack_from(skb.head, skb.data)
     if devinet.in_dev_get(dev) is None or hrd not in (ARPHRD_ETHER, ARPHRD_IEEE802) or pro != ETH_P_IP:
         return _arp_bad(skb)
     if hln != 6 or pln != 4 or op not in (ARPOP_REQUEST, ARPOP_REPLY):

@@ -119,7 +119,8 @@ def ip_rcv_finish(net: Stack, skb: sk_buff) -> int:
     if not ip_rcv_finish_core(net, skb):
         return NET_RX_DROP
     dst = skb._skb_refdst
-    assert dst is not None and dst.input is not None
+    assert dst is not None
+    assert dst.input is not None
     return dst.input(skb)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """IPv4 options: net/ipv4/ip_options.c (RFC 791 section 3.1, RFC 1122 section 3.2.1.8, RFC 2113).
 
-``ip_options_compile`` checks the options of a received packet and notes where record route, time stamp and source route
-are (offsets into ``opt.data``; the kernel counts from the IP header, 20 more).  A host records nothing in packets that it
-only receives; it echoes them into its answers (``ip_options_echo``).
+``ip_options_compile`` checks the options of a received packet and notes where record route, time stamp and source
+route are (offsets into ``opt.data``; the kernel counts from the IP header, 20 more).  A host records nothing in
+packets that it only receives; it echoes them into its answers (``ip_options_echo``).
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def _compile_route(opt: ip_options, kind: int, at: int, optlen: int) -> int:
 
 
 def ip_options_echo(net: Stack, sopt: ip_options | None, skb: sk_buff) -> ip_options | None:
-    """The options of an answer to ``skb``, whose options ``sopt`` are: record route and time stamp with our own entry,
-    a source route turned round; None if there is nothing to say."""
+    """The options of an answer to ``skb``, whose options ``sopt`` are: record route and time stamp with our own
+    entry, a source route turned round; None if there is nothing to say."""
     if sopt is None or not sopt.optlen:
         return None
     out = bytearray()

@@ -6,8 +6,8 @@ gives a received packet its one, or the reason to drop it.  Both are cached: out
 input by (destination, source, device); a change of address or route (``rt_genid``) empties both, and so does their
 growing past RT_CACHE_MAX entries, so that no sender of many addresses can make them large.
 
-Path MTUs learned from ICMP live in ``net.fib_nh_exceptions`` by destination (struct fib_nh_exception), with their time of
-expiry; ``ipv4_mtu`` asks there first.  Departures: no policy rules, no multipath, no forwarding.
+Path MTUs learned from ICMP live in ``net.fib_nh_exceptions`` by destination (struct fib_nh_exception), with their
+time of expiry; ``ipv4_mtu`` asks there first.  Departures: no policy rules, no multipath, no forwarding.
 """
 
 from __future__ import annotations

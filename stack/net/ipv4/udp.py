@@ -5,8 +5,8 @@ A datagram goes to the socket that fits best: bound to its destination address b
 sender before unconnected, bound to its device before not; equals with SO_REUSEPORT share by a hash of the addresses.
 A broadcast goes to every socket that fits.  Nobody there: an ICMP port unreachable, and NoPorts.
 
-A datagram waits in ``sk_receive_queue`` as the received packet itself, and counts against SO_RCVBUF; when that is full it
-is dropped (RcvbufErrors).  Addresses in calls are (address, port) as host-order ints.
+A datagram waits in ``sk_receive_queue`` as the received packet itself, and counts against SO_RCVBUF; when that is
+full it is dropped (RcvbufErrors).  Addresses in calls are (address, port) as host-order ints.
 
 Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups, no IP_RECVERR queue.
 """
@@ -45,6 +45,7 @@ from stack.include.ip import (
     net_protocol,
     udphdr,
 )
+from stack.include.net import optval_t
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
 from stack.include.snmp import (
@@ -75,7 +76,7 @@ from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
 from stack.lib.checksum import CSUM_MANGLED_0, csum_partial, csum_tcpudp_magic, tcp_v4_pseudo
 from stack.net.core import skbuff
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import icmp, ip_output, route
+from stack.net.ipv4 import icmp, ip_output, ip_sockglue, route
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -316,8 +317,9 @@ def __udp4_lib_mcast_deliver(net: Stack, skb: sk_buff, uh: udphdr, iph: iphdr) -
 def _copy(skb: sk_buff) -> sk_buff:
     """skb_clone(): the frame is shared, since nobody writes into a received one."""
     twin = sk_buff(skb.head, skb.data, skb.tail)
-    for name in ("mac_header", "network_header", "transport_header", "dev", "_skb_refdst", "h_iph", "h_th", "skb_iif"):
-        setattr(twin, name, getattr(skb, name))
+    twin.mac_header, twin.network_header = skb.mac_header, skb.network_header
+    twin.transport_header, twin.dev, twin.skb_iif = skb.transport_header, skb.dev, skb.skb_iif
+    twin._skb_refdst, twin.h_iph, twin.h_th = skb._skb_refdst, skb.h_iph, skb.h_th
     twin.pkt_type, twin.protocol, twin.ip_opt = skb.pkt_type, skb.protocol, skb.ip_opt
     return twin
 
@@ -446,8 +448,8 @@ def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4)
 
 
 def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable) -> int:
-    """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if it
-    can and the datagram is not cut."""
+    """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if
+    it can and the datagram is not cut."""
     net = sk.sk_net
     length = len(data) + UDP_HEADER
     ttl = sk.mc_ttl if rt.rt_flags & RTCF_MULTICAST else ip_output.ip_select_ttl(sk, rt)
@@ -531,6 +533,15 @@ def udp_lib_close(sk: udp_sock, timeout: int) -> None:
     core_sock.sk_free(sk)
 
 
+def udp_setsockopt(sk: udp_sock, level: int, optname: int, optval: optval_t) -> int:
+    """Options of level SOL_IP; UDP's own (corking, encapsulation) are not there."""
+    return ip_sockglue.ip_setsockopt(sk, level, optname, optval)
+
+
+def udp_getsockopt(sk: udp_sock, level: int, optname: int) -> tuple[int, optval_t]:
+    return ip_sockglue.ip_getsockopt(sk, level, optname)
+
+
 udp_prot = proto(
     "UDP",
     slab=udp_sock,
@@ -538,6 +549,8 @@ udp_prot = proto(
     close=udp_lib_close,
     connect=ip4_datagram_connect,
     disconnect=__udp_disconnect,
+    setsockopt=udp_setsockopt,
+    getsockopt=udp_getsockopt,
     sendmsg=udp_sendmsg,
     recvmsg=udp_recvmsg,
     hash=udp_lib_hash,
