@@ -70,7 +70,7 @@ class tcp_timewait_sock(inet_timewait_sock):
     ``tw_ts_recent_stamp`` in seconds."""
 
     __slots__ = (
-        "tw_last_oow_ack_time",
+        "last_oow_ack_time",
         "tw_rcv_nxt",
         "tw_rcv_wnd",
         "tw_snd_nxt",
@@ -88,7 +88,7 @@ class tcp_timewait_sock(inet_timewait_sock):
         self.tw_ts_offset = 0
         self.tw_ts_recent = 0
         self.tw_ts_recent_stamp = 0
-        self.tw_last_oow_ack_time = 0
+        self.last_oow_ack_time = 0  # tw_last_oow_ack_time
         self.tw_tx_delay = 0
 
 

@@ -119,6 +119,7 @@ class sock(sock_common):
         "sk_ack_backlog",
         "sk_data_ready",
         "sk_destruct",
+        "sk_drops",
         "sk_dst_cache",
         "sk_dst_pending_confirm",
         "sk_err",
@@ -179,6 +180,7 @@ class sock(sock_common):
         self.sk_err = 0
         self.sk_err_soft = 0
         self.sk_ino = 0
+        self.sk_drops = 0
         self.sk_ack_backlog = 0
         self.sk_max_ack_backlog = 0
         self.sk_rcvbuf = 0
@@ -356,6 +358,11 @@ def sk_stream_moderate_sndbuf(sk: sock) -> None:
 
 def sock_writeable(sk: sock) -> bool:
     return sk.sk_wmem_alloc < sk.sk_sndbuf >> 1
+
+
+def sock_rps_save_rxhash(sk: sock, skb: sk_buff) -> None:
+    """The device's hash of the flow, by which the kernel steers packets to a CPU."""
+    sk.sk_rxhash = skb.hash
 
 
 def sock_error(sk: sock) -> int:

@@ -18,11 +18,13 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
+from stack.include.snmp import LINUX_MIB_LISTENDROPS, LINUX_MIB_SYNCOOKIESSENT
 from stack.include.timer import HZ
+from stack.kernel.time.timer import jiffies, tcp_jiffies32
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
-    from stack.include.request_sock import request_sock
+    from stack.include.request_sock import request_sock, tcp_request_sock_ops
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import sock
     from stack.include.timer import hrtimer
@@ -789,7 +791,7 @@ class tcp_sock(inet_connection_sock):
         self.thin_lto = False
         self.repair = False
         self.save_syn = 0
-        self.saved_syn: bytes | None = None
+        self.saved_syn: Any = None  # struct saved_syn
         self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
         self.fastopen_rsk: request_sock | None = None
 
@@ -1022,3 +1024,55 @@ def tcp_paws_reject(rx_opt: tcp_options_received, rst: bool, now_sec: int) -> bo
     if tcp_paws_check(rx_opt, 0, now_sec):
         return False
     return not (rst and now_sec >= rx_opt.ts_recent_stamp + TCP_PAWS_MSL)
+
+
+def tcp_segs_in(tp: tcp_sock, skb: sk_buff) -> None:
+    """Count a received packet as the segments it stands for (RFC 4898)."""
+    segs = skb.gso_segs or 1
+    tp.segs_in += segs
+    th: tcphdr = skb.h_th
+    if skb.len > th.doff << 2:
+        tp.data_segs_in += segs
+
+
+def tcp_listendrop(sk: sock) -> None:
+    """A segment to a listener was dropped."""
+    sk.sk_drops += 1
+    sk.sk_net.mib.net_statistics[LINUX_MIB_LISTENDROPS] += 1
+
+
+def tcp_move_syn(tp: tcp_sock, req: request_sock) -> None:
+    """The saved SYN (TCP_SAVE_SYN) goes from the request to the child."""
+    tp.saved_syn = req.saved_syn
+    req.saved_syn = None
+
+
+# SYN cookies: a cookie holds the minute count of its making and is good for fewer than two of them.
+MAX_SYNCOOKIE_AGE = 2
+TCP_SYNCOOKIE_PERIOD = 60 * HZ
+TCP_SYNCOOKIE_VALID = MAX_SYNCOOKIE_AGE * TCP_SYNCOOKIE_PERIOD
+
+
+def tcp_synq_overflow(sk: tcp_sock) -> None:
+    """The listener had to send a cookie; a listener keeps the time of that in ts_recent_stamp."""
+    sk.rx_opt.ts_recent_stamp = tcp_jiffies32(sk.sk_net)
+
+
+def tcp_synq_no_recent_overflow(sk: tcp_sock) -> bool:
+    """Whether no cookie can be valid, as none was sent lately.  One that never sent any has 0 there, which is recent when the
+    32-bit jiffies have just passed zero (measured)."""
+    last = sk.rx_opt.ts_recent_stamp
+    return (tcp_jiffies32(sk.sk_net) - last + HZ) & MASK32 > TCP_SYNCOOKIE_VALID + HZ
+
+
+def tcp_cookie_time(net: Stack) -> int:
+    """The minute counter of cookies."""
+    return jiffies(net) // TCP_SYNCOOKIE_PERIOD
+
+
+def cookie_init_sequence(ops: tcp_request_sock_ops, sk: tcp_sock, skb: sk_buff, mss: int) -> tuple[int, int]:
+    """The cookie that answers a SYN with that MSS, and the MSS that it stands for."""
+    tcp_synq_overflow(sk)
+    sk.sk_net.mib.net_statistics[LINUX_MIB_SYNCOOKIESSENT] += 1
+    cookie: tuple[int, int] = ops.cookie_init_seq(skb, mss)
+    return cookie
