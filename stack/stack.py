@@ -34,6 +34,7 @@ from stack.include.netdevice import net_device
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
 from stack.include.snmp import netns_mib
 from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, sysctl_get, sysctl_set
+from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
@@ -186,6 +187,4 @@ class Stack:
 
     def snapshot(self) -> dict[str, Any]:
         """All tables as one plain dict of ints, strings, lists and dicts (what json.dumps takes)."""
-        from stack.inspect import snapshot
-
-        return snapshot.snapshot(self)
+        return inspect_snapshot.snapshot(self)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Stack's tables as one plain dict: what ss, nstat, the pictures and the reports are views of.
+
+Only ints, strings, booleans, None, lists and dicts, so that json.dumps takes it.  Addresses are text, times are
+nanoseconds of the stack's clock (``time_ns``) or what a key's name says, sequence numbers are absolute.  A socket has
+an ``id``, a number within this snapshot, so that pointers between entries (``listener``, ``owners``, ``child``) can be
+drawn; from one snapshot to the next a socket is known by its addresses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stack.include.ip import in_ntoa
+from stack.include.neighbour import NUD_STATE_NAMES
+from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
+from stack.kernel.time.timer import jiffies, jiffies_to_msecs
+from stack.net.ipv4 import devinet, proc
+
+if TYPE_CHECKING:
+    from stack.include.netdevice import net_device
+    from stack.include.sock import sock_common
+    from stack.stack import Stack
+
+Table = list[dict[str, Any]]
+
+
+class _Refs:
+    """Numbers objects in the order in which they are met: the same run gives the same numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._alive: list[object] = []  # no id() may be used again while this counts
+
+    def __call__(self, obj: object) -> int | None:
+        if obj is None:
+            return None
+        self._alive.append(obj)
+        return self._numbers.setdefault(id(obj), len(self._numbers) + 1)
+
+
+def snapshot(net: Stack) -> dict[str, Any]:
+    """Everything; each part is also a function here."""
+    return {
+        "time_ns": net.clock.now_ns(),
+        "jiffies": jiffies(net),
+        "profile": net.profile.name,
+        "next_deadline_ns": net.next_deadline(),
+        "devices": devices(net),
+        "routes": routes(net),
+        "neighbours": neighbours(net),
+        "fragments": {"queues": len(net.ipv4_fqdir.queues), "mem": net.ipv4_fqdir.mem},
+        "snmp": proc.snmp_groups(net),
+        "netstat": proc.netstat_groups(net),
+        "drop_reasons": dict(sorted(net.drop_reasons.items())),
+        "udp": udp_sockets(net),
+        "tcp": tcp_tables(net),
+    }
+
+
+def devices(net: Stack) -> Table:
+    return [_device(dev) for dev in net.devices.values()]
+
+
+def _device(dev: net_device) -> dict[str, Any]:
+    return {
+        "name": dev.name,
+        "ifindex": dev.ifindex,
+        "mac": dev.dev_addr.hex(":"),
+        "mtu": dev.mtu,
+        "flags": dev.flags,
+        "features": dev.features,
+        "addresses": devinet.ifaddrs(dev),
+        "tx_queue": len(dev.tx_queue),
+        "stats": {name: getattr(dev.stats, name) for name in dev.stats.__slots__},
+    }
+
+
+def routes(net: Stack) -> Table:
+    """The main table, in the order in which it is searched."""
+    return [
+        {
+            "dst": f"{in_ntoa(r.prefix)}/{r.prefixlen}",
+            "gateway": in_ntoa(r.gateway) if r.gateway else None,
+            "dev": r.dev.name,
+            "prefsrc": in_ntoa(r.prefsrc) if r.prefsrc else None,
+            "proto": r.proto,
+        }
+        for r in net.fib.main
+    ]
+
+
+def neighbours(net: Stack) -> Table:
+    now = jiffies(net)
+    return [
+        {
+            "dst": in_ntoa(n.primary_key),
+            "dev": n.dev.name,
+            "lladdr": n.ha.hex(":") if n.ha else None,
+            "state": NUD_STATE_NAMES[n.nud_state],
+            "probes": n.probes,
+            "queued": len(n.arp_queue),
+            "confirmed_ms_ago": jiffies_to_msecs(now - n.confirmed),
+        }
+        for n in net.arp_tbl.hash.values()
+    ]
+
+
+def udp_sockets(net: Stack) -> Table:
+    return [
+        {
+            "local": f"{in_ntoa(sk.sk_rcv_saddr)}:{sk.sk_num}",
+            "remote": f"{in_ntoa(sk.sk_daddr)}:{sk.sk_dport}",
+            "dev": sk.sk_bound_dev_if,
+            "recv_q": sk.sk_rmem_alloc,
+            "send_q": sk.sk_wmem_alloc,
+            "rcvbuf": sk.sk_rcvbuf,
+        }
+        for chain in net.udp_table.hash.values()
+        for sk in chain
+    ]
+
+
+# -- TCP ---------------------------------------------------------------------------------------------------------------
+
+
+def tcp_tables(net: Stack) -> dict[str, Any]:
+    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners."""
+    info = net.tcp_hashinfo
+    hashed = [sk for chain in info.ehash.values() for sk in chain]
+    states = (TCP_NEW_SYN_RECV, TCP_TIME_WAIT)
+    ref = _Refs()
+    return {
+        "listeners": [_listener(sk, ref) for chain in info.listening_hash.values() for sk in chain],
+        "requests": [_request(sk, ref) for sk in hashed if sk.sk_state == TCP_NEW_SYN_RECV],
+        "connections": [_connection(sk, ref) for sk in hashed if sk.sk_state not in states],
+        "time_wait": [_time_wait(sk, ref) for sk in hashed if sk.sk_state == TCP_TIME_WAIT],
+        "bind_buckets": [
+            {
+                "bucket": slot,
+                "port": tb.port,
+                "fastreuse": tb.fastreuse,
+                "fastreuseport": tb.fastreuseport,
+                "owners": [ref(sk) for sk in tb.owners],
+            }
+            for slot, chain in info.bhash.items()
+            for tb in chain
+        ],
+        "ehash_buckets": {slot: [ref(sk) for sk in chain] for slot, chain in info.ehash.items() if chain},
+    }
+
+
+def _common(sk: sock_common, ref: _Refs) -> dict[str, Any]:
+    return {
+        "id": ref(sk),
+        "state": TCP_STATE_NAMES[sk.sk_state],
+        "local": f"{in_ntoa(sk.sk_rcv_saddr)}:{sk.sk_num}",
+        "remote": f"{in_ntoa(sk.sk_daddr)}:{sk.sk_dport}",
+        "hash": sk.sk_hash,
+    }
+
+
+def _listener(sk: Any, ref: _Refs) -> dict[str, Any]:
+    queue = sk.icsk_accept_queue
+    return {
+        **_common(sk, ref),
+        "backlog": sk.sk_max_ack_backlog,
+        "ack_backlog": sk.sk_ack_backlog,
+        "qlen": queue.qlen,
+        "young": queue.young,
+        "accept_queue": [{"request": ref(req), "child": ref(req.sk)} for req in queue.rskq_accept_head],
+        "bind_bucket": sk.icsk_bind_hash.port if sk.icsk_bind_hash is not None else None,
+    }
+
+
+def _request(req: Any, ref: _Refs) -> dict[str, Any]:
+    timer = req.rsk_timer
+    return {
+        **_common(req, ref),
+        "listener": ref(req.rsk_listener),
+        "rcv_isn": req.rcv_isn,
+        "snt_isn": req.snt_isn,
+        "mss": req.mss,
+        "num_retrans": req.num_retrans,
+        "num_timeout": req.num_timeout,
+        "expires_ns": timer.when_ns if timer is not None and timer.armed else None,
+        "options": {
+            "tstamp_ok": req.tstamp_ok,
+            "sack_ok": bool(req.sack_ok),
+            "wscale_ok": req.wscale_ok,
+            "snd_wscale": req.snd_wscale,
+            "rcv_wscale": req.rcv_wscale,
+            "ecn_ok": req.ecn_ok,
+        },
+    }
+
+
+def _connection(sk: Any, ref: _Refs) -> dict[str, Any]:
+    return {
+        **_common(sk, ref),
+        "recv_q": (sk.rcv_nxt - sk.copied_seq) & 0xFFFFFFFF if sk.sk_state != TCP_LISTEN else 0,
+        "send_q": (sk.write_seq - sk.snd_una) & 0xFFFFFFFF,
+        "error": sk.sk_err,
+        "info": tcp_info(sk),
+    }
+
+
+# struct tcp_info's members that are the socket's own by another name.
+_INFO_FIELDS = {
+    "tcpi_retransmits": "icsk_retransmits",
+    "tcpi_backoff": "icsk_backoff",
+    "tcpi_probes": "icsk_probes_out",
+    "tcpi_snd_mss": "mss_cache",
+    "tcpi_unacked": "packets_out",
+    "tcpi_sacked": "sacked_out",
+    "tcpi_lost": "lost_out",
+    "tcpi_retrans": "retrans_out",
+    "tcpi_pmtu": "icsk_pmtu_cookie",
+    "tcpi_rcv_ssthresh": "rcv_ssthresh",
+    "tcpi_snd_ssthresh": "snd_ssthresh",
+    "tcpi_snd_cwnd": "snd_cwnd",
+    "tcpi_advmss": "advmss",
+    "tcpi_reordering": "reordering",
+    "tcpi_total_retrans": "total_retrans",
+    "tcpi_bytes_acked": "bytes_acked",
+    "tcpi_bytes_received": "bytes_received",
+    "tcpi_bytes_sent": "bytes_sent",
+    "tcpi_bytes_retrans": "bytes_retrans",
+    "tcpi_segs_out": "segs_out",
+    "tcpi_segs_in": "segs_in",
+    "tcpi_data_segs_in": "data_segs_in",
+    "tcpi_data_segs_out": "data_segs_out",
+    "tcpi_delivered": "delivered",
+    "tcpi_dsack_dups": "dsack_dups",
+    "tcpi_reord_seen": "reord_seen",
+    "tcpi_rcv_ooopack": "rcv_ooopack",
+    "tcpi_snd_wnd": "snd_wnd",
+    "tcpi_rcv_wnd": "rcv_wnd",
+}
+
+
+def tcp_info(sk: Any) -> dict[str, Any]:
+    """struct tcp_info of a connection, with the sequence numbers beside it; times in us."""
+    info: dict[str, Any] = {name: getattr(sk, field) for name, field in _INFO_FIELDS.items()}
+    info.update(
+        tcpi_ca_state=sk.icsk_ca_state,
+        tcpi_rto=jiffies_to_msecs(sk.icsk_rto) * 1000,
+        tcpi_ato=jiffies_to_msecs(sk.icsk_ack.ato) * 1000,
+        tcpi_rcv_mss=sk.icsk_ack.rcv_mss,
+        tcpi_rtt=sk.srtt_us >> 3,
+        tcpi_rttvar=sk.mdev_us >> 2,
+        tcpi_snd_wscale=sk.rx_opt.snd_wscale,
+        tcpi_rcv_wscale=sk.rx_opt.rcv_wscale,
+        tcpi_options={
+            "timestamps": bool(sk.rx_opt.tstamp_ok),
+            "sack": bool(sk.rx_opt.sack_ok),
+            "wscale": bool(sk.rx_opt.wscale_ok),
+        },
+        congestion_control=sk.icsk_ca_ops.name if sk.icsk_ca_ops is not None else None,
+        snd_una=sk.snd_una,
+        snd_nxt=sk.snd_nxt,
+        write_seq=sk.write_seq,
+        rcv_nxt=sk.rcv_nxt,
+        copied_seq=sk.copied_seq,
+    )
+    return info
+
+
+def _time_wait(tw: Any, ref: _Refs) -> dict[str, Any]:
+    return {
+        **_common(tw, ref),
+        "substate": TCP_STATE_NAMES[tw.tw_substate],
+        "snd_nxt": tw.tw_snd_nxt,
+        "rcv_nxt": tw.tw_rcv_nxt,
+        "expires_ns": tw.tw_timer.when_ns if tw.tw_timer.armed else None,
+    }
