@@ -115,7 +115,7 @@ class Stack:
         udp.udp_init(self)
         protocol.inet_add_protocol(self, icmp.icmp_protocol, IPPROTO_ICMP)
         protocol.inet_add_protocol(self, udp.udp_protocol, IPPROTO_UDP)
-        if importlib.util.find_spec("stack.net.ipv4.tcp_ipv4") is not None:
+        if all(importlib.util.find_spec(f"stack.net.ipv4.{m}") for m in ("tcp", "tcp_ipv4")):
             tcp = importlib.import_module("stack.net.ipv4.tcp_ipv4")
             tcp.tcp_sk_init(self)
             protocol.inet_add_protocol(self, tcp.tcp_protocol, IPPROTO_TCP)
