@@ -15,8 +15,6 @@ What is decided here, with its reason:
   fault, works.
 * Under TCG the guest gets the host's TSC; tsc_early_khz with tsc=reliable keeps it from distrusting that
   clock and falling back to one that ticks every 4 ms.
-* mitigations=off under TCG: page table isolation makes two TLB flushes of each system call, which TCG pays
-  for dearly.
 * reconnect: seconds until 9.1, milliseconds from 9.2 on; -netdev stream has none before 8.0.
 
 Left out: firmware boots, disks, displays: `Vm.extra` takes any further argument.
@@ -195,10 +193,8 @@ def kernel_words(vm: Vm) -> list[str]:
     words = ["console=ttyS0", "net.ifnames=0"]
     if vm.machine == "microvm":
         words.append("reboot=t")
-    if vm.accel == "tcg":
-        words.append("mitigations=off")
-        if vm.tsc_khz is not None:
-            words += [f"tsc_early_khz={vm.tsc_khz}", "tsc=reliable", "clocksource=tsc"]
+    if vm.accel == "tcg" and vm.tsc_khz is not None:
+        words += [f"tsc_early_khz={vm.tsc_khz}", "tsc=reliable", "clocksource=tsc"]
     return [*words, *vm.append]
 
 

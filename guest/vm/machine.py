@@ -324,6 +324,13 @@ class Guest:
         self.console.spawn.forget()
         self.await_prompt()
 
+    def reset(self) -> None:
+        """Pull the reset line, whatever the guest is doing, a panic included, and wait for the new prompt."""
+        self.console.forgive()
+        self.monitor.system_reset()
+        self.console.spawn.forget()
+        self.await_prompt()
+
     def close(self) -> None:
         """Machine.close()."""
         self.machine.close()

@@ -21,6 +21,7 @@ acknowledged one by one: the terminal's line discipline buffers 4 KiB and its fl
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import secrets
 import shlex
@@ -47,8 +48,8 @@ _PREPARATIONS = (
     "dmesg -n 2",
     'vnic_mark() { printf "@vnic:%s@\\n" "$1"; }',
     (
-        'vnic_run() { ( trap : INT; vnic_mark $1:begin; sh -c "$2" </dev/null 2>/tmp/.vnic.$1;'
-        " vnic_mark $1:mid:$?; cat /tmp/.vnic.$1; rm -f /tmp/.vnic.$1; vnic_mark $1:end; ) }"
+        'vnic_run() { ( trap : INT; vnic_mark $1:begin; sh -c "$2" </dev/null 2>/tmp/.vnic.err;'
+        " vnic_mark $1:mid:$?; [ ! -s /tmp/.vnic.err ] || cat /tmp/.vnic.err; vnic_mark $1:end; ) }"
     ),
     'vnic_tty() { ( trap : INT; vnic_mark $1:begin; sh -c "$2"; vnic_mark $1:mid:$?; ) }',
     'vnic_push() { stty -echo; vnic_mark $1:begin; base64 -d >>"$2"; vnic_mark $1:mid:$?; stty echo; }',
@@ -175,8 +176,9 @@ class Shell:
         stem = f"/tmp/.vnic-job.{self._token()}"
         # The outer shell outlives a signal to the group, to note how the command took it.
         run = f"sh -c {shlex.quote(command)} >{stem}.out 2>{stem}.err </dev/null"
-        inner = f"trap : HUP INT TERM; {run}; echo $? >{stem}.code"
-        pid = self.check(f"setsid sh -c {shlex.quote(inner)} >/dev/null 2>&1 & echo $!")
+        inner = f"trap : HUP INT TERM; : >{stem}.up; {run}; echo $? >{stem}.code"
+        started = f"until test -e {stem}.up; do sleep 0.02; done"
+        pid = self.check(f"setsid sh -c {shlex.quote(inner)} >/dev/null 2>&1 & {started}; echo $!")
         return Job(self, command, stem, int(pid), time.monotonic())
 
     def push(self, data: bytes, path: str, mode: int = 0o644) -> None:
@@ -267,9 +269,9 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
-        gone = isinstance(value, GuestError) and not isinstance(value, GuestTimeout)
-        if self._code is None and not gone:
-            self._shell.interrupt()
+        if self._code is None:
+            with contextlib.suppress(GuestError):  # whatever ended the guest, the next wait tells
+                self._shell.interrupt()
 
 
 class Job:

@@ -157,8 +157,7 @@ def test_terminal_is_raw_meanwhile_and_restored_after(machine: FakeMachine, typi
 
 def test_terminal_is_restored_after_an_exception(typist: User) -> None:
     before = termios.tcgetattr(typist.stdin)
-    with pytest.raises(KeyboardInterrupt), raw_terminal(typist.stdin) as is_terminal:
-        assert is_terminal
+    with pytest.raises(KeyboardInterrupt), raw_terminal(typist.stdin):
         raise KeyboardInterrupt
     assert termios.tcgetattr(typist.stdin) == before
 

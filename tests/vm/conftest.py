@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real guests for tests: the `boot` factory, with everything a failure needs kept.
+
+    def test_it(boot):
+        guest = boot(nic=User(), machine="q35")
+        assert guest.run("uname -r").ok
+
+A test that needs a back end makes its own fixture on top: it starts the back end on
+`rundir.socket_path("net0.sock")` and calls boot(nic=VhostUser(path=...)); guests end before `rundir` does,
+back ends that were started before boot() was called end after the guest.
+
+artifacts/<test>/ holds console.log, console.raw, qemu.argv, qemu.log, qmp.jsonl of each guest (in a
+folder of its own from the second on).  It is removed when the test passes and named, last, when it fails.
+VNIC_ACCEL=auto|tcg|kvm and VNIC_IMAGE=<recipe> choose what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import images
+from guest.vm import probe
+from guest.vm.args import MachineType, Nic, User, Vm
+from guest.vm.errors import HostLacks
+from guest.vm.machine import Guest
+from guest.vm.machine import boot as boot_vm
+from guest.vm.probe import Accel, Qemu
+from guest.vm.rundir import RunDir
+
+VM_TEST_TIMEOUT_S = 300
+"""For a test without a limit of its own: pytest-timeout's, far above the limits inside, which tell more."""
+
+_failed = pytest.StashKey[bool]()
+
+
+Boot = Callable[..., Guest]
+"""boot(*, nic=User(), machine="microvm", **settings of Vm): a guest at its prompt that ends with the test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(VM_TEST_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+        kept = artifacts_path(item)
+        if kept.exists():
+            report.sections.append(("guest console (last 30 lines)", _console_tail(kept)))
+            report.sections.append(("artifacts", str(kept)))
+    return report
+
+
+def _console_tail(kept: Path) -> str:
+    tails = []
+    for log in sorted(kept.glob("**/console.log")):
+        lines = log.read_text("utf-8", "replace").splitlines()[-30:]
+        tails.append("\n".join([f"{log}:", *lines]))
+    return "\n".join(tails)
+
+
+def artifacts_path(item: pytest.Item) -> Path:
+    """artifacts/<node id, as one folder name>."""
+    return item.config.rootpath / "artifacts" / re.sub(r"[^\w.-]+", "_", item.nodeid).strip("_")
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Qemu:
+    """The host's QEMU; the test is skipped, with the reason, where there is none."""
+    try:
+        found = probe.ask_qemu(probe.find_qemu())
+        found.require(netdev="vhost-user", machine="microvm")
+        found.require(netdev="stream", machine="q35")
+    except HostLacks as error:
+        pytest.skip(str(error))
+    return found
+
+
+@pytest.fixture(scope="session")
+def accel(qemu: Qemu, pytestconfig: pytest.Config) -> Accel:
+    """VNIC_ACCEL, by default KVM if the probe passed, else TCG; said aloud once."""
+    chosen, said = probe.choose_accel(os.environ.get("VNIC_ACCEL", "auto"), probe.probe_kvm(qemu))
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(said)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def tsc_khz() -> int | None:
+    """The host's TSC rate, measured once."""
+    return probe.tsc_khz()
+
+
+@pytest.fixture(scope="session")
+def image(pytestconfig: pytest.Config) -> images.Image:
+    """The guest image of recipe VNIC_IMAGE, built if it is missing."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    say: Callable[[str], None] = reporter.write_line if reporter is not None else lambda line: None
+    return images.ensure(os.environ.get("VNIC_IMAGE", images.DEFAULT), say)
+
+
+@pytest.fixture
+def artifacts(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty folder for this test, kept if the test fails."""
+    path = artifacts_path(request.node)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    yield path
+    if not request.node.stash.get(_failed, False):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def rundir() -> Iterator[RunDir]:
+    """A short private folder for this test's sockets."""
+    with RunDir.create() as run:
+        yield run
+
+
+@pytest.fixture
+def vm_of(image: images.Image, qemu: Qemu, accel: Accel, tsc_khz: int | None) -> Callable[..., Vm]:
+    """A Vm of the image on this host, not started; keyword arguments as Vm's."""
+
+    def make(**settings: Any) -> Vm:
+        host = {"accel": accel, "tsc_khz": tsc_khz, "qemu": qemu.path, "qemu_version": qemu.version}
+        return Vm(kernel=image.kernel, initramfs=image.initramfs, **{**host, **settings})
+
+    return make
+
+
+@pytest.fixture
+def boot(vm_of: Callable[..., Vm], rundir: RunDir, artifacts: Path) -> Iterator[Boot]:
+    """The factory; every guest it made is ended after the test, the last one first."""
+    guests: list[Guest] = []
+
+    def start(*, nic: Nic | None = None, machine: MachineType = "microvm", **settings: Any) -> Guest:
+        vm = vm_of(machine=machine, nics=(nic or User(),), **settings)
+        first = not guests
+        folder = artifacts if first else artifacts / f"guest{len(guests) + 1}"
+        # The first guest shares the test's directory with its back end; sockets of two would collide.
+        guest = boot_vm(vm, rundir if first else None, folder, progress=print)
+        guests.append(guest)
+        return guest
+
+    yield start
+    for guest in reversed(guests):
+        guest.close()
