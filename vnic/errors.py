@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
+from devmodel.errors import TransportError
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -84,7 +86,7 @@ def exit_code_of(error: BaseException) -> int:
         return code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return EXIT_HOST if isinstance(error, OSError) else EXIT_FAILED
+    return EXIT_HOST if isinstance(error, OSError | TransportError) else EXIT_FAILED
 
 
 def three_parts(error: BaseException) -> tuple[str, str, str]:

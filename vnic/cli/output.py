@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the verbs say while they work: stage lines with the time since the start, and errors in three parts.
+
+All of it goes to stderr, so that stdout holds results alone.  Colour is used on a terminal unless NO_COLOR is set to
+anything (no-color.org) or TERM is "dumb"; FORCE_COLOR turns it on anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TextIO
+
+from vnic import errors
+
+_RED, _DIM, _BOLD, _RESET = "\x1b[31;1m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+_started = time.monotonic()
+
+
+def use_colour(stream: TextIO) -> bool:
+    """Whether escape sequences may be written to ``stream``."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _painted(text: str, colour: str) -> str:
+    return f"{colour}{text}{_RESET}" if use_colour(sys.stderr) else text
+
+
+def stage(text: str) -> None:
+    """One line that says what is being done, after the seconds since this command began."""
+    stamp = _painted(f"[{time.monotonic() - _started:6.1f} s]", _DIM)
+    print(f"{stamp} {text}", file=sys.stderr, flush=True)
+
+
+def headline(text: str) -> None:
+    """A line that should not be overlooked."""
+    print(_painted(text, _BOLD), file=sys.stderr, flush=True)
+
+
+def show_error(error: BaseException) -> None:
+    """Fact, evidence and remedy on stderr."""
+    first, *rest = errors.render(error).split("\n")
+    label, _, fact = first.partition(" ")
+    print("\n".join([f"{_painted(label, _RED)} {fact}", *rest]), file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``vnic serve``: the back end alone, for any frontend.
+
+The first line on stdout begins with "ready:" and is printed once the socket listens and every service is open; whoever
+starts this program waits for it.  SIGINT and SIGTERM end it with exit code 0 and the socket removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vnic import errors
+from vnic.cli import output
+from vnic.options import DEFAULT_ADDRESS, Options, parse_hosts
+
+READY = "ready:"
+
+VhostUserPath = Annotated[
+    str | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
+]
+StreamPath = Annotated[
+    str | None, typer.Option("--stream", metavar="PATH|HOST:PORT", help="Listen for QEMU's -netdev stream.")
+]
+Pcap = Annotated[Path | None, typer.Option("--pcap", metavar="FILE", help="Write all frames as pcapng.")]
+Loss = Annotated[float, typer.Option(help="Lose frames with this probability, each way.")]
+Reorder = Annotated[float, typer.Option(help="Let the next frame overtake, with this probability.")]
+Duplicate = Annotated[float, typer.Option(help="Send frames twice with this probability.")]
+Seed = Annotated[int, typer.Option(help="Of the faults: same seed, same faults.")]
+Hosts = Annotated[
+    list[str] | None, typer.Option("--host", metavar="NAME=ADDR", help="A name for the DNS server.")
+]
+Address = Annotated[str, typer.Option(metavar="CIDR", help="The server's address in the guest's network.")]
+Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
+
+
+def serve(
+    vhost_user: VhostUserPath = None,
+    stream: StreamPath = None,
+    pcap: Pcap = None,
+    loss: Loss = 0.0,
+    reorder: Reorder = 0.0,
+    duplicate: Duplicate = 0.0,
+    seed: Seed = 0,
+    host: Hosts = None,
+    address: Address = DEFAULT_ADDRESS,
+    mtu: Mtu = 1500,
+) -> int:
+    """Run the back end alone; QEMU, or any other frontend, connects to it."""
+    options = Options(
+        vhost_user=vhost_user,
+        stream=stream,
+        capture=pcap,
+        loss=loss,
+        reorder=reorder,
+        duplicate=duplicate,
+        seed=seed,
+        address=address,
+        mtu=mtu,
+        hosts=parse_hosts(host or []),
+    )
+    asyncio.run(_serve(options))
+    return errors.EXIT_OK
+
+
+async def _serve(options: Options) -> None:
+    from vnic.host import Host  # the stack takes a while to load: `vnic --help` should not
+
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    # What is loaded now stays: the collector need not look at it again on the packet path.
+    gc.collect()
+    gc.freeze()
+    async with Host.open(options) as host:
+        _announce(options)
+        await ended.wait()
+        output.stage(f"ending: {_totals(host.port.stats())}")
+
+
+def _announce(options: Options) -> None:
+    kind = "vhost-user" if options.vhost_user is not None else "stream"
+    where = options.vhost_user or options.stream
+    print(f"{READY} {kind} {where}, server {options.address}")
+    print("  connect a guest with:\n    " + " \\\n    ".join(frontend_lines(options)), flush=True)
+
+
+def frontend_lines(options: Options) -> list[str]:
+    """The options of QEMU that connect to this back end, for pasting into a command line."""
+    if options.vhost_user is not None:
+        return [
+            "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
+            f"-chardev socket,id=chr0,path={options.vhost_user},reconnect=1",
+            "-netdev vhost-user,id=net0,chardev=chr0 -device virtio-net-pci,netdev=net0,vectors=0",
+        ]
+    where = options.stream or ""
+    host, colon, port = where.rpartition(":")
+    kind = (
+        f"inet,addr.host={host},addr.port={port}" if colon and "/" not in where else f"unix,addr.path={where}"
+    )
+    return [f"-netdev stream,id=net0,server=off,addr.type={kind}", "-device virtio-net-pci,netdev=net0"]
+
+
+def _totals(stats: dict[str, int]) -> str:
+    with contextlib.suppress(KeyError):
+        return f"{stats['rx_frames']} frames from the guest, {stats['tx_frames']} to it, {stats['tx_dropped']} dropped"
+    return ", ".join(f"{name} {value}" for name, value in stats.items())

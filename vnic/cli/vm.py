@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``vnic vm``: image, back end, guest, console - and the end of all of them.
+
+Order: whatever can refuse without having started anything comes first (options, QEMU, accelerator), then the image
+(which may take a minute once), then the run directory, the back end, QEMU.  Each is a context manager, so that
+leaving the guest, Ctrl-C, SIGTERM and every error end the later ones first and leave nothing behind.
+
+On an error the transcripts (console, QEMU's output and command line, the back end's) are moved to a directory that
+the message names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import images
+from guest.vm import probe
+from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, human_command, shell_form
+from guest.vm.errors import GuestError
+from guest.vm.interact import interact_with
+from guest.vm.machine import Guest, boot
+from guest.vm.probe import Accel
+from guest.vm.rundir import RunDir
+from vnic import errors
+from vnic.cli import output
+from vnic.cli.backend import Backend, serve_command
+from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed
+
+NetKind = Literal["vhost-user", "stream"]
+RECONNECT_S = 1
+COMMAND_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start, as decided from the options and the host."""
+
+    machine: MachineType
+    net: NetKind
+    image: str
+    memory_mib: int
+    backend_options: tuple[str, ...]
+    qemu: probe.Qemu
+    accel: Accel
+    interactive: bool
+
+    def vm(self, image: images.Image | None, socket: Path) -> Vm:
+        """The guest; with no image yet (a dry run) its files have the names that a built one has."""
+        directory = Path(f"<image {self.image}>")
+        return Vm(
+            kernel=image.kernel if image else directory / "vmlinuz",
+            initramfs=image.initramfs if image else directory / "initramfs",
+            nics=(self.nic(socket),),
+            machine=self.machine,
+            accel=self.accel,
+            memory_mib=self.memory_mib,
+            append=() if self.interactive else ("vnic.quiet", "vnic.plain"),
+            tsc_khz=probe.tsc_khz() if self.accel == "tcg" else None,
+            reboot=True,
+            qemu=self.qemu.path,
+            qemu_version=self.qemu.version,
+        )
+
+    def nic(self, socket: Path) -> Nic:
+        if self.net == "vhost-user":
+            return VhostUser(path=socket, reconnect_s=RECONNECT_S)
+        again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
+        return Stream(path=socket, reconnect_s=again)
+
+    def backend_arguments(self, socket: Path) -> list[str]:
+        return [f"--{self.net}", str(socket), *self.backend_options]
+
+
+def vm(
+    command: Annotated[
+        list[str] | None, typer.Argument(help="After --: a command to run in the guest.")
+    ] = None,
+    machine: Annotated[MachineType, typer.Option(help="QEMU's machine type.")] = "microvm",
+    net: Annotated[NetKind, typer.Option(help="How QEMU talks to the back end.")] = "vhost-user",
+    image: Annotated[str, typer.Option(help="A recipe: see `vnic image list`.")] = images.DEFAULT,
+    memory: Annotated[int, typer.Option(help="MiB of the guest.")] = 256,
+    accel: Annotated[
+        Literal["auto", "tcg", "kvm"], typer.Option(help="auto: KVM if it really works.")
+    ] = "auto",
+    pcap: Pcap = None,
+    loss: Loss = 0.0,
+    reorder: Reorder = 0.0,
+    duplicate: Duplicate = 0.0,
+    seed: Seed = 0,
+    host: Hosts = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that the command after -- may take.")] = COMMAND_S,
+    artifacts: Annotated[Path | None, typer.Option(help="Keep the transcripts in this directory.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the commands and start nothing.")] = False,
+) -> int:
+    """Open a guest whose network card is vnic; its console is this terminal (Ctrl-A x leaves).
+
+    With a command after -- the guest runs that, and its exit code is ours: vnic vm -- curl http://10.0.2.2/
+    """
+    faults = {"--loss": loss, "--reorder": reorder, "--duplicate": duplicate}
+    options = [word for name, chance in faults.items() if chance for word in (name, str(chance))]
+    options += ["--seed", str(seed)] if options else []
+    options += ["--pcap", str(pcap.absolute())] if pcap else []
+    options += [word for pair in host or [] for word in ("--host", pair)]
+    qemu = probe.ask_qemu(probe.find_qemu())
+    qemu.require(netdev=net, machine=machine)
+    chosen, said = _accelerator(accel, qemu)
+    plan = Plan(machine, net, image, memory, tuple(options), qemu, chosen, not command)
+    if dry_run:
+        return _show(plan)
+    output.stage(said)
+    found = images.ensure(image, output.stage)
+    return _run(plan, found, _command_line(command or []), timeout, artifacts)
+
+
+def _command_line(words: list[str]) -> str:
+    """One word is taken as a shell's line (it may hold a pipe), several as a program with its arguments."""
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def _accelerator(wanted: str, qemu: probe.Qemu) -> tuple[Accel, str]:
+    """A KVM that nobody wants is not tried."""
+    if wanted == "tcg":
+        return "tcg", "accelerator: TCG, as asked for"
+    return probe.choose_accel(wanted, probe.probe_kvm(qemu))
+
+
+def _show(plan: Plan) -> int:
+    socket = Path(tempfile.gettempdir()) / "vnic.sock"
+    print("# 1. the back end, in one terminal")
+    print(shell_form(serve_command(plan.backend_arguments(socket))))
+    print("# 2. the guest, in another (Ctrl-A x ends it)")
+    print(human_command(plan.vm(images.find(plan.image), socket)))
+    return errors.EXIT_OK
+
+
+def _run(plan: Plan, image: images.Image, command: str, timeout: float, artifacts: Path | None) -> int:
+    with RunDir.create() as rundir, _transcripts(rundir.path, artifacts):
+        socket = rundir.socket_path("backend.sock")
+        with Backend(plan.backend_arguments(socket), rundir) as backend, _blamed(backend):
+            output.stage(f"the back end is {backend.await_ready()}")
+            guest = boot(plan.vm(image, socket), rundir, progress=output.stage)
+            with contextlib.closing(guest), _watched(backend, guest):
+                return _use(guest, command, timeout)
+
+
+def _use(guest: Guest, command: str, timeout: float) -> int:
+    if command:
+        result = guest.run(command, timeout)
+        sys.stdout.write(result.out)
+        sys.stderr.write(result.err)
+        return result.code
+    _say_banner(guest)
+    outcome = interact_with(guest)
+    print(file=sys.stderr)
+    output.stage(f"{outcome.value}; everything that was started is being ended")
+    return errors.EXIT_OK
+
+
+BANNER = """
+  This is the guest's console.  Its network card is a Python process, and so is the server 10.0.2.2.  Type:
+
+    ping -c 3 10.0.2.2
+    nc 10.0.2.2 7                      echo; also 9 discard, 19 chargen
+    curl http://10.0.2.2/              this connection, as the server's TCP sees it
+    curl -so /dev/null -w '%{speed_download}\\n' http://10.0.2.2/bytes/100000000
+    curl -T /bin/busybox http://10.0.2.2/upload
+    iperf3 -c 10.0.2.2                 and with -R the other way
+
+  exit, or Ctrl-A x, ends the guest and everything that was started with it.
+"""
+
+
+def _say_banner(guest: Guest) -> None:
+    if guest.ready.get("dhcp", "ok") != "ok":
+        output.headline(f"the guest got no address by DHCP: {guest.ready['dhcp']}")
+    print(BANNER, file=sys.stderr, flush=True)
+
+
+# -- ends ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _blamed(backend: Backend) -> Iterator[None]:
+    """If the back end is gone when something fails, its end is the error, whatever came of it elsewhere."""
+    try:
+        yield
+    except GuestError as error:
+        if backend.running:
+            raise
+        raise backend.obituary() from error
+
+
+@contextlib.contextmanager
+def _watched(backend: Backend, guest: Guest) -> Iterator[None]:
+    """End QEMU, and so whatever waits for the guest, when the back end ends."""
+    died = threading.Event()
+    stop_read, stop_write = os.pipe()
+    qemu = guest.machine.pidfd
+
+    def watch() -> None:
+        ready, _, _ = select.select([backend.pidfd, stop_read], [], [])
+        if backend.pidfd in ready:
+            died.set()
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(qemu, signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, name="back end's death watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stop_write)
+        thread.join()
+        os.close(stop_read)
+    if died.is_set():
+        raise backend.obituary()
+
+
+@contextlib.contextmanager
+def _transcripts(run: Path, artifacts: Path | None) -> Iterator[None]:
+    """Keep the run directory's files: always in ``artifacts`` if that was named, else in /tmp after an error."""
+    try:
+        yield
+    except Exception as error:
+        kept = _keep(run, artifacts or Path(tempfile.mkdtemp(prefix="vnic-failed-")))
+        add_evidence(error, f"transcripts of console, QEMU and back end: {kept}")
+        raise
+    else:
+        if artifacts is not None:
+            _keep(run, artifacts)
+
+
+def _keep(run: Path, directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    for file in run.iterdir():
+        if file.is_file() and file.name != "owner.json":
+            shutil.copy(file, directory)
+    return directory
+
+
+def add_evidence(error: Exception, line: str) -> None:
+    """One line more in the evidence of an error that has such a part."""
+    evidence = getattr(error, "evidence", None)
+    if isinstance(evidence, str):
+        setattr(error, "evidence", f"{evidence}\n{line}".lstrip("\n"))  # noqa: B010 - any layer's error

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host process is told: checked before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from vnic.errors import UsageError
+from vnic.services.dns import valid_name
+
+DEFAULT_ADDRESS = "10.0.2.2/24"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a host process is made of; exactly one of ``vhost_user`` (a path) and ``stream`` (a path or HOST:PORT)."""
+
+    vhost_user: str | None = None
+    stream: str | None = None
+    capture: Path | None = None
+    loss: float = 0.0
+    reorder: float = 0.0
+    duplicate: float = 0.0
+    seed: int = 0
+    address: str = "10.0.2.2/24"
+    mtu: int = 1500
+    hosts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """UsageError for what cannot be."""
+        if (self.vhost_user is None) == (self.stream is None):
+            raise UsageError(
+                "one of --vhost-user and --stream is needed, and only one",
+                f"--vhost-user {self.vhost_user}, --stream {self.stream}",
+                "vnic serve --vhost-user /tmp/vnic.sock",
+            )
+        for name in ("loss", "reorder", "duplicate"):
+            chance = getattr(self, name)
+            if not 0 <= chance <= 1:
+                raise UsageError(
+                    f"--{name} {chance} is no probability", "", f"for two percent: --{name} 0.02"
+                )
+
+
+@dataclass(frozen=True)
+class AddressPlan:
+    """Server and name server of the link; the pool of DHCP follows from them (vnic.services.catalogue)."""
+
+    server: IPv4Interface
+    name_server: IPv4Address
+
+    @classmethod
+    def of(cls, cidr: str) -> AddressPlan:
+        """The server's address as given, the name server the next one; UsageError if that does not fit."""
+        try:
+            server = IPv4Interface(cidr)
+        except ValueError as error:
+            raise UsageError(
+                f"--address {cidr} is no IPv4 address with a prefix", str(error), "10.0.2.2/24"
+            ) from error
+        name_server = server.ip + 1
+        if server.network.prefixlen > 27 or server.ip == server.network.network_address:
+            raise UsageError(
+                f"--address {cidr} leaves no room", "16 and more addresses are handed out", "10.0.2.2/24"
+            )
+        if name_server not in server.network or name_server == server.network.broadcast_address:
+            raise UsageError(
+                f"--address {cidr}: no room for the name server", f"{name_server}", "10.0.2.2/24"
+            )
+        return cls(server, name_server)
+
+
+def stream_address(text: str) -> str | tuple[str, int]:
+    """A unix path, or HOST:PORT for TCP: what holds a slash or no colon is a path.  UsageError for a bad port."""
+    host, colon, port = text.rpartition(":")
+    if "/" in text or not colon:
+        return text
+    if not port.isdecimal() or int(port) > 65535:
+        raise UsageError(
+            f"{text} is neither a path nor HOST:PORT", f"{port!r} is no port number", "127.0.0.1:5000"
+        )
+    return host, int(port)
+
+
+def parse_hosts(pairs: list[str]) -> dict[str, str]:
+    """NAME=ADDR arguments; UsageError for what is none."""
+    hosts = {}
+    for pair in pairs:
+        name, equals, address = pair.partition("=")
+        try:
+            hosts[name] = str(IPv4Address(address))
+        except ValueError as error:
+            raise UsageError(
+                f"--host {pair} is not NAME=ADDRESS", str(error), "--host db.test=10.0.2.2"
+            ) from error
+        if not equals or not valid_name(name):
+            raise UsageError(f"--host {pair}: {name!r} is not a host name", "", "--host db.test=10.0.2.2")
+    return hosts

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which services there are, where they listen, and how all of them are started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from vnic.services import chargen, dhcp, discard, dns, echo, http, iperf3
+from vnic.services.base import Network, ProtocolFactory, Server
+
+POOL_FIRST = 15
+"""Offset in the subnet of the first address handed out: 10.0.2.15."""
+
+
+class Services:
+    """All of them on one address: 7, 9, 19, 80 and 5201 by TCP, 53 and 67 by UDP."""
+
+    def __init__(
+        self,
+        server: IPv4Interface,
+        name_server: IPv4Address,
+        mtu: int = 1500,
+        hosts: Mapping[str, str] | None = None,
+    ) -> None:
+        """``hosts`` extends the name server's table; ValueError for what is no name or no address in it."""
+        self._server, self._name_server = server, name_server
+        self.http = http.Http()
+        self.iperf3 = iperf3.Iperf3Server()
+        table = dns.Table(dns.default_hosts(str(server.ip), str(name_server)).items())
+        for name, address in (hosts or {}).items():
+            table.add(name, address)
+        self.dns = dns.Resolver(table)
+        self.dhcp = dhcp.DhcpServer(_dhcp_config(server, name_server, mtu), asyncio.get_running_loop().time)
+        self._opened: list[Any] = []
+
+    async def start(self, network: Network) -> None:
+        """Open every port; OSError if one is taken, and then none stays open."""
+        try:
+            await self._start(network)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self, network: Network) -> None:
+        ours = str(self._server.ip)
+        factories: dict[int, ProtocolFactory] = {
+            echo.PORT: echo.Echo,
+            discard.PORT: discard.Discard,
+            chargen.PORT: chargen.Chargen,
+            iperf3.PORT: self.iperf3,
+        }
+        for port, factory in factories.items():
+            server: Server = await network.create_server(factory, ours, port)
+            self._opened.append(server)
+        await self.http.start(network, ours)
+        for address in (ours, str(self._name_server)):
+            await self._open_datagram(network, lambda: dns.DnsProtocol(self.dns), (address, dns.PORT))
+        # A client without an address sends to 255.255.255.255: only a socket bound to no address gets that.
+        await self._open_datagram(
+            network, lambda: dhcp.DhcpProtocol(self.dhcp), ("0.0.0.0", dhcp.SERVER_PORT)
+        )
+
+    async def _open_datagram(self, network: Network, factory: Any, address: tuple[str, int]) -> None:
+        transport, _ = await network.create_datagram_endpoint(factory, address)
+        self._opened.append(transport)
+
+    async def close(self) -> None:
+        """Stop listening; HTTP connections are ended, others end with their stack."""
+        await self.http.close()
+        for opened in self._opened:
+            opened.close()
+        self._opened.clear()
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """What each service counted."""
+        return {"dhcp": self.dhcp.counters, "dns": self.dns.counters, "iperf3": self.iperf3.counters}
+
+
+def _dhcp_config(server: IPv4Interface, name_server: IPv4Address, mtu: int) -> dhcp.Config:
+    network = server.network
+    return dhcp.Config(
+        server=server,
+        first=network.network_address + POOL_FIRST,
+        last=network.broadcast_address - 1,
+        router=server.ip,
+        name_servers=(name_server,),
+        mtu=mtu,
+    )
