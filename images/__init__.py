@@ -27,7 +27,7 @@ def find(name: str = DEFAULT) -> Image | None:
 
 
 def build(name: str = DEFAULT, progress: Progress = silent, *, refresh: bool = False) -> Image:
-    """The image of recipe `name`, built unless it is there; `progress` gets one finished line per stage.
+    """The image of recipe `name`, built unless it is there; `progress` gets a line for each stage.
 
     `refresh` asks for the newest package versions and builds if there are newer ones.  Raises ImageError.
     """

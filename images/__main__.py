@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from types import FrameType
 
 import images
@@ -14,8 +15,12 @@ from images.errors import ImageError
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    image = images.build(arguments.name, lambda line: print(line, flush=True), refresh=arguments.refresh)
-    print(image.directory)
+    started = time.monotonic()
+
+    def stage(text: str) -> None:
+        print(f"[{time.monotonic() - started:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    print(images.build(arguments.name, stage, refresh=arguments.refresh).directory)
 
 
 def _path(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +47,7 @@ from images.recipe import Recipe
 from images.sources import Sources
 from images.tree import Tree, unpack
 
-# A finished line, e.g. "[  2.1 s] fetching 31 packages (41 MB)".
+# Gets what is being done now, e.g. "fetching 31 packages (41 MB)"; whoever prints it adds the time.
 Progress = Callable[[str], None]
 CC_FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s")
 
@@ -66,7 +65,6 @@ class Builder:
     run: host.Runner = host.run
     progress: Progress = silent
     machine: str = field(default_factory=platform.machine)
-    _started: float = field(default_factory=time.monotonic)
 
     def build(self, refresh: bool = False) -> Image:
         """The image of the recipe, built unless it is there.  Raises a subclass of ImageError.
@@ -76,14 +74,11 @@ class Builder:
         self._check_machine()
         with self.cache.exclusive(self.recipe.name) as waited:
             if waited:
-                self.say(f"waited for another build of {self.recipe.name}")
+                self.progress(f"waited for another build of {self.recipe.name}")
             if not refresh and (image := self.cache.find(self.recipe)):
                 return image
             with self.cache.work_dir(self.recipe.name) as work:
                 return self._build_in(work, refresh)
-
-    def say(self, text: str) -> None:
-        self.progress(f"[{time.monotonic() - self._started:5.1f} s] {text}")
 
     def _check_machine(self) -> None:
         if self.machine not in ("x86_64", "AMD64"):
@@ -95,13 +90,13 @@ class Builder:
 
     def _build_in(self, work: Path, refresh: bool) -> Image:
         lock = None if refresh else self.cache.read_lock(self.recipe)
-        sources = Sources(self.recipe, self.cache, self.run, work, self.say)
+        sources = Sources(self.recipe, self.cache, self.run, work, self.progress)
         if lock is None:
             lock = sources.resolve()
         try:
             debs = sources.fetch(lock)
         except (DownloadError, PackageListError) as error:
-            self.say(f"the recorded versions are gone ({error.fact}); resolving again")
+            self.progress(f"the recorded versions are gone ({error.fact}); resolving again")
             lock = sources.resolve(fresh=True)
             debs = sources.fetch(lock)
         key = image_key(self.recipe, lock)
@@ -110,18 +105,18 @@ class Builder:
         return image
 
     def _assemble(self, lock: Lock, key: str, debs: dict[str, Path], work: Path) -> Image:
-        self.say(f"unpacking {len(debs)} packages, kernel {lock.kernel.name}")
+        self.progress(f"unpacking {len(debs)} packages, kernel {lock.kernel.name}")
         kernel, modules = self._kernel(lock.kernel, debs)
         trees = {p.name: unpack(self.run, debs[p.name], _is_program_or_library) for p in lock.packages}
-        self.say("compiling the measuring client")
+        self.progress("compiling the measuring client")
         client, compiler = self._client(work)
         contents = Contents(self.recipe, trees, modules, self._applets(trees, work), client)
-        self.say("putting the initramfs together")
+        self.progress("putting the initramfs together")
         files = {KERNEL: kernel, INITRAMFS: pack(contents)}
         manifest = self._manifest(lock, key, files, contents, compiler)
         files[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
         image = self.cache.publish(self.recipe.name, key, work, files)
-        self.say(f"built {image.directory} ({sum(map(len, files.values())) / 1e6:.0f} MB)")
+        self.progress(f"built {image.directory} ({sum(map(len, files.values())) / 1e6:.0f} MB)")
         return image
 
     def _kernel(self, package: Package, debs: dict[str, Path]) -> tuple[bytes, Modules]:

@@ -3,7 +3,7 @@
 
 Below $XDG_CACHE_HOME/vnic/images (default ~/.cache):
 
-    <recipe>-<key>/            one image: kernel, initramfs.cpio.gz, manifest.json; never changed once it is there
+    <recipe>-<key>/            one image: kernel, initramfs.cpio, manifest.json; never changed once it is there
     <recipe>.lock.json         the package versions that the recipe was last resolved to
     <recipe>.flock             held by the one build of that recipe that runs
     .work-<recipe>-XXXXXXXX/   a build under way; the next build of that recipe removes those of killed ones
@@ -34,9 +34,9 @@ from images.initramfs import client_source, our_files
 from images.recipe import Recipe
 
 # Raise it when the builder's output changes although its inputs do not.
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 KEY_DIGITS = 16
-INITRAMFS, KERNEL, MANIFEST = "initramfs.cpio.gz", "vmlinuz", "manifest.json"
+INITRAMFS, KERNEL, MANIFEST = "initramfs.cpio", "vmlinuz", "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)

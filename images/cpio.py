@@ -8,7 +8,6 @@ sorted by name, time stamps are zero, owners are root, and inode numbers count u
 
 from __future__ import annotations
 
-import gzip
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -79,11 +78,6 @@ def _record(entry: Entry, inode: int) -> bytes:
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.rdev, len(name), 0)
     head = MAGIC + b"".join(b"%08X" % field for field in fields) + name
     return head + bytes(-len(head) % 4) + entry.data + bytes(-len(entry.data) % 4)
-
-
-def compress(data: bytes, level: int) -> bytes:
-    """gzip without a time stamp or a file name in it."""
-    return gzip.compress(data, compresslevel=level, mtime=0)
 
 
 def read(data: bytes) -> Iterator[Entry]:
