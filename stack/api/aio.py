@@ -805,6 +805,8 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
                     return
                 self._protocol.error_received(oserror(got, "recvfrom"))
                 continue
+            if self._sk.sk_shutdown & RCV_SHUTDOWN:
+                return
             data, (addr, port) = got
             self._received(bytes(data), (ntoa(addr), port))
 
@@ -820,26 +822,27 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
         """One datagram to ``addr``; what the network refuses comes back through error_received."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
-        if addr is None:
+        if addr is None and not self._sk.sk_dport:
             raise ValueError("a datagram needs an address: this endpoint has no remote_addr")
         if self._conn_lost:
             self._conn_lost += 1
             return
-        packet = (bytes(data), (aton(addr[0]), addr[1]))
+        packet = (bytes(data), None if addr is None else (aton(addr[0]), addr[1]))
         if not self._buffer and self._send(*packet):
             return
         self._buffer.append(packet)
         self._buffer_size += len(packet[0])
         self._maybe_pause_protocol()  # type: ignore[attr-defined]
 
-    def _send(self, data: bytes, address: tuple[int, int]) -> bool:
+    def _send(self, data: bytes, address: tuple[int, int] | None) -> bool:
         """Whether the socket took or refused it; False: no room now."""
         sent = self._sock.ops.sendmsg(self._sock, data, 0, address)
         self._runner.touch()
         if sent == _EAGAIN:
             return False
         if sent < 0:
-            self._protocol.error_received(oserror(sent, f"sendto {ntoa(address[0])}:{address[1]}"))
+            addr, port = address or (self._sk.sk_daddr, self._sk.sk_dport)
+            self._protocol.error_received(oserror(sent, f"sendto {ntoa(addr)}:{port}"))
         return True
 
     def _feed(self) -> None:
@@ -855,13 +858,14 @@ async def create_datagram_endpoint(
     runner: Runner,
     protocol_factory: Callable[[], _T],
     local_addr: Address | None = None,
+    remote_addr: Address | None = None,
     *,
     allow_broadcast: bool = False,
     reuse_port: bool = False,
     device: str | None = None,
 ) -> tuple[StackDatagramTransport, _T]:
-    """loop.create_datagram_endpoint on a Stack.  ``device`` ties the endpoint to one network device by name, so that a
-    broadcast leaves there (SO_BINDTODEVICE)."""
+    """loop.create_datagram_endpoint on a Stack.  With ``remote_addr`` only that peer's datagrams are received.
+    ``device`` ties the endpoint to one network device by name, so that a broadcast leaves there (SO_BINDTODEVICE)."""
     sock = Socket(runner.stack, type=SOCK_DGRAM)
     try:
         if allow_broadcast:
@@ -871,11 +875,13 @@ async def create_datagram_endpoint(
         if device is not None:
             sock.setsockopt(core_sock.SOL_SOCKET, core_sock.SO_BINDTODEVICE, device.encode())
         sock.bind(local_addr or ("", 0))
+        if remote_addr is not None:
+            sock.connect(remote_addr)
         protocol = protocol_factory()
     except BaseException:
         sock.close()
         raise
-    extra = {"socket": sock, "sockname": sock.getsockname()}
+    extra = {"socket": sock, "sockname": sock.getsockname(), "peername": remote_addr}
     assert isinstance(protocol, asyncio.BaseProtocol)
     transport = StackDatagramTransport(runner, sock, protocol, extra)
     transport.start()

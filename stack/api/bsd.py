@@ -11,8 +11,8 @@ the stack as soon as trying again makes sense (it should only take a note; ``sta
 Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There is no I/O here and no
 clock but the Stack's: the same calls run in virtual time.
 
-Left out: blocking calls and time-outs, connect() (EOPNOTSUPP: this stack opens passively), names (addresses are
-dotted numbers), ancillary data.
+Left out: blocking calls and time-outs, connect() of a stream (EOPNOTSUPP: this stack opens passively), names
+(addresses are dotted numbers), ancillary data.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "no device of this stack has that address; give it one with Stack.dev_addr_add, or bind to "
     "0.0.0.0",
     errno.EINVAL: "invalid argument, or not possible in the socket's state",
-    errno.EOPNOTSUPP: "not supported on this kind of socket",
+    errno.EOPNOTSUPP: "not supported on this kind of socket (a stream cannot connect: this stack opens passively)",
     errno.ENOTCONN: "the socket is not connected",
     errno.ECONNRESET: "the peer reset the connection",
     errno.EPIPE: "the sending side is closed",
@@ -227,9 +227,10 @@ class Socket:
         return conn, (ntoa(sk.sk_daddr), sk.sk_dport)
 
     def connect(self, address: Address) -> None:
+        """Fix a datagram socket's peer.  A stream gets EOPNOTSUPP: this stack opens passively."""
         err = net_socket.sys_connect(self._net, self._fd, _sockaddr(address))
         if err < 0:
-            _raise(err, f"connect to {address[0]}:{address[1]} (this stack opens passively)")
+            _raise(err, f"connect to {address[0]}:{address[1]}")
 
     def shutdown(self, how: int) -> None:
         """SHUT_RD, SHUT_WR (sends FIN after what is queued) or SHUT_RDWR."""

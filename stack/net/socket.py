@@ -212,7 +212,7 @@ def do_accept(sock: socket, flags: int) -> int:
 
 
 def sys_connect(net: Stack, fd: int, addr: sockaddr_in) -> int:
-    """-EOPNOTSUPP: this stack opens passively."""
+    """Fix a datagram socket's peer; -EOPNOTSUPP on a stream: this stack opens passively."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF

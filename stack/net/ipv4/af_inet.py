@@ -6,7 +6,7 @@
 errno.  ``inet_sk_set_state`` is the one door through which a socket changes its TCP state.
 
 Departures: no capabilities (who runs the Stack may bind any port), no network namespaces in the table of protocols,
-no active open: connect() is -EOPNOTSUPP.
+no active open: connect() of a stream is -EOPNOTSUPP.
 """
 
 from __future__ import annotations
@@ -284,6 +284,16 @@ def inet_shutdown(sock_: socket, how: int) -> int:
     return err
 
 
+def inet_dgram_connect(sock_: socket, addr: sockaddr_in, flags: int) -> int:
+    """Fix the peer of a datagram socket; port 0 at address 0 lets go of it (the kernel's AF_UNSPEC)."""
+    sk = sock_.sk
+    if addr == (0, 0):
+        err: int = sk.sk_prot.disconnect(sk, flags)
+    else:
+        err = sk.sk_prot.connect(sk, addr)
+    return err
+
+
 def _tcp_poll(sock_: socket) -> int:
     return tcp.tcp_poll(sock_.sk)  # type: ignore[arg-type]
 
@@ -362,7 +372,7 @@ inet_dgram_ops = proto_ops(
     AF_INET,
     release=inet_release,
     bind=inet_bind,
-    connect=core_sock.sock_no_connect,
+    connect=inet_dgram_connect,
     accept=core_sock.sock_no_accept,
     getname=inet_getname,
     poll=datagram_poll,
