@@ -65,15 +65,12 @@ class inet_connection_sock_af_ops:
         "syn_recv_sock",
     )
 
-    def __init__(self, net_header_len: int, sockaddr_len: int, **functions: Callable[..., Any] | None) -> None:
+    def __init__(self, net_header_len: int, sockaddr_len: int, **functions: Callable[..., Any]) -> None:
         self.net_header_len = net_header_len
         self.net_frag_header_len = 0
         self.sockaddr_len = sockaddr_len
-        for slot in ("conn_request", "getsockopt", "mtu_reduced", "queue_xmit", "rebuild_header", "send_check",
-                     "setsockopt", "sk_rx_dst_set", "syn_recv_sock"):
-            setattr(self, slot, functions.pop(slot))
-        if functions:
-            raise TypeError(f"struct inet_connection_sock_af_ops has no member {sorted(functions)}")
+        for name, function in functions.items():
+            setattr(self, name, function)
 
     conn_request: Any
     getsockopt: Any

@@ -19,7 +19,6 @@ from stack.include.sock import sock_common
 from stack.include.tcp_states import TCP_NEW_SYN_RECV
 
 if TYPE_CHECKING:
-    from stack.include.sk_buff import sk_buff
     from stack.include.sock import sock
     from stack.include.timer import timer_list
     from stack.stack import Stack
@@ -38,12 +37,15 @@ class saved_syn:
 
 
 class request_sock_ops:
-    """struct request_sock_ops: what the protocol does with a request."""
+    """struct request_sock_ops: what the protocol does with a request.
+
+    Signatures: ``rtx_syn_ack(sk, req) -> int``, ``send_ack(sk, skb, req)``, ``send_reset(sk, skb)``,
+    ``destructor(req)``, ``syn_ack_timeout(req)``.
+    """
 
     __slots__ = (
         "destructor",
         "family",
-        "init_req",
         "obj",
         "rtx_syn_ack",
         "send_ack",
@@ -51,23 +53,17 @@ class request_sock_ops:
         "syn_ack_timeout",
     )
 
-    def __init__(
-        self,
-        family: int,
-        obj: type[request_sock],
-        rtx_syn_ack: Callable[[sock, request_sock], int],
-        send_ack: Callable[[sock, sk_buff, request_sock], None],
-        send_reset: Callable[[sock | None, sk_buff], None],
-        destructor: Callable[[request_sock], None],
-        syn_ack_timeout: Callable[[request_sock], None],
-    ) -> None:
+    rtx_syn_ack: Any
+    send_ack: Any
+    send_reset: Any
+    destructor: Any
+    syn_ack_timeout: Any
+
+    def __init__(self, family: int, obj: type[request_sock], **functions: Callable[..., Any]) -> None:
         self.family = family
         self.obj = obj
-        self.rtx_syn_ack = rtx_syn_ack
-        self.send_ack = send_ack
-        self.send_reset = send_reset
-        self.destructor = destructor
-        self.syn_ack_timeout = syn_ack_timeout
+        for name, function in functions.items():
+            setattr(self, name, function)
 
 
 class request_sock(sock_common):
@@ -242,13 +238,18 @@ class tcp_request_sock_ops:
         "send_synack",
     )
 
+    cookie_init_seq: Any
+    init_req: Any
+    init_seq: Any
+    init_seq_and_ts_off: Any
+    init_ts_off: Any
+    route_req: Any
+    send_synack: Any
+
     def __init__(self, mss_clamp: int, **functions: Callable[..., Any]) -> None:
         self.mss_clamp = mss_clamp
-        for slot in self.__slots__:
-            if slot != "mss_clamp":
-                setattr(self, slot, functions.pop(slot))
-        if functions:
-            raise TypeError(f"struct tcp_request_sock_ops has no member {sorted(functions)}")
+        for name, function in functions.items():
+            setattr(self, name, function)
 
 
 class fastopen_queue:

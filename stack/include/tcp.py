@@ -18,13 +18,13 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
-from stack.include.snmp import LINUX_MIB_LISTENDROPS, LINUX_MIB_SYNCOOKIESSENT
+from stack.include.snmp import LINUX_MIB_LISTENDROPS
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, tcp_jiffies32
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
-    from stack.include.request_sock import request_sock, tcp_request_sock_ops
+    from stack.include.request_sock import request_sock
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import sock
     from stack.include.timer import hrtimer
@@ -1068,11 +1068,3 @@ def tcp_synq_no_recent_overflow(sk: tcp_sock) -> bool:
 def tcp_cookie_time(net: Stack) -> int:
     """The minute counter of cookies."""
     return jiffies(net) // TCP_SYNCOOKIE_PERIOD
-
-
-def cookie_init_sequence(ops: tcp_request_sock_ops, sk: tcp_sock, skb: sk_buff, mss: int) -> tuple[int, int]:
-    """The cookie that answers a SYN with that MSS, and the MSS that it stands for."""
-    tcp_synq_overflow(sk)
-    sk.sk_net.mib.net_statistics[LINUX_MIB_SYNCOOKIESSENT] += 1
-    cookie: tuple[int, int] = ops.cookie_init_seq(skb, mss)
-    return cookie

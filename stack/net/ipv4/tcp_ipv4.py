@@ -1,0 +1,715 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP over IPv4: net/ipv4/tcp_ipv4.c.
+
+Theory of operation
+-------------------
+``tcp_v4_rcv`` is where a segment enters: header and checksum are verified, then the tables say who it is for.
+
+    found                      who judges
+    a request (NEW_SYN_RECV)   tcp_check_req; a child goes on to tcp_child_process
+    a TIME_WAIT socket         tcp_timewait_state_process; a new SYN may go on to the listener
+    a listener                 tcp_v4_do_rcv -> (cookie?) -> tcp_rcv_state_process -> tcp_v4_conn_request
+    a connection               tcp_v4_do_rcv -> tcp_rcv_established or tcp_rcv_state_process
+    nobody                     tcp_v4_send_reset
+
+A RST or ACK that no socket stands for (``tcp_v4_send_reset``, ``tcp_v4_send_ack``) is built from the segment it answers: RFC 9293,
+section 3.10.7.1: to a segment with ACK a bare RST with seq = its ack, else RST+ACK with seq 0 and ack = what the segment
+covered; never a RST to a RST.  IP id 0, DF, window 0, no options.
+
+``tcp_prot`` and ``ipv4_specific`` are what af_inet.py and the rest of TCP call.  ``tcp_v4_init`` fills tcp_prot once, since its
+functions live in modules that import this one.
+
+Left out: MD5 and TCP-AO, the receive backlog (nobody owns a socket for long here), early demux.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from stack.include.dropreason import (
+    SKB_DROP_REASON_NO_SOCKET,
+    SKB_DROP_REASON_NOT_SPECIFIED,
+    SKB_DROP_REASON_OTHERHOST,
+    SKB_DROP_REASON_PKT_TOO_SMALL,
+    SKB_DROP_REASON_TCP_CSUM,
+    SKB_DROP_REASON_TCP_MINTTL,
+)
+from stack.include.dst import RTCF_BROADCAST, RTCF_MULTICAST, RTN_LOCAL, dst_metric_advmss, dst_mtu, flowi4
+from stack.include.inet_connection_sock import inet_connection_sock_af_ops
+from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
+from stack.include.inet_timewait_sock import inet_timewait_death_row
+from stack.include.ip import (
+    ICMP_DEST_UNREACH,
+    ICMP_FRAG_NEEDED,
+    ICMP_HOST_UNREACH,
+    ICMP_NET_UNREACH,
+    ICMP_PARAMETERPROB,
+    ICMP_TIME_EXCEEDED,
+    INET_ECN_MASK,
+    IPPROTO_TCP,
+    icmp_hdr,
+    ip_hdr,
+    ip_reply_arg,
+    iphdr_at,
+    net_protocol,
+)
+from stack.include.request_sock import request_sock_ops, tcp_request_sock
+from stack.include.request_sock import tcp_request_sock_ops as tcp_request_sock_af_ops
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, PACKET_HOST, SKB_GSO_TCPV4
+from stack.include.snmp import (
+    ICMP_INC_STATS,
+    ICMP_MIB_INERRORS,
+    LINUX_MIB_LISTENOVERFLOWS,
+    LINUX_MIB_OUTOFWINDOWICMPS,
+    LINUX_MIB_TCPMINTTLDROP,
+    NET_INC_STATS,
+    TCP_INC_STATS,
+    TCP_MIB_CSUMERRORS,
+    TCP_MIB_INERRS,
+    TCP_MIB_INSEGS,
+    TCP_MIB_OUTRSTS,
+    TCP_MIB_OUTSEGS,
+)
+from stack.include.sock import AF_INET, proto, sk_acceptq_is_full, sk_dst_reset, sock_rps_save_rxhash
+from stack.include.tcp import (
+    TCP_HEADER,
+    TCP_HEADER_LEN,
+    TCP_MSS_DEFAULT,
+    TCPHDR_ACK,
+    TCPHDR_FIN,
+    TCPHDR_RST,
+    TCPHDR_SYN,
+    TCPOLEN_TSTAMP_ALIGNED,
+    tcp_hdr,
+    tcp_listendrop,
+    tcp_move_syn,
+    tcp_segs_in,
+    tcp_skb_cb,
+    tcp_sock,
+    tcphdr,
+)
+from stack.include.tcp_states import (
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    TCP_TIME_WAIT,
+)
+from stack.lib.checksum import csum_fold, csum_partial, csum_tcpudp_nofold, tcp_v4_pseudo
+from stack.net.core.secure_seq import secure_tcp_seq_and_ts_off, secure_tcp_ts_off
+from stack.net.core.skbuff import consume_skb, kfree_skb_reason
+from stack.net.core.sock import sk_setup_caps
+from stack.net.ipv4 import (
+    af_inet,
+    icmp,
+    inet_connection_sock,
+    inet_hashtables,
+    inet_timewait_sock,
+    ip_options,
+    ip_output,
+    ip_sockglue,
+    syncookies,
+    tcp,
+    tcp_cong,
+    tcp_input,
+    tcp_minisocks,
+    tcp_output,
+    tcp_timer,
+)
+from stack.seqnum import MASK32, between
+
+if TYPE_CHECKING:
+    from stack.include.dst import dst_entry, rtable
+    from stack.include.inet_sock import ip_options as ip_options_t
+    from stack.include.inet_timewait_sock import tcp_timewait_sock
+    from stack.include.ip import iphdr
+    from stack.include.request_sock import request_sock
+    from stack.include.sk_buff import sk_buff
+    from stack.stack import Stack
+
+TS_OPTION = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
+
+
+# -- answers without a socket ------------------------------------------------------------------------------------
+
+
+def _reply_arg(skb: sk_buff, iov: bytearray, oif: int, tos: int) -> ip_reply_arg:
+    iph = ip_hdr(skb)
+    pseudo = csum_tcpudp_nofold(iph.daddr, iph.saddr, len(iov), IPPROTO_TCP, 0)
+    return ip_reply_arg(iov, csum=pseudo, csumoffset=8, bound_dev_if=oif, tos=tos)
+
+
+def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
+    """Answer a segment that fits nobody; ``sk`` (listener, TIME_WAIT or None) lends its device."""
+    th = tcp_hdr(skb)
+    if th.flags & TCPHDR_RST:
+        return
+    net = skb.dev.net if skb.dev is not None else sk.sk_net
+    rt: Any = skb._skb_refdst
+    if sk is None and (rt is None or rt.rt_type != RTN_LOCAL):
+        return
+    seq = ack_seq = 0
+    flags = TCPHDR_RST
+    if th.flags & TCPHDR_ACK:
+        seq = th.ack_seq
+    else:
+        flags |= TCPHDR_ACK
+        syn_fin = (th.flags & TCPHDR_SYN != 0) + (th.flags & TCPHDR_FIN != 0)
+        ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
+    rep = bytearray(TCP_HEADER_LEN)
+    TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, 5 << 12 | flags, 0, 0, 0)
+    iph = ip_hdr(skb)
+    arg = _reply_arg(skb, rep, sk.sk_bound_dev_if if sk is not None else 0, iph.tos)
+    ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
+    TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
+    TCP_INC_STATS(net, TCP_MIB_OUTRSTS)
+
+
+def tcp_v4_send_ack(
+    sk: Any, skb: sk_buff, seq: int, ack: int, win: int, tsval: int, tsecr: int, oif: int, tos: int
+) -> None:
+    """An ACK for a request or a TIME_WAIT socket; with a time stamp if there is one to echo."""
+    th = tcp_hdr(skb)
+    net = sk.sk_net
+    size = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
+    rep = bytearray(size)
+    TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack, size << 10 | TCPHDR_ACK, win, 0, 0)
+    if tsecr:
+        rep[20:32] = (TS_OPTION << 64 | (tsval & MASK32) << 32 | tsecr).to_bytes(12, "big")
+    iph = ip_hdr(skb)
+    arg = _reply_arg(skb, rep, oif, tos)
+    ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
+    TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
+
+
+def tcp_time_stamp_raw(net: Stack) -> int:
+    """The TSval clock without any offset: milliseconds."""
+    return net.clock.now_ns() // 1_000_000
+
+
+def tcp_v4_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
+    """Repeat the last ACK of a connection that is over."""
+    tcp_v4_send_ack(
+        tw,
+        skb,
+        tw.tw_snd_nxt,
+        tw.tw_rcv_nxt,
+        tw.tw_rcv_wnd >> tw.tw_rcv_wscale,
+        tcp_time_stamp_raw(tw.sk_net) + tw.tw_ts_offset,
+        tw.tw_ts_recent,
+        tw.sk_bound_dev_if,
+        tw.tw_tos,
+    )
+
+
+def tcp_v4_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> None:
+    """The ACK that a request answers something unacceptable with."""
+    seq = (req.snt_isn + 1) & MASK32 if sk.sk_state == TCP_LISTEN else sk.snd_nxt
+    tcp_v4_send_ack(
+        sk,
+        skb,
+        seq,
+        req.rcv_nxt,
+        req.rsk_rcv_wnd >> req.rcv_wscale,
+        tcp_time_stamp_raw(sk.sk_net) + req.ts_off,
+        req.ts_recent,
+        0,
+        ip_hdr(skb).tos,
+    )
+
+
+# -- the request -------------------------------------------------------------------------------------------------
+
+
+def tcp_v4_init_sequence(skb: sk_buff) -> int:
+    """Our ISN for the connection that a SYN asks for."""
+    return tcp_v4_init_seq_and_ts_off(_net(skb), skb)[0]
+
+
+def tcp_v4_init_ts_off(net: Stack, skb: sk_buff) -> int:
+    iph, th = ip_hdr(skb), tcp_hdr(skb)
+    return secure_tcp_ts_off(net, iph.daddr, iph.saddr, th.dest, th.source)
+
+
+def tcp_v4_init_seq_and_ts_off(net: Stack, skb: sk_buff) -> tuple[int, int]:
+    """(ISN, offset of our time stamps): both halves of one keyed hash of the 4-tuple."""
+    iph, th = ip_hdr(skb), tcp_hdr(skb)
+    return secure_tcp_seq_and_ts_off(net, iph.daddr, iph.saddr, th.dest, th.source)
+
+
+def _net(skb: sk_buff) -> Stack:
+    assert skb.dev is not None
+    return skb.dev.net
+
+
+def tcp_v4_save_options(net: Stack, skb: sk_buff) -> ip_options_t | None:
+    """The IP options of the SYN as the answer must carry them."""
+    if skb.ip_opt is None or not skb.ip_opt.optlen:
+        return None
+    return ip_options.ip_options_echo(net, skb.ip_opt, skb)
+
+
+def tcp_v4_init_req(req: tcp_request_sock, sk_listener: tcp_sock, skb: sk_buff) -> None:
+    iph = ip_hdr(skb)
+    req.sk_rcv_saddr = iph.daddr
+    req.sk_daddr = iph.saddr
+    req.ireq_opt = tcp_v4_save_options(sk_listener.sk_net, skb)
+
+
+def tcp_v4_route_req(sk: tcp_sock, skb: sk_buff, fl4: flowi4, req: tcp_request_sock) -> rtable | None:
+    """The route to the peer of a request, or None."""
+    return inet_connection_sock.inet_csk_route_req(sk, fl4, req)
+
+
+def tcp_v4_reqsk_destructor(req: request_sock) -> None:
+    assert isinstance(req, tcp_request_sock)
+    req.ireq_opt = None
+
+
+def tcp_v4_send_synack(
+    sk: tcp_sock,
+    dst: dst_entry | None,
+    fl4: flowi4 | None,
+    req: tcp_request_sock,
+    foc: object | None,
+    synack_type: int,
+    syn_skb: sk_buff | None,
+) -> int:
+    """Send the SYN-ACK of a request; ``dst`` None (a resend) looks the route up.  0, or nonzero if it did not go."""
+    if dst is None:
+        dst = inet_connection_sock.inet_csk_route_req(sk, fl4 or flowi4(), req)
+        if dst is None:
+            return -1
+    skb = tcp_output.tcp_make_synack(sk, dst, req, foc, synack_type, syn_skb)
+    __tcp_v4_send_check(skb, req.sk_rcv_saddr, req.sk_daddr)
+    tos = req.syn_tos & ~INET_ECN_MASK if sk.sk_net.ipv4.sysctl_tcp_reflect_tos else sk.tos
+    return ip_output.ip_build_and_send_pkt(skb, sk, req.sk_rcv_saddr, req.sk_daddr, req.ireq_opt, tos)
+
+
+def __tcp_v4_send_check(skb: sk_buff, saddr: int, daddr: int) -> None:
+    """Put the pseudo-header sum into the checksum field and leave the rest to the device (or dev_queue_xmit)."""
+    start = skb.transport_header
+    head = skb.head
+    assert isinstance(head, bytearray)
+    # No route has filled in skb.len beyond TCP yet: it is header and payload.
+    pseudo = tcp_v4_pseudo(saddr, daddr, skb.len)
+    head[start + 16] = pseudo >> 8
+    head[start + 17] = pseudo & 255
+    skb.csum_start = start
+    skb.csum_offset = 16
+    skb.ip_summed = CHECKSUM_PARTIAL
+
+
+def tcp_v4_send_check(sk: tcp_sock, skb: sk_buff) -> None:
+    __tcp_v4_send_check(skb, sk.inet_saddr, sk.sk_daddr)
+
+
+def tcp_v4_conn_request(sk: tcp_sock, skb: sk_buff) -> int:
+    """A SYN to a listener.  One that was sent to a broadcast address is dropped."""
+    rt: Any = skb._skb_refdst
+    if rt is not None and rt.rt_flags & (RTCF_BROADCAST | RTCF_MULTICAST):
+        tcp_listendrop(sk)
+        return 0
+    return tcp_input.tcp_conn_request(tcp_request_sock_ops, tcp_request_sock_ipv4_ops, sk, skb)
+
+
+# -- the child ---------------------------------------------------------------------------------------------------
+
+
+def inet_sk_rx_dst_set(sk: tcp_sock, skb: sk_buff) -> None:
+    """The route that the peer's packets come by."""
+    sk.sk_rx_dst = skb._skb_refdst
+
+
+def _set_addresses(newsk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> None:
+    iph = ip_hdr(skb)
+    newsk.sk_daddr = req.sk_daddr
+    newsk.sk_rcv_saddr = newsk.inet_saddr = req.sk_rcv_saddr
+    newsk.sk_bound_dev_if = req.sk_bound_dev_if
+    newsk.inet_opt = req.ireq_opt
+    newsk.icsk_ext_hdr_len = req.ireq_opt.optlen if req.ireq_opt is not None else 0
+    newsk.mc_ttl = iph.ttl
+    newsk.rcv_tos = iph.tos
+    newsk.inet_id = newsk.sk_net.rng.get_random_u32() & 0xFFFF
+    if newsk.sk_net.ipv4.sysctl_tcp_reflect_tos:
+        newsk.tos = req.syn_tos & ~INET_ECN_MASK
+
+
+def tcp_v4_syn_recv_sock(
+    sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, dst: dst_entry | None, req_unhash: Any
+) -> tuple[tcp_sock | None, bool]:
+    """The third ACK makes the child.  (child, whether it took the place of ``req_unhash``), or (None, False): the accept
+    queue is full (ListenOverflows) or there is no route; either counts in ListenDrops."""
+    if sk_acceptq_is_full(sk):
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_LISTENOVERFLOWS)
+        tcp_listendrop(sk)
+        return None, False
+    newsk = tcp_minisocks.tcp_create_openreq_child(sk, req, skb)
+    newsk.sk_gso_type = SKB_GSO_TCPV4
+    inet_sk_rx_dst_set(newsk, skb)
+    _set_addresses(newsk, req, skb)
+    if dst is None:
+        dst = inet_connection_sock.inet_csk_route_child_sock(sk, newsk, req)
+        if dst is None:
+            return _put_and_exit(sk, newsk)
+    sk_setup_caps(newsk, dst)
+    tcp_minisocks.tcp_ca_openreq_child(newsk, dst)
+    tcp_output.tcp_sync_mss(newsk, dst_mtu(dst))
+    newsk.advmss = tcp_output.tcp_mss_clamp(sk, dst_metric_advmss(dst))
+    tcp_input.tcp_initialize_rcv_mss(newsk)
+    if inet_hashtables.__inet_inherit_port(sk, newsk) < 0:
+        return _put_and_exit(sk, newsk)
+    own_req = inet_hashtables.inet_ehash_nolisten(newsk, req_unhash, check_dup=req_unhash is None)
+    if own_req or req_unhash is None:
+        tcp_move_syn(newsk, req)
+        req.ireq_opt = None
+    return newsk, own_req
+
+
+def _put_and_exit(sk: tcp_sock, newsk: tcp_sock) -> tuple[None, bool]:
+    newsk.inet_opt = None
+    inet_connection_sock.inet_csk_prepare_forced_close(newsk)
+    tcp.tcp_done(newsk)
+    tcp_listendrop(sk)
+    return None, False
+
+
+# -- ICMP errors -------------------------------------------------------------------------------------------------
+
+
+def tcp_req_err(req: tcp_request_sock, seq: int, abort: bool) -> None:
+    """An ICMP error about a SYN-ACK: a hard one with the right sequence number ends the request."""
+    if seq != req.snt_isn:
+        NET_INC_STATS(req.sk_net, LINUX_MIB_OUTOFWINDOWICMPS)
+    elif abort:
+        listener = req.rsk_listener
+        inet_connection_sock.inet_csk_reqsk_queue_drop(listener, req)
+        tcp_listendrop(listener)
+
+
+def tcp_v4_err(skb: sk_buff, info: int) -> int:
+    """An ICMP error about a segment of ours; skb.data is at the IP header that it quotes, ``info`` the next hop's MTU of a
+    fragmentation-needed.  0 or -ENOENT (nobody sent that)."""
+    net = _net(skb)
+    iph = iphdr_at(skb.head, skb.data)
+    at = skb.data + iph.ihl * 4
+    sport, dport = int.from_bytes(skb.head[at : at + 2], "big"), int.from_bytes(skb.head[at + 2 : at + 4], "big")
+    seq = int.from_bytes(skb.head[at + 4 : at + 8], "big")
+    icmph = icmp_hdr(skb)
+    sk = inet_hashtables.__inet_lookup_established(
+        net, net.tcp_hashinfo, iph.daddr, dport, iph.saddr, sport, skb.skb_iif
+    )
+    if sk is None:
+        sk = inet_hashtables.__inet_lookup_listener(
+            net, net.tcp_hashinfo, iph.daddr, dport, iph.saddr, sport, skb.skb_iif
+        )
+        if sk is None:
+            ICMP_INC_STATS(net, ICMP_MIB_INERRORS)
+            return -errno.ENOENT
+        return 0
+    if sk.sk_state == TCP_TIME_WAIT:
+        return 0
+    if sk.sk_state == TCP_NEW_SYN_RECV:
+        tcp_req_err(sk, seq, _icmp_aborts_request(icmph.type, icmph.code))
+        return 0
+    if sk.sk_state == TCP_CLOSE:
+        return 0
+    if not between(seq, sk.snd_una, sk.snd_nxt):
+        NET_INC_STATS(net, LINUX_MIB_OUTOFWINDOWICMPS)
+        return 0
+    _err_for_connection(sk, icmph.type, icmph.code, info)
+    return 0
+
+
+def _icmp_aborts_request(type_: int, code: int) -> bool:
+    if type_ in (ICMP_PARAMETERPROB, ICMP_TIME_EXCEEDED):
+        return True
+    return type_ == ICMP_DEST_UNREACH and code in (ICMP_NET_UNREACH, ICMP_HOST_UNREACH)
+
+
+def _err_for_connection(sk: tcp_sock, type_: int, code: int, info: int) -> None:
+    if type_ == ICMP_PARAMETERPROB:
+        err = errno.EPROTO
+    elif type_ == ICMP_TIME_EXCEEDED:
+        err = errno.EHOSTUNREACH
+    elif type_ == ICMP_DEST_UNREACH and code == ICMP_FRAG_NEEDED:
+        tcp_v4_mtu_reduced(sk, info)
+        return
+    elif type_ == ICMP_DEST_UNREACH and code < len(icmp.icmp_err_convert):
+        err = icmp.icmp_err_convert[code][0]
+    else:
+        return
+    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        sk.sk_err = err
+        sk.sk_error_report(sk)
+        tcp.tcp_done(sk)
+    elif sk.recverr:
+        sk.sk_err = err
+        sk.sk_error_report(sk)
+    else:
+        # RFC 1122, section 4.2.3.9: a soft error, told only if the connection fails later.
+        sk.sk_err_soft = err
+
+
+def tcp_v4_mtu_reduced(sk: tcp_sock, mtu: int) -> None:
+    """Path MTU discovery (RFC 1191): smaller segments from here on, and at once for what was lost."""
+    if sk.sk_state in (TCP_LISTEN, TCP_CLOSE):
+        return
+    dst = inet_connection_sock.inet_csk_update_pmtu(sk, mtu)
+    if dst is None:
+        return
+    mtu = dst_mtu(dst)
+    if IP_PMTUDISC_DONT < sk.pmtudisc < IP_PMTUDISC_OMIT - 1 and sk.icsk_pmtu_cookie > mtu:
+        tcp_output.tcp_sync_mss(sk, mtu)
+        tcp_input.tcp_simple_retransmit(sk)
+
+
+# -- receiving ---------------------------------------------------------------------------------------------------
+
+
+def tcp_v4_cookie_check(sk: tcp_sock, skb: sk_buff) -> Any:
+    """Anything but a SYN at a listener may answer a cookie: the child then, else the listener, or None (done with)."""
+    if tcp_hdr(skb).flags & TCPHDR_SYN:
+        return sk
+    return syncookies.cookie_v4_check(sk, skb)
+
+
+def tcp_v4_do_rcv(sk: tcp_sock, skb: sk_buff) -> int:
+    """A segment for a listener or a connection."""
+    state = sk.sk_state
+    if state == TCP_ESTABLISHED:
+        tcp_input.tcp_rcv_established(sk, skb)
+        return 0
+    rsk = sk
+    if state == TCP_LISTEN:
+        #> sk_state == TCP_LISTEN
+        nsk = tcp_v4_cookie_check(sk, skb)
+        if nsk is None:
+            return 0
+        if nsk is not sk:
+            reason = tcp_minisocks.tcp_child_process(sk, nsk, skb)
+            if reason:
+                return _reset_and_drop(nsk, skb, reason)
+            return 0
+    else:
+        sock_rps_save_rxhash(sk, skb)
+    reason = tcp_input.tcp_rcv_state_process(sk, skb)
+    return _reset_and_drop(rsk, skb, reason) if reason else 0
+
+
+def _reset_and_drop(sk: Any, skb: sk_buff, reason: int) -> int:
+    tcp_v4_send_reset(sk, skb)
+    kfree_skb_reason(skb, reason)
+    return 0
+
+
+def tcp_v4_fill_cb(skb: sk_buff, iph: iphdr, th: tcphdr) -> None:
+    """TCP's view of a received segment: its sequence space."""
+    flags = th.flags
+    end_seq = th.seq + skb.len - (th.doff << 2)
+    if flags & (TCPHDR_SYN | TCPHDR_FIN):
+        end_seq += (flags & TCPHDR_SYN != 0) + (flags & TCPHDR_FIN != 0)
+    cb = tcp_skb_cb(th.seq, end_seq & MASK32, flags)
+    cb.ack_seq = th.ack_seq
+    cb.ip_dsfield = iph.tos
+    cb.header = skb.ip_opt
+    skb.cb = cb
+
+
+def tcp_v4_rcv(skb: sk_buff) -> int:
+    """A segment for this host; skb.data is at its TCP header."""
+    net = _net(skb)
+    if skb.pkt_type != PACKET_HOST:
+        kfree_skb_reason(skb, SKB_DROP_REASON_OTHERHOST)
+        return 0
+    net.mib.tcp_statistics[TCP_MIB_INSEGS] += 1
+    headlen = skb.tail - skb.data
+    if headlen < TCP_HEADER_LEN:
+        return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    th = tcphdr(*TCP_HEADER.unpack_from(skb.head, skb.data))
+    if th.doff < 5 or headlen < th.doff << 2:
+        return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    skb.h_th = th
+    iph: iphdr = skb.h_iph
+    if skb.ip_summed == CHECKSUM_NONE and _csum_error(skb, iph):
+        TCP_INC_STATS(net, TCP_MIB_CSUMERRORS)
+        return _bad_packet(net, skb, SKB_DROP_REASON_TCP_CSUM)
+    tcp_v4_fill_cb(skb, iph, th)
+    sk = inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
+    while sk is not None:
+        state = sk.sk_state
+        if state == TCP_NEW_SYN_RECV:
+            sk = _rcv_request(net, skb, iph, th, sk)
+            continue
+        if state == TCP_TIME_WAIT:
+            sk = _do_time_wait(net, skb, iph, th, sk)
+            continue
+        if sk.min_ttl and iph.ttl < sk.min_ttl:
+            NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
+            kfree_skb_reason(skb, SKB_DROP_REASON_TCP_MINTTL)
+            return 0
+        if state != TCP_LISTEN:
+            tcp_segs_in(sk, skb)
+        return tcp_v4_do_rcv(sk, skb)
+    if skb.cb is not None:
+        _no_tcp_socket(skb)
+    return 0
+
+
+def _csum_error(skb: sk_buff, iph: iphdr) -> bool:
+    segment = memoryview(skb.head)[skb.data : skb.tail]
+    return csum_fold(csum_partial(segment) + tcp_v4_pseudo(iph.saddr, iph.daddr, len(segment))) != 0
+
+
+def _bad_packet(net: Stack, skb: sk_buff, reason: int) -> int:
+    TCP_INC_STATS(net, TCP_MIB_INERRS)
+    kfree_skb_reason(skb, reason)
+    return 0
+
+
+def _no_tcp_socket(skb: sk_buff) -> None:
+    tcp_v4_send_reset(None, skb)
+    kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
+
+
+def _discard(skb: sk_buff, reason: int = SKB_DROP_REASON_NOT_SPECIFIED) -> None:
+    """Done with: the look-up loop of tcp_v4_rcv sees that there is nothing left to answer."""
+    kfree_skb_reason(skb, reason)
+    skb.cb = None
+
+
+def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_request_sock) -> Any:
+    """A segment for a request.  The next socket to try: the listener if that has to answer, whoever the tables say if the
+    listener is gone, None when done."""
+    #> sk->sk_state == TCP_NEW_SYN_RECV
+    sk: tcp_sock = req.rsk_listener
+    if sk.sk_state != TCP_LISTEN:
+        inet_connection_sock.inet_csk_reqsk_queue_drop_and_put(sk, req)
+        return inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
+    nsk = tcp_minisocks.tcp_check_req(sk, skb, req, False)
+    if nsk is None:
+        _discard(skb)
+        return None
+    if nsk is sk:
+        return sk
+    reason = tcp_minisocks.tcp_child_process(sk, nsk, skb)
+    if reason:
+        tcp_v4_send_reset(nsk, skb)
+        kfree_skb_reason(skb, reason)
+    skb.cb = None
+    return None
+
+
+def _do_time_wait(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, tw: tcp_timewait_sock) -> Any:
+    """A segment for a connection that is over.  The listener if a new connection may begin, else None."""
+    status = tcp_minisocks.tcp_timewait_state_process(tw, skb, th)
+    if status == tcp_minisocks.TCP_TW_SYN:
+        sk2 = inet_hashtables.inet_lookup_listener(
+            net, iph.saddr, th.source, iph.daddr, th.dest, skb.skb_iif
+        )
+        if sk2 is not None:
+            inet_timewait_sock.inet_twsk_deschedule_put(tw)
+            return sk2
+        status = tcp_minisocks.TCP_TW_ACK
+    if status == tcp_minisocks.TCP_TW_ACK:
+        tcp_v4_timewait_ack(tw, skb)
+    elif status == tcp_minisocks.TCP_TW_RST:
+        tcp_v4_send_reset(tw, skb)
+        inet_timewait_sock.inet_twsk_deschedule_put(tw)
+    if status == tcp_minisocks.TCP_TW_SUCCESS:
+        consume_skb(skb)
+        skb.cb = None
+    else:
+        _discard(skb)
+    return None
+
+
+# -- birth and death ---------------------------------------------------------------------------------------------
+
+
+def tcp_v4_init_sock(sk: tcp_sock) -> int:
+    tcp.tcp_init_sock(sk)
+    sk.icsk_af_ops = ipv4_specific
+    return 0
+
+
+def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
+    """Timers, queues, congestion control and the port go."""
+    tcp_timer.tcp_clear_xmit_timers(sk)
+    tcp_cong.tcp_cleanup_congestion_control(sk)
+    tcp.tcp_write_queue_purge(sk)
+    sk.out_of_order_queue.clear()
+    if sk.icsk_bind_hash is not None:
+        inet_hashtables.inet_put_port(sk)
+    sk.saved_syn = None
+    sk_dst_reset(sk)
+
+
+tcp_request_sock_ops = request_sock_ops(
+    AF_INET,
+    tcp_request_sock,
+    send_ack=tcp_v4_reqsk_send_ack,
+    send_reset=tcp_v4_send_reset,
+    destructor=tcp_v4_reqsk_destructor,
+)
+
+tcp_request_sock_ipv4_ops = tcp_request_sock_af_ops(
+    TCP_MSS_DEFAULT,
+    init_req=tcp_v4_init_req,
+    init_seq=tcp_v4_init_sequence,
+    init_ts_off=tcp_v4_init_ts_off,
+    init_seq_and_ts_off=tcp_v4_init_seq_and_ts_off,
+    route_req=tcp_v4_route_req,
+    send_synack=tcp_v4_send_synack,
+)
+
+ipv4_specific = inet_connection_sock_af_ops(
+    20,
+    16,
+    queue_xmit=ip_output.ip_queue_xmit,
+    send_check=tcp_v4_send_check,
+    sk_rx_dst_set=inet_sk_rx_dst_set,
+    conn_request=tcp_v4_conn_request,
+    syn_recv_sock=tcp_v4_syn_recv_sock,
+    mtu_reduced=tcp_v4_mtu_reduced,
+)
+
+tcp_prot = proto("TCP", slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
+
+
+def tcp_v4_init() -> None:
+    """Fill tcp_prot and the tables of operations with what lives in modules that import this one."""
+    tcp_request_sock_ops.rtx_syn_ack = tcp_output.tcp_rtx_synack
+    tcp_request_sock_ops.syn_ack_timeout = tcp_timer.tcp_syn_ack_timeout
+    tcp_request_sock_ipv4_ops.cookie_init_seq = syncookies.cookie_v4_init_sequence
+    ipv4_specific.rebuild_header = af_inet.inet_sk_rebuild_header
+    ipv4_specific.setsockopt = ip_sockglue.ip_setsockopt
+    ipv4_specific.getsockopt = ip_sockglue.ip_getsockopt
+    tcp_prot.close = tcp.tcp_close
+    tcp_prot.disconnect = tcp.tcp_disconnect
+    tcp_prot.accept = inet_connection_sock.inet_csk_accept
+    tcp_prot.shutdown = tcp.tcp_shutdown
+    tcp_prot.setsockopt = tcp.tcp_setsockopt
+    tcp_prot.getsockopt = tcp.tcp_getsockopt
+    tcp_prot.keepalive = tcp_timer.tcp_set_keepalive
+    tcp_prot.recvmsg = tcp.tcp_recvmsg
+    tcp_prot.sendmsg = tcp.tcp_sendmsg
+    tcp_prot.release_cb = tcp_output.tcp_release_cb
+    tcp_prot.hash = inet_hashtables.inet_hash
+    tcp_prot.unhash = inet_hashtables.inet_unhash
+    tcp_prot.get_port = inet_connection_sock.inet_csk_get_port
+    tcp_prot.rsk_prot = tcp_request_sock_ops
+
+
+def tcp_sk_init(net: Stack) -> None:
+    """TCP's part of a new namespace."""
+    tcp_v4_init()
+    net.tcp_hashinfo = inet_hashtables.inet_hashinfo_init(net)
+    net.tcp_death_row = inet_timewait_death_row(net.tcp_hashinfo, net.ipv4.sysctl_tcp_max_tw_buckets)
+    net.tcp_metrics = {}
+
+
+tcp_protocol = net_protocol(tcp_v4_rcv, tcp_v4_err, icmp_strict_tag_validation=True)
