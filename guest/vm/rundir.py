@@ -153,21 +153,33 @@ def _somebody_listens(path: Path) -> bool:
     return True
 
 
+_ACCEPTS = "00010000"
+"""__SO_ACCEPTCON in the flags of /proc/net/unix: the listener, not one of the connections it accepted."""
+
+
 def _listener_pid(path: Path) -> int | None:
     """Best effort: whose descriptor is the inode that /proc/net/unix gives for `path`."""
-    inode = None
     for line in Path("/proc/net/unix").read_text("utf-8", "replace").splitlines():
         fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] == os.fspath(path.absolute()):
-            inode = fields[6]
-    return next(_holders_of(f"socket:[{inode}]"), None) if inode else None
+        if len(fields) == 8 and fields[3] == _ACCEPTS and fields[7] == os.fspath(path.absolute()):
+            return next(_holders_of(f"socket:[{fields[6]}]"), None)
+    return None
 
 
 def _holders_of(link: str) -> Iterator[int]:
     for directory in Path("/proc").glob("[0-9]*/fd"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(entry) == link for entry in directory.iterdir()):
-                yield int(directory.parent.name)
+        if link in _links_in(directory):
+            yield int(directory.parent.name)
+
+
+def _links_in(directory: Path) -> set[str]:
+    """What the entries point to; entries come and go meanwhile, and others' directories are closed to us."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in directory.iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(entry))
+    return found
 
 
 def _command_of(pid: int) -> str:
