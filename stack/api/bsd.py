@@ -31,7 +31,7 @@ from stack.net import socket as net_socket
 if TYPE_CHECKING:
     from stack.include.net import socket
     from stack.include.sk_buff import Buffer
-    from stack.include.sock import sock
+    from stack.include.sock import sock as kernel_sock
     from stack.stack import Stack
 
 __all__ = ["AF_INET", "SHUT_RD", "SHUT_RDWR", "SHUT_WR", "SOCK_DGRAM", "SOCK_STREAM", "Address", "Socket"]
@@ -140,7 +140,7 @@ class Socket:
         return self._sock
 
     @property
-    def sk(self) -> sock:
+    def sk(self) -> kernel_sock:
         """The kernel's ``struct sock``: all that the protocol knows about this socket.  It stays readable after
         close()."""
         return self._sock.sk
@@ -190,7 +190,7 @@ class Socket:
         if callback is not None:
             waiters.append(self._wake)
 
-    def _wake(self, sk: sock, mask: int) -> None:
+    def _wake(self, sk: kernel_sock, mask: int) -> None:
         if self._on_event is not None:
             self._on_event(self, mask)
 

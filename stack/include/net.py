@@ -61,8 +61,11 @@ optval_t = int | bytes
 class proto_ops:
     """struct proto_ops: a family's socket calls, each taking the ``socket`` first.
 
-    ``getname`` and ``accept`` and the rest return negative errno; ``recvmsg`` returns ``(data, address)`` or a
-    negative errno, ``getsockopt`` ``(value)`` or ``None`` and errno: see stack/net/socket.py for each signature.
+    Signatures: ``release(sock)``, ``bind(sock, addr)``, ``connect(sock, addr, flags)``,
+    ``accept(sock, newsock, flags)``, ``getname(sock, peer) -> addr | int``, ``poll(sock) -> mask``,
+    ``listen(sock, backlog)``, ``shutdown(sock, how)``, ``setsockopt(sock, level, optname, optval)``,
+    ``getsockopt(sock, level, optname) -> (err, value)``, ``sendmsg(sock, data, flags, addr) -> int``,
+    ``recvmsg(sock, size, flags)`` -> bytes of a stream, (bytes, addr) of a datagram, or a negative errno.
     """
 
     __slots__ = (
@@ -80,6 +83,19 @@ class proto_ops:
         "setsockopt",
         "shutdown",
     )
+
+    release: Any
+    bind: Any
+    connect: Any
+    accept: Any
+    getname: Any
+    poll: Any
+    listen: Any
+    shutdown: Any
+    setsockopt: Any
+    getsockopt: Any
+    sendmsg: Any
+    recvmsg: Any
 
     def __init__(self, family: int, **functions: Callable[..., Any]) -> None:
         self.family = family

@@ -295,7 +295,8 @@ def inet_dgram_connect(sock_: socket, addr: sockaddr_in, flags: int) -> int:
 
 
 def _tcp_poll(sock_: socket) -> int:
-    return tcp.tcp_poll(sock_.sk)  # type: ignore[arg-type]
+    sk: Any = sock_.sk
+    return tcp.tcp_poll(sk)
 
 
 def datagram_poll(sock_: socket) -> int:
