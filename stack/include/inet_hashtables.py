@@ -12,15 +12,14 @@ One ``inet_hashinfo`` per Stack holds five tables:
     listening_hash   port & (INET_LHTABLE_SIZE - 1)           listeners, as /proc/net/tcp lists them
     lhash2           (port, address)                          listeners, as they are looked up
 
-The arrays are sparse: a dict of chains, in which a bucket exists while something hangs there.  A chain is a list, newest
-first.  ``sk.sk_node`` is the chain a socket hangs in (None: it is not hashed), so that it can leave without a search
-through the table.
+The arrays are sparse: a dict of chains, in which a bucket is made when it is first used.  A chain is a list,
+newest first.  ``sk.sk_node`` is the chain a socket hangs in (None: it is not hashed), so that it can leave without
+a search through the table.
 
-Whoever can choose ports and addresses must not be able to choose buckets.  The kernel's jhash with a secret costs microseconds in
-Python, on every segment; the hash here is multiply-shift with a secret odd multiplier (Dietzfelbinger et al., "A
-reliable randomized algorithm for the closest-pair problem", 1997): for two different keys the chance of a collision is
-at most 2 / buckets.
-"""
+Whoever can choose ports and addresses must not be able to choose buckets.  The kernel's jhash with a secret costs
+microseconds in Python, on every segment; the hash here is multiply-shift with a secret odd multiplier
+(Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem", 1997): for two different
+keys the chance of a collision is at most 2 / buckets.  """
 
 from __future__ import annotations
 
@@ -49,7 +48,17 @@ class inet_bind_bucket:
     removal); ``fastreuse`` > 0: all owners have SO_REUSEADDR and none listens; ``fastreuseport`` > 0: all have
     SO_REUSEPORT and one uid."""
 
-    __slots__ = ("bucket", "fast_rcv_saddr", "fast_sk_family", "fastreuse", "fastreuseport", "l3mdev", "net", "owners", "port")
+    __slots__ = (
+        "bucket",
+        "fast_rcv_saddr",
+        "fast_sk_family",
+        "fastreuse",
+        "fastreuseport",
+        "l3mdev",
+        "net",
+        "owners",
+        "port",
+    )
 
     def __init__(self, net: Stack, port: int, l3mdev: int, bucket: int) -> None:
         self.net = net

@@ -3,10 +3,9 @@
 (include/net/inet_sock.h) and struct tcp_request_sock (include/linux/tcp.h).
 
 A ``tcp_request_sock`` is a ``sock_common``: between SYN and third ACK it hangs in ehash with ``sk_state``
-TCP_NEW_SYN_RECV and holds all that the connection has.  ``rsk_listener`` is whose it is; the listener itself keeps only
-counts (``request_sock_queue.qlen``, ``young``).  After the third ACK it leaves ehash, ``sk`` becomes the child and it waits
-in ``rskq_accept_head`` for accept().
-"""
+TCP_NEW_SYN_RECV and holds all that the connection has.  ``rsk_listener`` is whose it is; the listener itself keeps
+only counts (``request_sock_queue.qlen``, ``young``).  After the third ACK it leaves ehash, ``sk`` becomes the
+child and it waits in ``rskq_accept_head`` for accept(). """
 
 from __future__ import annotations
 
@@ -189,8 +188,8 @@ class inet_request_sock(request_sock):
 
 
 class tcp_request_sock(inet_request_sock):
-    """struct tcp_request_sock.  ``snt_synack`` in us of the stack's clock (0: not known), ``rcv_isn`` and ``snt_isn`` the
-    two initial sequence numbers, ``rcv_nxt`` what the SYN-ACK acknowledges."""
+    """struct tcp_request_sock.  ``snt_synack`` in us of the stack's clock (0: not known), ``rcv_isn`` and
+    ``snt_isn`` the two initial sequence numbers, ``rcv_nxt`` what the SYN-ACK acknowledges."""
 
     __slots__ = (
         "af_specific",
@@ -280,8 +279,8 @@ class request_sock_queue:
 
 
 def reqsk_alloc(ops: request_sock_ops, sk_listener: sock, attach_listener: bool) -> Any:
-    """A new request of the protocol's own kind.  Without ``attach_listener`` (a cookie is going to be sent, nothing is kept)
-    it does not belong to the listener."""
+    """A new request of the protocol's own kind.  Without ``attach_listener`` (a cookie is going to be sent,
+    nothing is kept) it does not belong to the listener."""
     req = ops.obj(sk_listener.sk_net, ops.family, ops)
     if attach_listener:
         req.rsk_listener = sk_listener

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Initial sequence numbers and time stamp offsets that nobody outside can guess: net/core/secure_seq.c.
 
-RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.625 million/s) and F is SipHash.  The time stamp
-offset (RFC 7323, section 5.4) is the other half of the same hash: each 4-tuple has its own, always the same.
-"""
+RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.625 million/s) and F is SipHash.
+The time stamp offset (RFC 7323, section 5.4) is the other half of the same hash: each 4-tuple has its own, always
+the same.  """
 
 from __future__ import annotations
 

@@ -19,8 +19,9 @@ A request's life:
     third ACK                    child replaces it in ehash, complete_hashdance          accept queue
     accept()                     the application gets the child                          gone
 
-Retries are tcp_synack_retries (5).  When more than half of the SYN queue is taken, old requests lose retries, down to 2, the more the
-fewer young requests (never resent) there are: whoever answers at once is preferred to who never does.
+Retries are tcp_synack_retries (5).  When more than half of the SYN queue is taken, old requests lose retries, down
+to 2, the more the fewer young requests (never resent) there are: whoever answers at once is preferred to who never
+does.
 
 Left out: migration of requests between listeners (tcp_migrate_req), Fast Open's queue.
 """
@@ -402,8 +403,8 @@ def inet_rtx_syn_ack(parent: inet_connection_sock, req: request_sock) -> int:
 
 
 def syn_ack_recalc(req: Any, max_syn_ack_retries: int, rskq_defer_accept: int) -> tuple[bool, bool]:
-    """(expire, resend): whether the request's time is up, and whether this time-out sends a SYN-ACK.  A request whose bare
-    ACK was dropped (TCP_DEFER_ACCEPT) stays silent until the deferral is nearly over."""
+    """(expire, resend): whether the request's time is up, and whether this time-out sends a SYN-ACK.  A request
+    whose bare ACK was dropped (TCP_DEFER_ACCEPT) stays silent until the deferral is nearly over."""
     expire = req.num_timeout >= max_syn_ack_retries
     if not rskq_defer_accept:
         return expire, True

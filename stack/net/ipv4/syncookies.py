@@ -2,10 +2,10 @@
 """SYN cookies: connections without a request, when the SYN queue is full: net/ipv4/syncookies.c.
 
 Theory of operation (D. J. Bernstein, 1996; RFC 4987, section 3.6)
-------------------------------------------------------------------
-Nothing is kept.  The SYN-ACK's sequence number is the cookie: a keyed hash of the 4-tuple, plus the peer's ISN, plus in the top 8 bits
-the minute counter, plus in the low 24 a second keyed hash with an index into a table of four MSS values.  The ACK that
-comes back holds it; the counter may be at most one minute boundary old (so 60 to 120 s by phase).
+------------------------------------------------------------------ Nothing is kept.  The SYN-ACK's sequence number
+is the cookie: a keyed hash of the 4-tuple, plus the peer's ISN, plus in the top 8 bits the minute counter, plus in
+the low 24 a second keyed hash with an index into a table of four MSS values.  The ACK that comes back holds it;
+the counter may be at most one minute boundary old (so 60 to 120 s by phase).
 
 What the SYN offered besides the MSS would be lost; if it had a time stamp, the low 6 bits of our TSval carry it: 4 bits
 window scale (15: none), one SACK, one ECN.  Without time stamps the options are off.

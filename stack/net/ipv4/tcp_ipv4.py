@@ -12,12 +12,12 @@ Theory of operation
     a connection               tcp_v4_do_rcv -> tcp_rcv_established or tcp_rcv_state_process
     nobody                     tcp_v4_send_reset
 
-A RST or ACK that no socket stands for (``tcp_v4_send_reset``, ``tcp_v4_send_ack``) is built from the segment it answers: RFC 9293,
-section 3.10.7.1: to a segment with ACK a bare RST with seq = its ack, else RST+ACK with seq 0 and ack = what the segment
-covered; never a RST to a RST.  IP id 0, DF, window 0, no options.
+A RST or ACK that no socket stands for (``tcp_v4_send_reset``, ``tcp_v4_send_ack``) is built from the segment it
+answers: RFC 9293, section 3.10.7.1: to a segment with ACK a bare RST with seq = its ack, else RST+ACK with seq 0
+and ack = what the segment covered; never a RST to a RST.  IP id 0, DF, window 0, no options.
 
-``tcp_prot`` and ``ipv4_specific`` are what af_inet.py and the rest of TCP call.  ``tcp_v4_init`` fills tcp_prot once, since its
-functions live in modules that import this one.
+``tcp_prot`` and ``ipv4_specific`` are what af_inet.py and the rest of TCP call.  ``tcp_v4_init`` fills tcp_prot
+once, since its functions live in modules that import this one.
 
 Left out: MD5 and TCP-AO, the receive backlog (nobody owns a socket for long here), early demux.
 """
@@ -341,8 +341,8 @@ def _set_addresses(newsk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> None
 def tcp_v4_syn_recv_sock(
     sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, dst: dst_entry | None, req_unhash: Any
 ) -> tuple[tcp_sock | None, bool]:
-    """The third ACK makes the child.  (child, whether it took the place of ``req_unhash``), or (None, False): the accept
-    queue is full (ListenOverflows) or there is no route; either counts in ListenDrops."""
+    """The third ACK makes the child.  (child, whether it took the place of ``req_unhash``), or (None, False): the
+    accept queue is full (ListenOverflows) or there is no route; either counts in ListenDrops."""
     if sk_acceptq_is_full(sk):
         NET_INC_STATS(sk.sk_net, LINUX_MIB_LISTENOVERFLOWS)
         tcp_listendrop(sk)
@@ -391,8 +391,8 @@ def tcp_req_err(req: tcp_request_sock, seq: int, abort: bool) -> None:
 
 
 def tcp_v4_err(skb: sk_buff, info: int) -> int:
-    """An ICMP error about a segment of ours; skb.data is at the IP header that it quotes, ``info`` the next hop's MTU of a
-    fragmentation-needed.  0 or -ENOENT (nobody sent that)."""
+    """An ICMP error about a segment of ours; skb.data is at the IP header that it quotes, ``info`` the next hop's
+    MTU of a fragmentation-needed.  0 or -ENOENT (nobody sent that)."""
     net = _net(skb)
     iph = iphdr_at(skb.head, skb.data)
     at = skb.data + iph.ihl * 4
@@ -582,8 +582,8 @@ def _discard(skb: sk_buff, reason: int = SKB_DROP_REASON_NOT_SPECIFIED) -> None:
 
 
 def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_request_sock) -> Any:
-    """A segment for a request.  The next socket to try: the listener if that has to answer, whoever the tables say if the
-    listener is gone, None when done."""
+    """A segment for a request.  The next socket to try: the listener if that has to answer, whoever the tables say
+    if the listener is gone, None when done."""
     #> sk->sk_state == TCP_NEW_SYN_RECV
     sk: tcp_sock = req.rsk_listener
     if sk.sk_state != TCP_LISTEN:

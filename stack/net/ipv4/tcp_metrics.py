@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is remembered of a destination from earlier connections: net/ipv4/tcp_metrics.c.
 
-When a connection ends with a good round trip estimate, that and (unless tcp_no_ssthresh_metrics_save) ssthresh are noted for
-its pair of addresses; the next connection starts from them.  A peer with a noted RTT is *proven*: it completed a
-handshake, so it is no forged address, and a listener without cookies keeps the last quarter of its SYN queue for
-such.  At most TCP_METRICS_MAX pairs are kept, the oldest goes first; a value older than an hour is ignored.
-"""
+When a connection ends with a good round trip estimate, that and (unless tcp_no_ssthresh_metrics_save) ssthresh are
+noted for its pair of addresses; the next connection starts from them.  A peer with a noted RTT is *proven*: it
+completed a handshake, so it is no forged address, and a listener without cookies keeps the last quarter of its SYN
+queue for such.  At most TCP_METRICS_MAX pairs are kept, the oldest goes first; a value older than an hour is
+ignored.  """
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ TCP_METRICS_TIMEOUT = 60 * 60 * HZ
 
 
 class tcp_metrics_block:
-    """struct tcp_metrics_block.  ``rtt`` and ``rttvar`` in us (smoothed value and deviation, unscaled), 0 for not known."""
+    """struct tcp_metrics_block.  ``rtt`` and ``rttvar`` in us (smoothed value and deviation, unscaled), 0 for not
+    known."""
 
     __slots__ = ("cwnd", "reordering", "rtt", "rttvar", "ssthresh", "tcpm_stamp")
 
@@ -111,8 +112,8 @@ def _update_ssthresh(tm: tcp_metrics_block, sk: tcp_sock) -> None:
 
 
 def tcp_init_metrics(sk: tcp_sock) -> None:
-    """A connection begins: start from what is known.  A handshake that gave no RTT sample (the SYN-ACK was resent) falls
-    back to 3 s (RFC 6298, section 5.7)."""
+    """A connection begins: start from what is known.  A handshake that gave no RTT sample (the SYN-ACK was resent)
+    falls back to 3 s (RFC 6298, section 5.7)."""
     dst = sk.sk_dst_cache
     sk.snd_ssthresh = TCP_INFINITE_SSTHRESH
     if dst is None:

@@ -17,10 +17,9 @@ A segment for a request (TCP_NEW_SYN_RECV) is judged by ``tcp_check_req``, in th
     ACK, accept queue full                        nothing (RST with tcp_abort_on_overflow)     stays, marked acked
     ACK                                           child                                        accept queue
 
-A segment for a TIME_WAIT socket is judged by ``tcp_timewait_state_process``: TCP_TW_SUCCESS (drop), TCP_TW_ACK (repeat our last
-ACK), TCP_TW_RST, TCP_TW_SYN (a new connection may begin: RFC 6191, RFC 1122 section 4.2.2.13).  The same object
-stands in for a closed socket in FIN_WAIT2.
-"""
+A segment for a TIME_WAIT socket is judged by ``tcp_timewait_state_process``: TCP_TW_SUCCESS (drop), TCP_TW_ACK
+(repeat our last ACK), TCP_TW_RST, TCP_TW_SYN (a new connection may begin: RFC 6191, RFC 1122 section 4.2.2.13).
+The same object stands in for a closed socket in FIN_WAIT2. """
 
 from __future__ import annotations
 
@@ -70,12 +69,14 @@ from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, mod_timer, tcp_jiffies32, timer_pending
 from stack.net.ipv4 import (
     inet_connection_sock,
-    inet_timewait_sock as net_inet_timewait_sock,
     tcp,
     tcp_input,
     tcp_metrics,
     tcp_output,
     tcp_timer,
+)
+from stack.net.ipv4 import (
+    inet_timewait_sock as net_inet_timewait_sock,
 )
 from stack.seqnum import MASK32, after, before, diff
 
@@ -211,8 +212,8 @@ def _tw_fin_wait2(
 
 
 def tcp_time_wait(sk: tcp_sock, state: int, timeo: int) -> None:
-    """Replace a connection by a TIME_WAIT socket in substate ``state`` for ``timeo`` jiffies (60 s in TIME_WAIT itself),
-    and end it."""
+    """Replace a connection by a TIME_WAIT socket in substate ``state`` for ``timeo`` jiffies (60 s in TIME_WAIT
+    itself), and end it."""
     net = sk.sk_net
     tw = net_inet_timewait_sock.inet_twsk_alloc(sk, net.tcp_death_row, state)
     if tw is not None:
