@@ -38,7 +38,7 @@ from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
-from devmodel.virtio.net import VirtioNet
+from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.spec import (
     VIRTIO_CONFIG_S_FEATURES_OK,
@@ -270,6 +270,7 @@ class Session:
         self.memory.close()
         self.memory = GuestMemory()
         self.net.negotiate(0)
+        self.net.set_mtu(DEFAULT_MTU)
         return self._actions
 
     def running(self, index: int) -> SplitRing | None:

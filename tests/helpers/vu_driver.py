@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest without QEMU for the device's tests: memory in a memfd, a split-ring driver, a vhost-user frontend.
+
+`GuestRam` is laid out as QEMU does it: several regions of one memfd, user addresses unlike guest physical
+ones. `DriverRing` writes rings by hand, rightly or wrongly. `Frontend` makes messages; `SessionFrontend`
+hands them to a Session directly, `SocketFrontend` sends them through a real socket.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+
+from devmodel.vhost_user import message as vu
+from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.mapping import map_fd
+from devmodel.vhost_user.message import Message, Request
+from devmodel.virtio import features as vf
+from devmodel.virtio.memory import GuestMemory, RegionSpec, map_regions
+from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.spec import avail_size, desc_size, used_size
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+RAM_SIZE = 4 << 20
+SPLIT = 1 << 20  # where the first region ends and the second begins
+UVA = 0x7F00_0000_0000
+UVA_GAP = 0x1000_0000  # between the regions' user addresses, though they touch in guest physical ones
+
+MODERN = vf.DEVICE_FEATURES
+LEGACY = vf.mask(vf.VHOST_USER_F_PROTOCOL_FEATURES)
+
+
+class GuestRam:
+    """4 MiB of guest memory in two adjacent regions of one memfd."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, RAM_SIZE)
+        self.area = mmap.mmap(self.fd, RAM_SIZE)
+        self.specs = [
+            RegionSpec(0, SPLIT, UVA, 0),
+            RegionSpec(SPLIT, RAM_SIZE - SPLIT, UVA + SPLIT + UVA_GAP, SPLIT),
+        ]
+        self.next_free = 0x40000
+
+    def uva(self, gpa: int) -> int:
+        """The frontend's user address of a guest physical one."""
+        return UVA + gpa + (UVA_GAP if gpa >= SPLIT else 0)
+
+    def alloc(self, size: int, align: int = 4096) -> int:
+        """The gpa of fresh memory inside one region."""
+        gpa = -(-self.next_free // align) * align
+        if gpa < SPLIT < gpa + size:
+            gpa = SPLIT
+        self.next_free = gpa + size
+        return gpa
+
+    def write(self, gpa: int, data: bytes) -> None:
+        self.area[gpa : gpa + len(data)] = data
+
+    def read(self, gpa: int, size: int) -> bytes:
+        return self.area[gpa : gpa + size]
+
+    def put(self, data: bytes) -> tuple[int, int]:
+        """Write data into fresh memory: (gpa, size)."""
+        gpa = self.alloc(len(data), 64)
+        self.write(gpa, data)
+        return gpa, len(data)
+
+    def map(self) -> GuestMemory:
+        """The device's view of it, as SET_MEM_TABLE would make it."""
+        return map_regions(self.specs, [self.fd] * len(self.specs), map_fd)
+
+    def close(self) -> None:
+        self.area.close()
+        os.close(self.fd)
+
+
+class DriverRing:
+    """The driver's side of one split queue. `add()` keeps the rules, `desc()` and `offer()` keep none."""
+
+    def __init__(self, ram: GuestRam, num: int = 16, event_idx: bool = True) -> None:
+        self.ram = ram
+        self.num = num
+        self.event_idx = event_idx
+        self.desc_gpa = ram.alloc(desc_size(num))
+        self.avail_gpa = ram.alloc(avail_size(num))
+        self.used_gpa = ram.alloc(used_size(num))
+        self.reset()
+
+    def reset(self) -> None:
+        """As a driver does before it hands the ring over."""
+        for gpa, size in (
+            (self.desc_gpa, desc_size(self.num)),
+            (self.avail_gpa, avail_size(self.num)),
+            (self.used_gpa, used_size(self.num)),
+        ):
+            self.ram.write(gpa, bytes(size))
+        self.avail_idx = 0
+        self.last_used = 0
+        self.free = list(range(self.num))
+        self.chains: dict[int, list[int]] = {}
+
+    # raw access
+
+    def desc(self, index: int, addr: int, size: int, flags: int = 0, nxt: int = 0) -> None:
+        self.ram.write(self.desc_gpa + 16 * index, struct.pack("<QIHH", addr, size, flags, nxt))
+
+    def offer(self, head: int) -> None:
+        """Put a head into the available ring and advance avail.idx."""
+        slot = self.avail_gpa + 4 + 2 * (self.avail_idx % self.num)
+        self.ram.write(slot, struct.pack("<H", head))
+        self.set_avail_idx(self.avail_idx + 1)
+
+    def set_avail_idx(self, idx: int) -> None:
+        self.avail_idx = idx & 0xFFFF
+        self.ram.write(self.avail_gpa + 2, struct.pack("<H", self.avail_idx))
+
+    def set_avail_flags(self, flags: int) -> None:
+        self.ram.write(self.avail_gpa, struct.pack("<H", flags))
+
+    def set_used_event(self, idx: int) -> None:
+        self.ram.write(self.avail_gpa + 4 + 2 * self.num, struct.pack("<H", idx & 0xFFFF))
+
+    def set_used_idx(self, idx: int) -> None:
+        self.ram.write(self.used_gpa + 2, struct.pack("<H", idx & 0xFFFF))
+
+    @property
+    def used_flags(self) -> int:
+        return int(struct.unpack("<H", self.ram.read(self.used_gpa, 2))[0])
+
+    @property
+    def used_idx(self) -> int:
+        return int(struct.unpack("<H", self.ram.read(self.used_gpa + 2, 2))[0])
+
+    @property
+    def avail_event(self) -> int:
+        return int(struct.unpack("<H", self.ram.read(self.used_gpa + 4 + 8 * self.num, 2))[0])
+
+    # a driver that keeps the rules
+
+    def add(self, buffers: Sequence[tuple[int, int, int]], indirect: bool = False) -> int:
+        """Make one chain of (gpa, size, flags) available; its head."""
+        if indirect:
+            table = b"".join(
+                struct.pack("<QIHH", gpa, size, flags | (NEXT if at + 1 < len(buffers) else 0), at + 1)
+                for at, (gpa, size, flags) in enumerate(buffers)
+            )
+            gpa, size = self.ram.put(table)
+            buffers = [(gpa, size, INDIRECT)]
+        taken = [self.free.pop(0) for _ in buffers]
+        for at, (gpa, size, flags) in enumerate(buffers):
+            last = at + 1 == len(buffers)
+            self.desc(taken[at], gpa, size, flags | (0 if last else NEXT), 0 if last else taken[at + 1])
+        self.chains[taken[0]] = taken
+        self.offer(taken[0])
+        return taken[0]
+
+    def add_out(self, *pieces: bytes, indirect: bool = False) -> int:
+        """A chain of readable descriptors with these contents."""
+        return self.add([(*self.ram.put(piece), 0) for piece in pieces], indirect)
+
+    def add_in(self, *sizes: int) -> tuple[int, list[tuple[int, int]]]:
+        """A chain of writable descriptors: its head, and (gpa, size) of each."""
+        places = [(self.ram.alloc(size, 64), size) for size in sizes]
+        return self.add([(gpa, size, WRITE) for gpa, size in places]), places
+
+    def used(self) -> list[tuple[int, int]]:
+        """The (id, len) elements that came since the last call; their descriptors are free again."""
+        found = []
+        while self.last_used != self.used_idx:
+            at = self.used_gpa + 4 + 8 * (self.last_used % self.num)
+            head, size = struct.unpack("<II", self.ram.read(at, 8))
+            self.free += self.chains.pop(head, [])
+            found.append((head, size))
+            self.last_used = (self.last_used + 1) & 0xFFFF
+        return found
+
+    def device(self, memory: GuestMemory, features: int = MODERN, index: int = 1, base: int = 0) -> SplitRing:
+        """The device's side of this ring."""
+        views = [
+            memory.uva_view(self.ram.uva(gpa), size)
+            for gpa, size in (
+                (self.desc_gpa, desc_size(self.num)),
+                (self.avail_gpa, avail_size(self.num)),
+                (self.used_gpa, used_size(self.num)),
+            )
+        ]
+        desc, avail, used = views
+        assert desc is not None
+        assert avail is not None
+        assert used is not None
+        return SplitRing(index, self.num, memory, (desc, avail, used), features, base)
+
+
+class Frontend:
+    """Payloads, and the order in which QEMU sends them. Subclasses carry them."""
+
+    def __init__(self, num: int = 16) -> None:
+        self.ram = GuestRam()
+        self.rx = DriverRing(self.ram, num)
+        self.tx = DriverRing(self.ram, num)
+        self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
+        self.call = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
+        self.err = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
+
+    def close_guest(self) -> None:
+        for fd in (*self.kick, *self.call, *self.err):
+            os.close(fd)
+        self.ram.close()
+
+    @staticmethod
+    def u64(value: int) -> bytes:
+        return vu.U64.pack(value)
+
+    @staticmethod
+    def state(index: int, num: int) -> bytes:
+        return vu.VRING_STATE.pack(index, num)
+
+    def ring(self, index: int) -> DriverRing:
+        return (self.rx, self.tx)[index]
+
+    def addr(self, index: int, **changes: int) -> bytes:
+        """SET_VRING_ADDR's payload; `changes` are other values for desc, used, avail."""
+        ring, uva = self.ring(index), self.ram.uva
+        fields = {"desc": uva(ring.desc_gpa), "used": uva(ring.used_gpa), "avail": uva(ring.avail_gpa)} |
+        changes return vu.VRING_ADDR.pack(index, 0, fields["desc"], fields["used"], fields["avail"], 0)
+
+    def connect_messages(self) -> list[tuple[int, bytes, list[int]]]:
+        """What QEMU 7.2 sends when its chardev connects."""
+        messages: list[tuple[int, bytes, list[int]]] = [
+            (Request.VHOST_USER_GET_FEATURES, b"", []),
+            (Request.VHOST_USER_GET_PROTOCOL_FEATURES, b"", []),
+            (Request.VHOST_USER_SET_PROTOCOL_FEATURES, self.u64(vs.PROTOCOL_FEATURES), []),
+            (Request.VHOST_USER_GET_QUEUE_NUM, b"", []),
+            (Request.VHOST_USER_SET_OWNER, b"", []),
+            (Request.VHOST_USER_GET_FEATURES, b"", []),
+        ]
+        for index in range(2):
+            messages.append((Request.VHOST_USER_SET_VRING_CALL, self.u64(index), [self.call[index]]))
+            messages.append((Request.VHOST_USER_SET_VRING_ERR, self.u64(index), [self.err[index]]))
+        for index in range(2):
+            messages.append((Request.VHOST_USER_SET_VRING_ENABLE, self.state(index, 1), []))
+        return messages
+
+    def start_messages(self, features: int, base: Sequence[int] = (0, 0)) -> list[tuple[int, bytes,
+    list[int]]]:
+        """What QEMU 7.2 sends when the guest's driver sets DRIVER_OK."""
+        table = vu.encode_mem_table(self.ram.specs)
+        messages: list[tuple[int, bytes, list[int]]] = [
+            (Request.VHOST_USER_SET_FEATURES, self.u64(features), []),
+            (Request.VHOST_USER_SET_MEM_TABLE, table, [self.ram.fd] * len(self.ram.specs)),
+        ]
+        for index in range(2):
+            num = self.ring(index).num
+            messages += [
+                (Request.VHOST_USER_SET_VRING_NUM, self.state(index, num), []),
+                (Request.VHOST_USER_SET_VRING_BASE, self.state(index, base[index]), []),
+                (Request.VHOST_USER_SET_VRING_ADDR, self.addr(index), []),
+                (Request.VHOST_USER_SET_VRING_KICK, self.u64(index), [self.kick[index]]),
+                (Request.VHOST_USER_SET_VRING_CALL, self.u64(index), [self.call[index]]),
+            ]
+        return messages
+
+
+class SessionFrontend(Frontend):
+    """Talks to a Session without any socket; descriptors are duplicated as SCM_RIGHTS would."""
+
+    def __init__(self, num: int = 16, **options: int) -> None:
+        super().__init__(num)
+        self.session = vs.Session(map_fd, **options)  # type: ignore[arg-type]
+        self.kept: dict[tuple[str, int], int] = {}
+        self.actions: list[vs.Action] = []
+
+    def request(
+        self, request: int, payload: bytes = b"", fds: Iterable[int] = (), need_reply: bool = False, flags:
+        int = 1
+    ) -> list[vs.Action]:
+        """Send one message; the actions, after carrying out those that own descriptors."""
+        given = tuple(os.dup(fd) for fd in fds)
+        message = Message(request, flags | (8 if need_reply else 0), payload, given)
+        return self.carry_out(self.session.handle(message))
+
+    def carry_out(self, actions: list[vs.Action]) -> list[vs.Action]:
+        for action in actions:
+            if isinstance(action, vs.CloseFd):
+                os.close(action.fd)
+            elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
+                self._keep((type(action).__name__, action.index), action.fd)
+        self.actions += actions
+        return actions
+
+    def _keep(self, key: tuple[str, int], fd: int | None) -> None:
+        old = self.kept.pop(key, None)
+        if old is not None:
+            os.close(old)
+        if fd is not None:
+            self.kept[key] = fd
+
+    def ack(self, request: int, payload: bytes = b"", fds: Iterable[int] = ()) -> int | str:
+        """Send with NEED_REPLY: the number that came back, or "closed"."""
+        for action in self.request(request, payload, fds, need_reply=True):
+            if isinstance(action, vs.Reply):
+                return int(vu.U64.unpack(action.data[12:20])[0])
+            if isinstance(action, vs.Disconnect):
+                return "closed"
+        return "no answer"
+
+    def negotiate(self) -> None:
+        for request, payload, fds in self.connect_messages():
+            self.request(request, payload, fds)
+
+    def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+        for request, payload, fds in self.start_messages(features, base):
+            self.request(request, payload, fds)
+
+    def running(self) -> list[bool]:
+        return [vring.ring is not None for vring in self.session.vrings]
+
+    def close(self) -> None:
+        self.carry_out(self.session.close())
+        for fd in self.kept.values():
+            os.close(fd)
+        self.close_guest()
+
+
+class SocketFrontend(Frontend):
+    """Talks to a back end that listens at a unix socket."""
+
+    def __init__(self, num: int = 16) -> None:
+        super().__init__(num)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.setblocking(False)
+
+    async def connect(self, path: str) -> None:
+        await asyncio.get_running_loop().sock_connect(self.sock, path)
+
+    def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.sock.sendmsg([data], rights)
+
+    def send(self, request: int, payload: bytes = b"", fds: Sequence[int] = (), need_reply: bool = False)
+    -> None:
+        self.send_raw(vu.encode(request, payload, 1 | (8 if need_reply else 0)), fds)
+
+    async def reply(self) -> bytes:
+        """The next reply's payload; b"" when the back end hung up."""
+        loop = asyncio.get_running_loop()
+        try:
+            header = await asyncio.wait_for(loop.sock_recv(self.sock, 12), 2)
+        except ConnectionResetError:
+            return b""
+        if not header:
+            return b""
+        _request, flags, size = vu.HEADER.unpack(header)
+        assert flags == 5
+        return await asyncio.wait_for(loop.sock_recv(self.sock, size), 2) if size else b""
+
+    async def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int:
+        """Send, await the reply, its first number; -1 when the back end hung up."""
+        self.send(request, payload, fds, need_reply=True)
+        data = await self.reply()
+        return int.from_bytes(data[:8], "little") if data else -1
+
+    async def negotiate(self) -> None:
+        for request, payload, fds in self.connect_messages():
+            self.send(request, payload, fds)
+            if vu.RULES[request].replies:
+                await self.reply()
+
+    async def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+        for request, payload, fds in self.start_messages(features, base):
+            self.send(request, payload, fds)
+        await self.ask(Request.VHOST_USER_SET_OWNER)
+
+    async def stop(self) -> list[int]:
+        """GET_VRING_BASE for both rings: their indexes."""
+        bases = []
+        for index in range(2):
+            self.send(Request.VHOST_USER_GET_VRING_BASE, self.state(index, 0))
+            bases.append(vu.VRING_STATE.unpack(await self.reply())[1])
+        return bases
+
+    def kick_ring(self, index: int) -> None:
+        os.eventfd_write(self.kick[index], 1)
+
+    async def called(self, index: int, timeout: float = 2.0) -> bool:
+        """Wait for the device's signal."""
+        return await readable(self.call[index], timeout)
+
+    def close(self) -> None:
+        self.sock.close()
+        self.close_guest()
+
+
+async def readable(fd: int, timeout: float = 2.0) -> bool:
+    """Wait until an eventfd is readable, and read it."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    try:
+        await asyncio.wait_for(ready, timeout)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(fd)
+    os.eventfd_read(fd)
+    return True
+
+
+class Recorder:
+    """A PortHandler that remembers everything."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[object, bytes]] = []
+        self.batches = 0
+        self.links: list[tuple[bool, object]] = []
+
+    def frame_received(self, hdr: object, frame: bytes) -> None:
+        self.frames.append((hdr, frame))
+
+    def batch_done(self) -> None:
+        self.batches += 1
+
+    def link_changed(self, up: bool, offloads: object) -> None:
+        self.links.append((up, offloads))

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""virtio-net: headers of both lengths, offload checks, mergeable buffers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+from vu_driver import MODERN, WRITE, DriverRing, GuestRam
+
+from devmodel.errors import BrokenRing
+from devmodel.port import VnetHdr
+from devmodel.virtio import features as vf
+from devmodel.virtio.net import NO_BUFFERS, SENT, TOO_BIG, VirtioNet, scatter
+from devmodel.virtio.ring_split import SplitRing
+
+NO_MRG = MODERN & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
+LEGACY = vf.mask(vf.VIRTIO_NET_F_CSUM)
+FRAME = bytes(range(60))
+HDR12 = bytes(12)
+
+
+class Bench:
+    """One ring of one device."""
+
+    def __init__(self, features: int = MODERN) -> None:
+        self.ram = GuestRam()
+        self.memory = self.ram.map()
+        self.net = VirtioNet()
+        self.driver = DriverRing(self.ram)
+        self.ring: SplitRing
+        self.use(features)
+
+    def use(self, features: int) -> Bench:
+        if hasattr(self, "ring"):
+            self.ring.release()
+        self.net.negotiate(features)
+        self.driver.reset()
+        self.ring = self.driver.device(self.memory, features)
+        return self
+
+    def close(self) -> None:
+        self.ring.release()
+        self.memory.close()
+        self.ram.close()
+
+    def receive(self, *pieces: bytes) -> list[tuple[VnetHdr | None, bytes]]:
+        """One frame from the guest in these descriptors; its buffer must be completed whatever happens."""
+        head = self.driver.add_out(*pieces)
+        frames = self.net.receive(self.ring, 256)
+        self.ring.publish()
+        assert self.driver.used() == [(head, 0)]
+        return frames
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def hdr(
+    flags: int = 0, gso_type: int = 0, hdr_len: int = 0, gso_size: int = 0, start: int = 0, offset: int = 0
+) -> bytes:
+    return struct.pack("<BBHHHHH", flags, gso_type, hdr_len, gso_size, start, offset, 0)
+
+
+# -- from the guest -------------------------------------------------------------------------------------
+
+
+def test_modern_plain_frame_has_no_header(bench: Bench) -> None:
+    assert bench.receive(HDR12 + FRAME) == [(None, FRAME)]
+    assert (bench.net.counters.rx_frames, bench.net.counters.rx_bytes) == (1, 60)
+
+
+def test_legacy_header_has_ten_bytes(bench: Bench) -> None:
+    bench.use(LEGACY)
+    assert bench.receive(bytes(10), FRAME) == [(None, FRAME)]
+
+
+def test_legacy_with_mergeable_buffers_has_twelve(bench: Bench) -> None:
+    bench.use(vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF))
+    assert bench.receive(HDR12, FRAME) == [(None, FRAME)]
+
+
+def test_tso_frame_comes_whole_with_its_header(bench: Bench) -> None:
+    frame = bytes(14) + b"x" * 60000
+    pieces = (hdr(1, 0x81, 66, 1448, 34, 16) + frame[:100], frame[100:30000], frame[30000:])
+    assert bench.receive(*pieces) == [(VnetHdr(1, 0x81, 66, 1448, 34, 16), frame)]
+
+
+def test_data_valid_from_the_driver_is_ignored(bench: Bench) -> None:
+    assert bench.receive(hdr(flags=2) + FRAME) == [(None, FRAME)]
+
+
+def test_budget_leaves_the_rest_in_the_ring(bench: Bench) -> None:
+    for _ in range(3):
+        bench.driver.add_out(HDR12 + FRAME)
+    assert len(bench.net.receive(bench.ring, 2)) == 2
+    assert len(bench.net.receive(bench.ring, 2)) == 1
+
+
+def test_row_41_header_spread_over_twelve_descriptors(bench: Bench) -> None:
+    header = hdr(1, 0, 0, 0, 34, 6)
+    pieces = [header[at : at + 1] for at in range(12)]
+    assert bench.receive(*pieces, FRAME) == [(VnetHdr(1, 0, 0, 0, 34, 6), FRAME)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 11, 12, 12 + 13])
+def test_row_41_too_short_frame_is_dropped(bench: Bench, size: int) -> None:
+    assert bench.receive(bytes(size)) == []
+    assert bench.net.counters.rx_drop_short == 1
+
+
+def test_row_41_too_long_frame_is_dropped(bench: Bench) -> None:
+    assert bench.receive(HDR12 + bytes(32000), bytes(33551)) == []
+    assert bench.net.counters.rx_drop_long == 1
+    assert len(bench.receive(HDR12 + bytes(32000), bytes(33550))) == 1
+
+
+def test_row_41_sixteen_aliased_gigabytes_are_not_copied(bench: Bench) -> None:
+    bench.driver.add([(0x100000, 0x300000, 0)] * 16)
+    assert bench.net.receive(bench.ring, 1) == []
+    assert bench.net.counters.rx_drop_long == 1
+
+
+def test_row_42_writable_part_in_a_transmit_chain_drops_the_frame(bench: Bench) -> None:
+    gpa, size = bench.ram.put(HDR12 + FRAME)
+    head = bench.driver.add([(gpa, size, 0), (gpa, size, WRITE)])
+    assert bench.net.receive(bench.ring, 1) == []
+    bench.ring.publish()
+    assert bench.driver.used() == [(head, 0)]
+    assert bench.net.counters.rx_drop_writable == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "counter"),
+    [
+        (hdr(1, 0, 0, 0, 34, 25), "rx_drop_csum"),
+        (hdr(1, 0, 0, 0, 65535, 65535), "rx_drop_csum"),
+        (hdr(1, 0, 0, 0, 13, 0), "rx_drop_csum"),
+        (hdr(0, 1, 54, 1448), "rx_drop_csum"),
+        (hdr(1, 1, 54, 0, 34, 16), "rx_drop_gso"),
+        (hdr(1, 1, 61, 1448, 34, 16), "rx_drop_gso"),
+        (hdr(1, 2, 54, 1448, 34, 16), "rx_drop_gso"),
+        (hdr(1, 3, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 5, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 0x80, 54, 1448, 34, 16), "rx_drop_gso"),
+    ],
+)
+def test_row_43_bad_offload_fields_drop_the_frame(bench: Bench, header: bytes, counter: str) -> None:
+    assert bench.receive(header + FRAME) == []
+    assert getattr(bench.net.counters, counter) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "gso_type"),
+    [
+        (vf.VIRTIO_NET_F_CSUM, 0),
+        (vf.VIRTIO_NET_F_HOST_TSO4, 1),
+        (vf.VIRTIO_NET_F_HOST_TSO6, 4),
+        (vf.VIRTIO_NET_F_HOST_ECN, 0x81),
+    ],
+)
+def test_row_43_offload_that_was_not_negotiated_drops_the_frame(
+    bench: Bench, missing: int, gso_type: int
+) -> None:
+    header = hdr(1, gso_type, 54, 1448 if gso_type else 0, 34, 16)
+    assert len(bench.receive(header + FRAME)) == 1
+    bench.use(MODERN & ~vf.mask(missing))
+    assert bench.receive(header + FRAME) == []
+
+
+# -- to the guest ---------------------------------------------------------------------------------------
+
+
+def test_frame_that_fits_one_buffer_is_written_behind_its_header(bench: Bench) -> None:
+    head, [(gpa, _)] = bench.driver.add_in(1536)
+    header = VnetHdr(1, 1, 54, 1448, 34, 16)
+    assert bench.net.transmit(bench.ring, header, [FRAME[:14], FRAME[14:]]) == SENT
+    bench.ring.publish()
+    assert bench.driver.used() == [(head, 72)]
+    assert bench.ram.read(gpa, 72) == struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 1) + FRAME
+
+
+def test_legacy_header_to_the_guest_has_ten_bytes(bench: Bench) -> None:
+    bench.use(LEGACY)
+    head, [(first, _), (second, _)] = bench.driver.add_in(10, 1514)
+    assert bench.net.transmit(bench.ring, None, [FRAME]) == SENT
+    bench.ring.publish()
+    assert bench.driver.used() == [(head, 70)]
+    assert (bench.ram.read(first, 10), bench.ram.read(second, 60)) == (bytes(10), FRAME)
+
+
+def test_mergeable_buffers_share_one_frame(bench: Bench) -> None:
+    chains = [bench.driver.add_in(1536) for _ in range(4)]
+    frame = bytes(range(256)) * 16
+    assert bench.net.transmit(bench.ring, None, [frame[:54], memoryview(frame)[54:]]) == SENT
+    bench.ring.publish()
+    total = 12 + len(frame)
+    sizes = [1536, 1536, total - 2 * 1536]
+    assert bench.driver.used() == [(head, size) for (head, _), size in zip(chains, sizes, strict=False)]
+    written = b"".join(
+        bench.ram.read(places[0][0], size) for (_, places), size in zip(chains, sizes, strict=False)
+    )
+    assert written == struct.pack("<BBHHHHH", 0, 0, 0, 0, 0, 0, 3) + frame
+
+
+def test_big_frame_without_mergeable_buffers_fills_a_long_chain(bench: Bench) -> None:
+    bench.use(NO_MRG)
+    head, places = bench.driver.add_in(*[4096] * 15)
+    frame = bytes(range(250)) * 200
+    assert bench.net.transmit(bench.ring, None, [frame]) == SENT
+    bench.ring.publish()
+    assert bench.driver.used() == [(head, 12 + len(frame))]
+    whole = b"".join(bench.ram.read(gpa, size) for gpa, size in places)
+    assert whole[12 : 12 + len(frame)] == frame
+    assert whole[10:12] == b"\x01\x00"
+
+
+def test_data_valid_is_kept_from_a_driver_without_guest_csum(bench: Bench) -> None:
+    _, [(gpa, _)] = bench.driver.add_in(1536)
+    bench.net.transmit(bench.ring, VnetHdr(flags=2), [FRAME])
+    assert bench.ram.read(gpa, 1) == b"\x02"
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM))
+    _, [(gpa, _)] = bench.driver.add_in(1536)
+    bench.net.transmit(bench.ring, VnetHdr(flags=2), [FRAME])
+    assert bench.ram.read(gpa, 1) == b"\x00"
+
+
+def test_no_buffer_posted_is_not_a_drop(bench: Bench) -> None:
+    assert bench.net.transmit(bench.ring, None, [FRAME]) == NO_BUFFERS
+    assert bench.net.counters.tx_drop_too_big == 0
+
+
+def test_row_42_readable_part_in_a_receive_chain_breaks(bench: Bench) -> None:
+    bench.driver.add_out(b"x")
+    with pytest.raises(BrokenRing, match=r"5\.1\.6\.3"):
+        bench.net.transmit(bench.ring, None, [FRAME])
+
+
+def test_row_44_buffer_shorter_than_the_header_is_put_back(bench: Bench) -> None:
+    head, _ = bench.driver.add_in(11)
+    for _ in range(2):
+        assert bench.net.transmit(bench.ring, None, [FRAME]) == TOO_BIG
+    chain = bench.ring.pop()
+    assert chain is not None
+    assert chain.head == head
+
+
+def test_row_44_frame_too_big_without_mergeable_is_put_back(bench: Bench) -> None:
+    bench.use(NO_MRG)
+    bench.driver.add_in(71)
+    assert bench.net.transmit(bench.ring, None, [FRAME]) == TOO_BIG
+    assert bench.net.transmit(bench.ring, None, [FRAME[:59]]) == SENT
+
+
+def test_row_44_more_buffers_than_the_queue_has_is_put_back(bench: Bench) -> None:
+    for _ in range(16):
+        bench.driver.add_in(64)
+    assert bench.net.transmit(bench.ring, None, [bytes(1024)]) == TOO_BIG
+    assert bench.net.transmit(bench.ring, None, [bytes(1012)]) == SENT
+
+
+def test_row_44_too_few_buffers_yet_wait_for_more(bench: Bench) -> None:
+    bench.driver.add_in(64)
+    assert bench.net.transmit(bench.ring, None, [FRAME]) == NO_BUFFERS
+    bench.driver.add_in(64)
+    assert bench.net.transmit(bench.ring, None, [FRAME]) == SENT
+
+
+# -- what was negotiated --------------------------------------------------------------------------------
+
+
+def test_offloads_follow_the_features(bench: Bench) -> None:
+    offloads = bench.net.offloads
+    assert (offloads.csum, offloads.tso4, offloads.tso6, offloads.ecn) == (True, True, True, True)
+    assert offloads.max_frame == 65550
+    offloads = bench.use(LEGACY).net.offloads
+    assert (offloads.csum, offloads.tso4, offloads.max_frame) == (False, False, 1514)
+
+
+def test_mtu_sets_the_largest_frame(bench: Bench) -> None:
+    bench.use(LEGACY).net.set_mtu(9000)
+    assert bench.net.offloads.max_frame == 9014
+
+
+def test_tso_without_guest_csum_does_not_count(bench: Bench) -> None:
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM))
+    assert not bench.net.offloads.tso4
+    assert not bench.net.offloads.ecn
+
+
+def test_accepts_only_what_the_guest_takes(bench: Bench) -> None:
+    net = bench.net
+    assert net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_ECN))
+    assert not net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
+    assert net.accepts(VnetHdr(1, 4, 74, 1428, 54, 16))
+    bench.use(LEGACY)
+    assert not net.accepts(VnetHdr(1, 0, 0, 0, 34, 16))
+    assert net.accepts(VnetHdr())
+
+
+def test_scatter_crosses_borders_of_both_sides() -> None:
+    buffers = [bytearray(3), bytearray(0), bytearray(4)]
+    scatter([memoryview(buffer) for buffer in buffers], (b"a", b"bcde", b"", b"fg"))
+    assert buffers == [b"abc", b"", b"defg"]
