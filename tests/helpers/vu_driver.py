@@ -228,8 +228,12 @@ class Frontend:
     def addr(self, index: int, **changes: int) -> bytes:
         """SET_VRING_ADDR's payload; `changes` are other values for desc, used, avail."""
         ring, uva = self.ring(index), self.ram.uva
-        fields = {"desc": uva(ring.desc_gpa), "used": uva(ring.used_gpa), "avail": uva(ring.avail_gpa)} |
-        changes return vu.VRING_ADDR.pack(index, 0, fields["desc"], fields["used"], fields["avail"], 0)
+        fields = {
+            "desc": uva(ring.desc_gpa),
+            "used": uva(ring.used_gpa),
+            "avail": uva(ring.avail_gpa),
+        } | changes
+        return vu.VRING_ADDR.pack(index, 0, fields["desc"], fields["used"], fields["avail"], 0)
 
     def connect_messages(self) -> list[tuple[int, bytes, list[int]]]:
         """What QEMU 7.2 sends when its chardev connects."""
@@ -248,8 +252,9 @@ class Frontend:
             messages.append((Request.VHOST_USER_SET_VRING_ENABLE, self.state(index, 1), []))
         return messages
 
-    def start_messages(self, features: int, base: Sequence[int] = (0, 0)) -> list[tuple[int, bytes,
-    list[int]]]:
+    def start_messages(
+        self, features: int, base: Sequence[int] = (0, 0)
+    ) -> list[tuple[int, bytes, list[int]]]:
         """What QEMU 7.2 sends when the guest's driver sets DRIVER_OK."""
         table = vu.encode_mem_table(self.ram.specs)
         messages: list[tuple[int, bytes, list[int]]] = [
@@ -278,8 +283,12 @@ class SessionFrontend(Frontend):
         self.actions: list[vs.Action] = []
 
     def request(
-        self, request: int, payload: bytes = b"", fds: Iterable[int] = (), need_reply: bool = False, flags:
-        int = 1
+        self,
+        request: int,
+        payload: bytes = b"",
+        fds: Iterable[int] = (),
+        need_reply: bool = False,
+        flags: int = 1,
     ) -> list[vs.Action]:
         """Send one message; the actions, after carrying out those that own descriptors."""
         given = tuple(os.dup(fd) for fd in fds)
@@ -344,8 +353,9 @@ class SocketFrontend(Frontend):
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.sock.sendmsg([data], rights)
 
-    def send(self, request: int, payload: bytes = b"", fds: Sequence[int] = (), need_reply: bool = False)
-    -> None:
+    def send(
+        self, request: int, payload: bytes = b"", fds: Sequence[int] = (), need_reply: bool = False
+    ) -> None:
         self.send_raw(vu.encode(request, payload, 1 | (8 if need_reply else 0)), fds)
 
     async def reply(self) -> bytes:

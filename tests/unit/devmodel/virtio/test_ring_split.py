@@ -233,8 +233,9 @@ def test_row_33_next_outside_the_table_breaks(driver: DriverRing, ring: SplitRin
 
 
 @pytest.mark.parametrize("nexts", [(0,), (1, 0), (1, 2, 1)], ids=["self", "two-cycle", "rho"])
-def test_row_33_loop_breaks(driver: DriverRing, ring: SplitRing, ram: GuestRam, nexts: tuple[int, ...]) ->
-None:
+def test_row_33_loop_breaks(
+    driver: DriverRing, ring: SplitRing, ram: GuestRam, nexts: tuple[int, ...]
+) -> None:
     for at, nxt in enumerate(nexts):
         driver.desc(at, *ram.put(b"x"), NEXT, nxt)
     driver.offer(0)
