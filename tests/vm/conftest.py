@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,13 @@ import pytest
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, User, Vm
+from guest.vm.args import MachineType, Nic, Stream, User, VhostUser, Vm
 from guest.vm.errors import HostLacks
 from guest.vm.machine import Guest
 from guest.vm.machine import boot as boot_vm
 from guest.vm.probe import Accel, Qemu
 from guest.vm.rundir import RunDir
+from vnic.cli.backend import Backend
 
 VM_TEST_TIMEOUT_S = 300
 """For a test without a limit of its own: pytest-timeout's, far above the limits inside, which tell more."""
@@ -162,3 +165,93 @@ def boot(vm_of: Callable[..., Vm], rundir: RunDir, artifacts: Path) -> Iterator[
     yield start
     for guest in reversed(guests):
         guest.close()
+
+
+# -- with vnic's own back end ------------------------------------------------------------------------------------
+
+
+def backend_nic(kind: str, path: Path) -> Nic:
+    """The card that connects to a back end of that kind."""
+    return VhostUser(path=path) if kind == "vhost-user" else Stream(path=path)
+
+
+class Backends:
+    """Back ends of one run directory: started, killed, started again on the same socket."""
+
+    def __init__(self, rundir: RunDir, artifacts: Path) -> None:
+        self._rundir, self._artifacts = rundir, artifacts
+        self.running: list[Backend] = []
+
+    def start(self, kind: str, *options: str, name: str = "net0.sock") -> Nic:
+        """``vnic serve`` with these options, ready; the card for it."""
+        path = self._rundir.socket_path(name)
+        backend = Backend([f"--{kind}", str(path), *options], self._rundir)
+        self.running.append(backend)
+        backend.await_ready()
+        return backend_nic(kind, path)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the last one started by a signal, and see it gone."""
+        backend = self.running.pop()
+        signal.pidfd_send_signal(backend.pidfd, number)
+        ready, _, _ = select.select([backend.pidfd], [], [], 10)
+        assert ready, f"the back end {backend.pid} outlived signal {number}"
+
+    def close(self) -> None:
+        for backend in self.running:
+            backend.__exit__(None, None, None)
+            shutil.copy(backend.log, self._artifacts)
+
+
+@pytest.fixture
+def backends(rundir: RunDir, artifacts: Path) -> Iterator[Backends]:
+    """Back ends of this test; they end after its guests do, if those were booted later."""
+    made = Backends(rundir, artifacts)
+    yield made
+    made.close()
+
+
+SERVED = [
+    pytest.param((kind, machine), id=f"{kind}-{machine}", marks=pytest.mark.xdist_group(f"{kind}-{machine}"))
+    for kind in ("vhost-user", "stream")
+    for machine in ("microvm", "q35")
+]
+
+
+@pytest.fixture(scope="module", params=SERVED)
+def served(
+    request: pytest.FixtureRequest,
+    image: images.Image,
+    qemu: Qemu,
+    accel: Accel,
+    tsc_khz: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Guest]:
+    """One guest for all tests of a module, on each transport and machine type, with the ordinary services behind it.
+
+    A test may leave nothing in it that disturbs the next one."""
+    kind, machine = request.param
+    folder = request.config.rootpath / "artifacts" / f"{request.module.__name__}-{kind}-{machine}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    failed_before = request.session.testsfailed
+    with RunDir.create() as rundir:
+        made = Backends(rundir, folder)
+        nic = made.start(kind)
+        vm = Vm(
+            kernel=image.kernel,
+            initramfs=image.initramfs,
+            nics=(nic,),
+            machine=machine,
+            accel=accel,
+            tsc_khz=tsc_khz,
+            qemu=qemu.path,
+            qemu_version=qemu.version,
+            append=("vnic.quiet", "vnic.plain"),
+        )
+        guest = boot_vm(vm, rundir, folder, progress=print)
+        yield guest
+        guest.close()
+        made.close()
+    if request.session.testsfailed == failed_before:
+        shutil.rmtree(folder, ignore_errors=True)
