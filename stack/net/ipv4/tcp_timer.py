@@ -100,6 +100,7 @@ from stack.net.ipv4 import (
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
+    from stack.include.request_sock import request_sock
     from stack.include.tcp import tcp_sock
 
 # With tcp_orphan_retries 0: how often an orphan whose peer still answers may resend (tcp_orphan_retries()).
@@ -407,6 +408,11 @@ def _keepalive_probe(sk: tcp_sock) -> int:
 
 
 # -- set-up --------------------------------------------------------------------------------------------------------
+
+
+def tcp_syn_ack_timeout(req: request_sock) -> None:
+    """A SYN-ACK was not answered in time."""
+    NET_INC_STATS(req.sk_net, LINUX_MIB_TCPTIMEOUTS)
 
 
 def tcp_compressed_ack_kick(sk: tcp_sock) -> None:
