@@ -16,6 +16,7 @@ CRC, and a map is squared in 32 x 32 steps, so N blocks need log2(N) squarings.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import zlib
 from collections.abc import Iterator
@@ -109,14 +110,18 @@ def crc32_of_concatenation(first: int, second: int, second_length: int) -> int:
     return _times(_power(_ONE_ZERO_BIT, 8 * second_length), first) ^ second
 
 
+_APPEND_BLOCK = _power(_ONE_ZERO_BIT, 8 * BLOCK_LENGTH)
+
+
+@functools.lru_cache(maxsize=256)
 def crc32(length: int) -> int:
     """CRC-32 of the first ``length`` bytes of the content."""
     whole, rest = divmod(length, BLOCK_LENGTH)
-    total, doubled, doubled_length = 0, zlib.crc32(BLOCK), BLOCK_LENGTH
+    total, doubled, append = 0, zlib.crc32(BLOCK), _APPEND_BLOCK
     while whole:
         if whole & 1:  # equal blocks: their order among themselves does not matter
-            total = crc32_of_concatenation(total, doubled, doubled_length)
-        doubled = crc32_of_concatenation(doubled, doubled, doubled_length)
-        doubled_length *= 2
+            total = _times(append, total) ^ doubled
+        doubled = _times(append, doubled) ^ doubled
+        append = _product(append, append)
         whole >>= 1
     return crc32_of_concatenation(total, zlib.crc32(BLOCK[:rest]), rest)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is refused before anything is opened."""
+
+from __future__ import annotations
+
+import pytest
+
+from vnic.errors import UsageError
+from vnic.options import AddressPlan, Options, parse_hosts, stream_address
+
+
+def test_default_plan_is_the_documented_one() -> None:
+    plan = AddressPlan.of("10.0.2.2/24")
+    assert (str(plan.server.ip), str(plan.name_server)) == ("10.0.2.2", "10.0.2.3")
+
+
+@pytest.mark.parametrize("cidr", ["nonsense", "10.0.2.2/33", "10.0.2.0/24", "10.0.2.2/30", "10.0.2.254/24"])
+def test_plan_without_room_is_refused(cidr: str) -> None:
+    with pytest.raises(UsageError):
+        AddressPlan.of(cidr)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("/tmp/x", "/tmp/x"),
+        ("name", "name"),
+        ("/tmp/a:5", "/tmp/a:5"),
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("::1:9", ("::1", 9)),
+    ],
+)
+def test_stream_address(text: str, address: object) -> None:
+    assert stream_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["host:http", "host:70000", "host:"])
+def test_stream_address_bad_port(text: str) -> None:
+    with pytest.raises(UsageError):
+        stream_address(text)
+
+
+def test_hosts_are_split() -> None:
+    assert parse_hosts(["a.test=10.0.0.1", "b=10.0.0.2"]) == {"a.test": "10.0.0.1", "b": "10.0.0.2"}
+
+
+@pytest.mark.parametrize("pair", ["a.test", "a.test=", "=10.0.0.1", "a b=10.0.0.1", "a=10.0.0.300"])
+def test_bad_host_is_refused(pair: str) -> None:
+    with pytest.raises(UsageError):
+        parse_hosts([pair])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"vhost_user": "/a", "stream": "/b"},
+        {"stream": "/b", "loss": 1.5},
+        {"stream": "/b", "reorder": -0.1},
+    ],
+)
+def test_options_that_cannot_be(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Options(**fields)  # type: ignore[arg-type]
