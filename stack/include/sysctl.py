@@ -33,6 +33,7 @@ class netns_ipv4:
 
     def __init__(self) -> None:
         self.rt_genid = 0
+        self.tcp_orphan_count = 0  # connections without an application
         self._init_ip()
         self._init_tcp_open()
         self._init_tcp_data()

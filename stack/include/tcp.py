@@ -177,6 +177,11 @@ TCP_SYNACK_NORMAL = 0
 TCP_SYNACK_FASTOPEN = 1
 TCP_SYNACK_COOKIE = 2
 
+# tp.urg_data: the urgent byte, or what is known of it
+TCP_URG_VALID = 0x0100
+TCP_URG_NOTYET = 0x0200
+TCP_URG_READ = 0x0400
+
 # chrono (tcp_chrono_start)
 TCP_CHRONO_UNSPEC = 0
 TCP_CHRONO_BUSY = 1
@@ -904,6 +909,13 @@ def __tcp_fast_path_on(tp: tcp_sock, snd_wnd: int) -> None:  # noqa: N807
 
 def tcp_fast_path_on(tp: tcp_sock) -> None:
     tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | tp.snd_wnd >> tp.rx_opt.snd_wscale) & MASK32
+
+
+def tcp_ca_event(sk: tcp_sock, event: int) -> None:
+    """Tell the congestion control (CA_EVENT_*)."""
+    cwnd_event = sk.icsk_ca_ops.cwnd_event
+    if cwnd_event is not None:
+        cwnd_event(sk, event)
 
 
 def tcp_fast_path_check(sk: tcp_sock) -> None:

@@ -263,6 +263,7 @@ def inet_child_forget(sk: inet_connection_sock, req: request_sock, child: inet_c
     """End a connection that no application will ever see; the peer gets a RST if it thinks that there is one."""
     child.sk_prot.disconnect(child, O_NONBLOCK)
     sock_orphan(child)
+    sk.sk_net.ipv4.tcp_orphan_count += 1
     inet_csk_destroy_sock(child)
 
 
@@ -270,6 +271,7 @@ def inet_csk_destroy_sock(sk: inet_connection_sock) -> None:
     """The end of a socket that is closed, orphaned and in no table."""
     sk.sk_prot.destroy(sk)
     sk_stream_kill_queues(sk)
+    sk.sk_net.ipv4.tcp_orphan_count -= 1
     sk_free(sk)
 
 
@@ -277,6 +279,7 @@ def inet_csk_prepare_forced_close(sk: inet_connection_sock) -> None:
     """A child that never got into the tables is going to be closed."""
     sk.sk_flags |= SOCK_DEAD
     sk.sk_num = 0
+    sk.sk_net.ipv4.tcp_orphan_count += 1
 
 
 # -- the half-open connection ------------------------------------------------------------------------------------

@@ -86,15 +86,16 @@ def tcp_rack_detect_loss(sk: tcp_sock) -> int:
     return reo_timeout
 
 
-def tcp_rack_mark_lost(sk: tcp_sock) -> None:
-    """After an ACK that delivered something: find the losses, or arm the timer that will."""
+def tcp_rack_mark_lost(sk: tcp_sock) -> bool:
+    """After an ACK that delivered something: find the losses, or arm the timer that will; whether it was armed."""
     if not sk.rack.advanced:
-        return
+        return False
     sk.rack.advanced = False
     timeout = tcp_rack_detect_loss(sk)
     if timeout:
         when = usecs_to_jiffies(timeout + TCP_TIMEOUT_MIN_US)
         inet_csk_reset_xmit_timer(sk, ICSK_TIME_REO_TIMEOUT, when, sk.icsk_rto)
+    return timeout > 0
 
 
 def tcp_rack_advance(sk: tcp_sock, sacked: int, end_seq: int, xmit_time: int) -> None:

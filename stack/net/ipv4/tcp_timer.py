@@ -82,6 +82,7 @@ from stack.include.tcp_states import (
     TCPF_SYN_SENT,
 )
 from stack.kernel.time.timer import (
+    hrtimer_cancel,
     hrtimer_init,
     jiffies,
     jiffies_to_msecs,
@@ -428,3 +429,9 @@ def tcp_init_xmit_timers(sk: tcp_sock) -> None:
     """A new socket's timers, none armed."""
     inet_connection_sock.inet_csk_init_xmit_timers(sk, tcp_write_timer, tcp_delack_timer, tcp_keepalive_timer)
     sk.compressed_ack_timer = hrtimer_init(tcp_compressed_ack_kick, sk)
+
+
+def tcp_clear_xmit_timers(sk: tcp_sock) -> None:
+    """The connection is over: no timer of it fires any more."""
+    hrtimer_cancel(sk.sk_net, sk.compressed_ack_timer)
+    inet_connection_sock.inet_csk_clear_xmit_timers(sk)

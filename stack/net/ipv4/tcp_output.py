@@ -1,0 +1,1491 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What TCP sends, and when: net/ipv4/tcp_output.c.
+
+Theory of operation
+-------------------
+Data wait in ``sk_write_queue`` in packets of up to ``size_goal`` bytes (64 KB if the device segments, one MSS if
+not).  ``tcp_write_xmit`` moves what may go to ``tcp_rtx_queue`` while it transmits it.  It asks, in this order:
+
+    congestion window   tcp_cwnd_test: RFC 5681, segments in flight by RFC 6675
+    peer's window       tcp_snd_wnd_test: at least one MSS, or the end of the packet, lies inside
+    Nagle               tcp_nagle_test: RFC 896 with Minshall's refinement, for a short last packet
+    TSO deferral        tcp_tso_should_defer: half-filled big packets wait for the next ACK
+    small queues        tcp_small_queue_check: bytes that the device holds back
+
+A packet on the wire is a clone: fresh header room, the same payload buffers.  Payload is never copied and never
+summed here: the checksum field gets the pseudo-header's sum (CHECKSUM_PARTIAL), the IP layer or the device
+completes it.
+
+The window that is offered (``tcp_select_window``) is what the free half of the receive buffer allows, at most
+``rcv_ssthresh``; its right edge never moves left.
+
+Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt + 2 ticks (one packet out: + 200 ms),
+never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
+
+Left out: MD5 and AO signatures, path MTU probing beyond its variables, TCP Fast Open data, pacing (no ``sk_pacing``:
+cubic and reno do not ask for it), collapsing of small packets on retransmission, urgent pointers on the way out.
+"""
+
+from __future__ import annotations
+
+from errno import EAGAIN, EHOSTUNREACH, EINVAL
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from stack.include.dst import dst_metric_advmss, dst_mtu
+from stack.include.inet_connection_sock import (
+    ICSK_ACK_PUSHED,
+    ICSK_ACK_SCHED,
+    ICSK_ACK_TIMER,
+    ICSK_TIME_DACK,
+    ICSK_TIME_LOSS_PROBE,
+    ICSK_TIME_PROBE0,
+    ICSK_TIME_RETRANS,
+    inet_csk_clear_xmit_timer,
+    inet_csk_in_pingpong_mode,
+    inet_csk_inc_pingpong_cnt,
+    inet_csk_reset_xmit_timer,
+)
+from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
+from stack.include.sk_buff import (
+    CHECKSUM_PARTIAL,
+    SKB_GSO_TCP_ECN,
+    SKB_TRUESIZE_OVERHEAD,
+    Buffer,
+    alloc_skb,
+    sk_buff,
+    skb_push,
+)
+from stack.include.snmp import (
+    LINUX_MIB_TCPABORTFAILED,
+    LINUX_MIB_TCPACKCOMPRESSED,
+    LINUX_MIB_TCPFASTRETRANS,
+    LINUX_MIB_TCPFROMZEROWINDOWADV,
+    LINUX_MIB_TCPLOSSPROBES,
+    LINUX_MIB_TCPORIGDATASENT,
+    LINUX_MIB_TCPRETRANSFAIL,
+    LINUX_MIB_TCPSLOWSTARTRETRANS,
+    LINUX_MIB_TCPSYNRETRANS,
+    LINUX_MIB_TCPTOZEROWINDOWADV,
+    LINUX_MIB_TCPWANTZEROWINDOWADV,
+    LINUX_MIB_TCPWINPROBE,
+    NET_ADD_STATS,
+    NET_INC_STATS,
+    TCP_ADD_STATS,
+    TCP_INC_STATS,
+    TCP_MIB_OUTRSTS,
+    TCP_MIB_OUTSEGS,
+    TCP_MIB_RETRANSSEGS,
+)
+from stack.include.sock import AF_INET6
+from stack.include.tcp import (
+    CA_EVENT_CWND_RESTART,
+    CA_EVENT_TX_START,
+    MAX_TCP_HEADER,
+    MAX_TCP_OPTION_SPACE,
+    MAX_TCP_WINDOW,
+    TCP_CHRONO_BUSY,
+    TCP_CHRONO_RWND_LIMITED,
+    TCP_CHRONO_UNSPEC,
+    TCP_DELACK_MAX,
+    TCP_DELACK_MIN,
+    TCP_ECN_DEMAND_CWR,
+    TCP_ECN_OK,
+    TCP_ECN_QUEUE_CWR,
+    TCP_HEADER,
+    TCP_HEADER_LEN,
+    TCP_MAX_WINDOW,
+    TCP_MAX_WSCALE,
+    TCP_NAGLE_CORK,
+    TCP_NAGLE_OFF,
+    TCP_NAGLE_PUSH,
+    TCP_RESOURCE_PROBE_INTERVAL,
+    TCP_RTO_MAX,
+    TCP_SYNACK_COOKIE,
+    TCP_SYNACK_NORMAL,
+    TCP_TIMEOUT_INIT,
+    TCP_TIMEOUT_MIN_US,
+    TCPCB_EVER_RETRANS,
+    TCPCB_LOST,
+    TCPCB_RETRANS,
+    TCPCB_SACKED_ACKED,
+    TCPCB_SACKED_RETRANS,
+    TCPF_CA_CWR,
+    TCPHDR_ACK,
+    TCPHDR_CWR,
+    TCPHDR_ECE,
+    TCPHDR_FIN,
+    TCPHDR_PSH,
+    TCPHDR_RST,
+    TCPHDR_SYN,
+    TCPOLEN_MSS,
+    TCPOLEN_MSS_ALIGNED,
+    TCPOLEN_SACK_BASE,
+    TCPOLEN_SACK_BASE_ALIGNED,
+    TCPOLEN_SACK_PERBLOCK,
+    TCPOLEN_SACK_PERM,
+    TCPOLEN_SACKPERM_ALIGNED,
+    TCPOLEN_TIMESTAMP,
+    TCPOLEN_TSTAMP_ALIGNED,
+    TCPOLEN_WINDOW,
+    TCPOLEN_WSCALE_ALIGNED,
+    TCPOPT_MSS,
+    TCPOPT_NOP,
+    TCPOPT_SACK,
+    TCPOPT_SACK_PERM,
+    TCPOPT_TIMESTAMP,
+    TCPOPT_WINDOW,
+    TSQF_THROTTLED,
+    TCP_CA_Loss,
+    TCP_CA_Open,
+    TCP_CA_Recovery,
+    TCPF_CA_Open,
+    tcp_ca_event,
+    tcp_full_space,
+    tcp_is_sack,
+    tcp_minshall_check,
+    tcp_packets_in_flight,
+    tcp_receive_window,
+    tcp_skb_cb,
+    tcp_skb_is_last,
+    tcp_sock,
+    tcp_space,
+    tcp_wnd_end,
+)
+from stack.include.tcp_states import (
+    TCP_CLOSE,
+    TCPF_CLOSE,
+    TCPF_LISTEN,
+    TCPF_SYN_SENT,
+)
+from stack.include.timer import HZ
+from stack.kernel.time.timer import jiffies, jiffies_to_usecs, tcp_jiffies32, usecs_to_jiffies
+from stack.net.core import sock as net_core_sock
+from stack.net.ipv4 import tcp_input, tcp_rate, tcp_timer
+from stack.seqnum import MASK32, after, before
+
+if TYPE_CHECKING:
+    from stack.include.dst import dst_entry
+    from stack.include.request_sock import tcp_request_sock
+
+_SIGN = 0x80000000
+
+OPTION_SACK_ADVERTISE = 1 << 0
+OPTION_TS = 1 << 1
+OPTION_WSCALE = 1 << 3
+
+# NOP NOP kind length, TSval, TSecr
+_TS_OPTION = Struct("!III")
+_TS_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
+_TS_AFTER_SACKOK = TCPOPT_SACK_PERM << 24 | TCPOLEN_SACK_PERM << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
+_SACKOK_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK_PERM << 8 | TCPOLEN_SACK_PERM
+_WORD = Struct("!I")
+_TWO_WORDS = Struct("!II")
+# The whole header of nearly every segment: 20 bytes and the time stamp option.
+_HEADER_TS = Struct("!HHIIHHHHIII")
+
+
+class tcp_out_options:
+    """struct tcp_out_options: what tcp_options_write() puts behind the header."""
+
+    __slots__ = ("mss", "num_sack_blocks", "options", "tsecr", "tsval", "ws")
+
+    def __init__(self) -> None:
+        self.options = 0
+        self.mss = 0
+        self.ws = 0
+        self.num_sack_blocks = 0
+        self.tsval = 0
+        self.tsecr = 0
+
+
+# -- bookkeeping of what was sent -------------------------------------------------------------------------------
+
+
+def tcp_event_new_data_sent(sk: tcp_sock, skb: sk_buff) -> None:
+    """The head of the write queue was sent for the first time: it joins the retransmit queue."""
+    prior_packets = sk.packets_out
+    cb = skb.cb
+    sk.snd_nxt = cb.end_seq
+    sk.sk_write_queue.popleft()
+    tcp_rbtree_insert(sk, skb)
+    pcount = cb.tcp_gso_segs
+    sk.packets_out = prior_packets + pcount
+    if not prior_packets or sk.icsk_pending == ICSK_TIME_LOSS_PROBE:
+        tcp_input.tcp_rearm_rto(sk)
+    NET_ADD_STATS(sk.sk_net, LINUX_MIB_TCPORIGDATASENT, pcount)
+    tcp_input.tcp_check_space(sk)
+
+
+def tcp_rbtree_insert(sk: tcp_sock, skb: sk_buff) -> None:
+    """Append to the retransmit queue: new data always has the highest sequence numbers."""
+    sk.tcp_rtx_queue.append(skb)
+
+
+def tcp_acceptable_seq(sk: tcp_sock) -> int:
+    """The sequence number for a segment without data: snd_nxt, unless the peer took its window back; a shrink
+    by less than one scaling unit is rounding and does not count."""
+    wnd_end = tcp_wnd_end(sk)
+    snd_nxt = sk.snd_nxt
+    if not before(wnd_end, snd_nxt):
+        return snd_nxt
+    shrunk = (snd_nxt - wnd_end) & MASK32
+    if sk.rx_opt.wscale_ok and shrunk < (1 << sk.rx_opt.rcv_wscale):
+        return snd_nxt
+    return wnd_end
+
+
+def tcp_advertise_mss(sk: tcp_sock) -> int:
+    """The MSS to put into a SYN; the route may have lowered it since."""
+    dst = sk.sk_dst_cache
+    if dst is not None:
+        metric = dst_metric_advmss(dst)
+        if metric < sk.advmss:
+            sk.advmss = metric
+    return sk.advmss
+
+
+def tcp_cwnd_restart(sk: tcp_sock, delta: int) -> None:
+    """RFC 2861: after an idle time of ``delta`` jiffies halve cwnd per RTO, not below the restart window."""
+    restart_cwnd = tcp_input.tcp_init_cwnd(sk, sk.sk_dst_cache)
+    cwnd = sk.snd_cwnd
+    tcp_ca_event(sk, CA_EVENT_CWND_RESTART)
+    sk.snd_ssthresh = tcp_input.tcp_current_ssthresh(sk)
+    restart_cwnd = min(restart_cwnd, cwnd)
+    while (delta := delta - sk.icsk_rto) > 0 and cwnd > restart_cwnd:
+        cwnd >>= 1
+    sk.snd_cwnd = max(cwnd, restart_cwnd)
+    sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+    sk.snd_cwnd_used = 0
+
+
+def tcp_event_data_sent(sk: tcp_sock) -> None:
+    """Data leave: note the time, and whether this looks like an answer (ping-pong mode)."""
+    now = tcp_jiffies32(sk.sk_net)
+    if not tcp_packets_in_flight(sk):
+        tcp_ca_event(sk, CA_EVENT_TX_START)
+    sk.lsndtime = now
+    # Sent within an ATO of the last data received: the peer's ACK will ride on our data.
+    if (now - sk.icsk_ack.lrcvtime) & MASK32 < sk.icsk_ack.ato:
+        inet_csk_inc_pingpong_cnt(sk)
+
+
+def tcp_event_ack_sent(sk: tcp_sock, rcv_nxt: int) -> None:
+    """Every segment carries an ACK: the delayed one is no longer owed."""
+    if sk.compressed_ack:
+        NET_ADD_STATS(sk.sk_net, LINUX_MIB_TCPACKCOMPRESSED, sk.compressed_ack)
+        sk.compressed_ack = 0
+        tcp_input.tcp_cancel_compressed_ack(sk)
+    if rcv_nxt != sk.rcv_nxt:
+        return
+    tcp_dec_quickack_mode(sk)
+    inet_csk_clear_xmit_timer(sk, ICSK_TIME_DACK)
+
+
+def tcp_dec_quickack_mode(sk: tcp_sock) -> None:
+    """One of the immediate ACKs is used up; after the last one the ATO starts again from its minimum."""
+    ack = sk.icsk_ack
+    if not ack.quick:
+        return
+    pkts = 1 if ack.pending & ICSK_ACK_SCHED else 0
+    if pkts >= ack.quick:
+        ack.quick = 0
+        ack.ato = TCP_DELACK_MIN
+    else:
+        ack.quick -= pkts
+
+
+# -- the receive window -----------------------------------------------------------------------------------------
+
+
+def tcp_select_initial_window(
+    sk: tcp_sock,
+    space: int,
+    mss: int,
+    window_clamp: int,
+    wscale_ok: bool,
+    init_rcv_wnd: int,
+) -> tuple[int, int, int]:
+    """The first window for ``space`` bytes worth of buffer: (rcv_wnd, window_clamp, rcv_wscale).
+
+    Whole segments, at most what fits in a SYN's unscaled field; the scale leaves room for the largest buffer that
+    the sysctls allow.  Measured: 65160 (45 x 1448) for a buffer of 131072, scale 7 for tcp_rmem[2] of 6 MiB."""
+    net = sk.sk_net
+    clamp = window_clamp or TCP_MAX_WINDOW << TCP_MAX_WSCALE
+    space = min(clamp, max(space, 0))
+    if space > mss:
+        space -= space % mss
+    limit = MAX_TCP_WINDOW if net.ipv4.sysctl_tcp_workaround_signed_windows else TCP_MAX_WINDOW
+    rcv_wnd = min(space, limit)
+    if init_rcv_wnd:
+        rcv_wnd = min(rcv_wnd, init_rcv_wnd * mss)
+    rcv_wscale = 0
+    if wscale_ok:
+        largest = min(max(space, net.ipv4.sysctl_tcp_rmem[2], net.core.sysctl_rmem_max), clamp)
+        rcv_wscale = min(max(largest.bit_length() - 1 - 15, 0), TCP_MAX_WSCALE)
+    return rcv_wnd, min(TCP_MAX_WINDOW << rcv_wscale, clamp), rcv_wscale
+
+
+def tcp_select_window(sk: tcp_sock) -> int:
+    """The window field of the segment about to leave, already scaled; remembers what it offers."""
+    net = sk.sk_net
+    old_win = sk.rcv_wnd
+    cur_win = tcp_receive_window(sk)
+    new_win = __tcp_select_window(sk)
+    wscale = sk.rx_opt.rcv_wscale
+    if new_win < cur_win:
+        # Never shrink (RFC 9293, section 3.8.6.2.1): keep the right edge, rounded up to what can be said.
+        if new_win == 0:
+            NET_INC_STATS(net, LINUX_MIB_TCPWANTZEROWINDOWADV)
+        new_win = (cur_win + (1 << wscale) - 1) >> wscale << wscale
+    sk.rcv_wnd = new_win
+    sk.rcv_wup = sk.rcv_nxt
+    if not wscale and net.ipv4.sysctl_tcp_workaround_signed_windows:
+        new_win = min(new_win, MAX_TCP_WINDOW)
+    else:
+        new_win = min(new_win, TCP_MAX_WINDOW << wscale)
+    new_win >>= wscale
+    if not new_win:
+        sk.pred_flags = 0
+        if old_win:
+            NET_INC_STATS(net, LINUX_MIB_TCPTOZEROWINDOWADV)
+    elif not old_win:
+        NET_INC_STATS(net, LINUX_MIB_TCPFROMZEROWINDOWADV)
+    return new_win
+
+
+def __tcp_select_window(sk: tcp_sock) -> int:
+    """How much window the buffer's state allows, before the rule that it never shrinks.
+
+    Receiver-side silly window avoidance (RFC 9293, section 3.8.6.2.2): below a sixteenth of the buffer, or one
+    segment, nothing is offered.  With scaling the window follows the free space; without, it moves in whole
+    segments."""
+    free_space = tcp_space(sk)
+    allowed_space = tcp_full_space(sk)
+    full_space = min(sk.window_clamp, allowed_space)
+    mss = sk.icsk_ack.rcv_mss
+    if mss > full_space:
+        mss = full_space
+        if mss <= 0:
+            return 0
+    wscale = sk.rx_opt.rcv_wscale
+    if free_space < full_space >> 1:
+        sk.icsk_ack.quick = 0
+        free_space = max(free_space, 0) >> wscale << wscale
+        if free_space < allowed_space >> 4 or free_space < mss:
+            return 0
+    if free_space > sk.rcv_ssthresh:
+        free_space = sk.rcv_ssthresh
+    if wscale:
+        return (free_space + (1 << wscale) - 1) >> wscale << wscale
+    window = sk.rcv_wnd
+    if window <= free_space - mss or window > free_space:
+        return free_space - free_space % mss
+    if mss == full_space and free_space > window + (full_space >> 1):
+        return free_space
+    return window
+
+
+# -- ECN (RFC 3168) -----------------------------------------------------------------------------------------------
+
+
+def tcp_ecn_make_synack(req: tcp_request_sock, flags: int) -> int:
+    """ECE in the SYN-ACK accepts the peer's ECN offer."""
+    return flags | TCPHDR_ECE if req.ecn_ok else flags
+
+
+def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int:
+    """ECT on new data, CWR once after a reduction, ECE until the peer answered with CWR; returns the flags."""
+    if not sk.ecn_flags & TCP_ECN_OK:
+        return flags
+    if skb.len != header_len and not before(skb.cb.seq, sk.snd_nxt):
+        sk.tos |= 2
+        if sk.ecn_flags & TCP_ECN_QUEUE_CWR:
+            sk.ecn_flags &= ~TCP_ECN_QUEUE_CWR
+            flags |= TCPHDR_CWR
+            skb.gso_type |= SKB_GSO_TCP_ECN if skb.gso_size else 0
+    else:
+        sk.tos &= ~3
+    if sk.ecn_flags & TCP_ECN_DEMAND_CWR:
+        flags |= TCPHDR_ECE
+    return flags
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_out_options) -> None:
+    """Write the options at ``head[off:]``, in the kernel's order and padding: MSS, SACK-permitted and time stamp
+    in one pair of words where both are there, window scale, SACK blocks (a DSACK first)."""
+    options = opts.options
+    if opts.mss:
+        _WORD.pack_into(head, off, TCPOPT_MSS << 24 | TCPOLEN_MSS << 16 | opts.mss)
+        off += 4
+    if options & OPTION_TS:
+        kind = _TS_AFTER_SACKOK if options & OPTION_SACK_ADVERTISE else _TS_ALONE
+        _TS_OPTION.pack_into(head, off, kind, opts.tsval, opts.tsecr)
+        off += 12
+    elif options & OPTION_SACK_ADVERTISE:
+        _WORD.pack_into(head, off, _SACKOK_ALONE)
+        off += 4
+    if options & OPTION_WSCALE:
+        _WORD.pack_into(head, off, TCPOPT_NOP << 24 | TCPOPT_WINDOW << 16 | TCPOLEN_WINDOW << 8 | opts.ws)
+        off += 4
+    if opts.num_sack_blocks and tp is not None:
+        _write_sack_blocks(head, off, tp, opts.num_sack_blocks)
+
+
+def _write_sack_blocks(head: bytearray, off: int, tp: tcp_sock, count: int) -> None:
+    length = TCPOLEN_SACK_BASE + count * TCPOLEN_SACK_PERBLOCK
+    _WORD.pack_into(head, off, TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK << 8 | length)
+    off += 4
+    blocks = tp.selective_acks
+    if tp.rx_opt.dsack and tp.duplicate_sack is not None:
+        blocks = [tp.duplicate_sack, *blocks]
+    for start, end in blocks[:count]:
+        _TWO_WORDS.pack_into(head, off, start, end)
+        off += 8
+    tp.rx_opt.dsack = False
+
+
+def tcp_syn_options(sk: tcp_sock, skb: sk_buff, opts: tcp_out_options) -> int:
+    """Options of our own SYN: all that the sysctls allow; returns their length."""
+    ipv4 = sk.sk_net.ipv4
+    opts.mss = tcp_advertise_mss(sk)
+    size = TCPOLEN_MSS_ALIGNED
+    if ipv4.sysctl_tcp_timestamps:
+        opts.options |= OPTION_TS
+        opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + sk.tsoffset) & MASK32
+        opts.tsecr = sk.rx_opt.ts_recent
+        size += TCPOLEN_TSTAMP_ALIGNED
+    if ipv4.sysctl_tcp_window_scaling:
+        opts.options |= OPTION_WSCALE
+        opts.ws = sk.rx_opt.rcv_wscale
+        size += TCPOLEN_WSCALE_ALIGNED
+    if ipv4.sysctl_tcp_sack:
+        opts.options |= OPTION_SACK_ADVERTISE
+        if not opts.options & OPTION_TS:
+            size += TCPOLEN_SACKPERM_ALIGNED
+    return size
+
+
+def tcp_synack_options(
+    sk: tcp_sock, req: tcp_request_sock, mss: int, skb: sk_buff, opts: tcp_out_options
+) -> int:
+    """Options of a SYN-ACK: MSS always, the others only if the SYN had them; returns the header's length."""
+    size = TCPOLEN_MSS_ALIGNED
+    opts.mss = mss
+    if req.wscale_ok:
+        opts.ws = req.rcv_wscale
+        opts.options |= OPTION_WSCALE
+        size += TCPOLEN_WSCALE_ALIGNED
+    if req.tstamp_ok:
+        opts.options |= OPTION_TS
+        opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + req.ts_off) & MASK32
+        opts.tsecr = req.ts_recent
+        size += TCPOLEN_TSTAMP_ALIGNED
+    if req.sack_ok:
+        opts.options |= OPTION_SACK_ADVERTISE
+        if not req.tstamp_ok:
+            size += TCPOLEN_SACKPERM_ALIGNED
+    return size + TCP_HEADER_LEN
+
+
+def tcp_established_options(sk: tcp_sock, skb: sk_buff | None, opts: tcp_out_options) -> int:
+    """Options of any other segment: time stamp and as many SACK blocks as fit; returns their length."""
+    size = 0
+    rx_opt = sk.rx_opt
+    if rx_opt.tstamp_ok:
+        opts.options |= OPTION_TS
+        if skb is not None:
+            opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + sk.tsoffset) & MASK32
+        opts.tsecr = rx_opt.ts_recent
+        size = TCPOLEN_TSTAMP_ALIGNED
+    eff_sacks = rx_opt.num_sacks + rx_opt.dsack
+    if eff_sacks:
+        remaining = MAX_TCP_OPTION_SPACE - size
+        blocks = min(eff_sacks, (remaining - TCPOLEN_SACK_BASE_ALIGNED) // TCPOLEN_SACK_PERBLOCK)
+        opts.num_sack_blocks = blocks
+        size += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK
+    return size
+
+
+# -- one packet ---------------------------------------------------------------------------------------------------
+
+
+def tcp_init_nondata_skb(seq: int, flags: int) -> sk_buff:
+    """A packet that carries no data, only flags; SYN and FIN take one sequence number each."""
+    skb = sk_buff(b"", 0, 0)
+    end_seq = (seq + 1) & MASK32 if flags & (TCPHDR_SYN | TCPHDR_FIN) else seq
+    skb.cb = cb = tcp_skb_cb(seq, end_seq, flags)
+    cb.tcp_gso_segs = 1
+    skb.ip_summed = CHECKSUM_PARTIAL
+    return skb
+
+
+def skb_clone(skb: sk_buff) -> sk_buff:
+    """A packet for the wire: room for all headers, the payload shared with ``skb``."""
+    new = alloc_skb(MAX_TCP_HEADER)
+    new.frags = skb.frags
+    new.len = new.data_len = skb.len
+    new.truesize = skb.truesize
+    new.cb = skb.cb
+    return new
+
+
+def tcp_transmit_skb(sk: tcp_sock, skb: sk_buff, clone_it: bool) -> int:
+    return __tcp_transmit_skb(sk, skb, clone_it, sk.rcv_nxt)
+
+
+def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int) -> int:
+    """Build the TCP header in front of a packet and hand it to IP; 0 or a negative errno.
+
+    ``clone_it`` says that ``oskb`` stays in a queue of ours; in either case the wire gets a packet of its own,
+    since queued packets have no header room here."""
+    oskb.skb_mstamp_ns = sk.tcp_clock_cache
+    tcb = oskb.cb
+    skb = skb_clone(oskb)
+    skb.skb_mstamp_ns = oskb.skb_mstamp_ns
+    flags = tcb.tcp_flags
+    opts = tcp_out_options()
+    if flags & TCPHDR_SYN:
+        size = tcp_syn_options(sk, skb, opts)
+    else:
+        size = tcp_established_options(sk, skb, opts)
+    header_size = TCP_HEADER_LEN + size
+    payload = skb.len
+    pcount = tcb.tcp_gso_segs
+    if pcount > 1:
+        skb.gso_segs = pcount
+        skb.gso_size = tcb.tcp_gso_size
+        skb.gso_type = sk.sk_gso_type
+    skb.sk = sk
+    skb.destructor = tcp_wfree
+    sk.sk_wmem_alloc += skb.truesize
+    skb.transport_header = off = skb_push(skb, header_size)
+    if flags & TCPHDR_SYN:
+        window = min(sk.rcv_wnd, TCP_MAX_WINDOW)
+    else:
+        window = tcp_select_window(sk)
+        flags = tcp_ecn_send(sk, skb, flags, header_size)
+    word = header_size << 10 | flags
+    head = skb.head
+    assert isinstance(head, bytearray)
+    if opts.options == OPTION_TS and size == TCPOLEN_TSTAMP_ALIGNED:
+        _HEADER_TS.pack_into(
+            head, off, sk.sk_num, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0,
+            _TS_ALONE, opts.tsval, opts.tsecr,
+        )  # fmt: skip
+    else:
+        TCP_HEADER.pack_into(head, off, sk.sk_num, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0)
+        if size:
+            tcp_options_write(head, off + TCP_HEADER_LEN, sk, opts)
+    af_ops = sk.icsk_af_ops
+    af_ops.send_check(sk, skb)
+    if flags & TCPHDR_ACK:
+        tcp_event_ack_sent(sk, rcv_nxt)
+    if payload:
+        tcp_event_data_sent(sk)
+        sk.data_segs_out += pcount
+        sk.bytes_sent += payload
+    net = sk.sk_net
+    if after(tcb.end_seq, sk.snd_nxt) or tcb.seq == tcb.end_seq:
+        TCP_ADD_STATS(net, TCP_MIB_OUTSEGS, pcount)
+    sk.segs_out += pcount
+    err: int = af_ops.queue_xmit(sk, skb, None)
+    if err > 0:
+        # The queue is congested: the segment may have gone, but slow down.
+        tcp_input.tcp_enter_cwr(sk)
+        err = 0
+    if not err and clone_it:
+        tcp_update_skb_after_send(sk, oskb)
+        tcp_rate.tcp_rate_skb_sent(sk, oskb)
+    return err
+
+
+def tcp_update_skb_after_send(sk: tcp_sock, skb: sk_buff) -> None:
+    """Keep the list of sent packets in order of their last transmission (RACK walks it)."""
+    tsorted = sk.tsorted_sent_queue
+    tsorted.pop(skb, None)
+    tsorted[skb] = None
+
+
+def tcp_queue_skb(sk: tcp_sock, skb: sk_buff) -> None:
+    """Append to the write queue."""
+    sk.write_seq = skb.cb.end_seq
+    sk.sk_write_queue.append(skb)
+    sk.sk_wmem_queued += skb.truesize
+
+
+def tcp_set_skb_tso_segs(skb: sk_buff, mss_now: int) -> int:
+    """Count the segments that the packet will make on the wire."""
+    cb = skb.cb
+    length = skb.len
+    if length <= mss_now:
+        cb.tcp_gso_size = 0
+        cb.tcp_gso_segs = 1
+        return 1
+    cb.tcp_gso_size = mss_now
+    cb.tcp_gso_segs = segs = (length + mss_now - 1) // mss_now
+    return segs
+
+
+def tcp_init_tso_segs(skb: sk_buff, mss_now: int) -> int:
+    """As tcp_set_skb_tso_segs, unless the count is there for this MSS already."""
+    segs: int = skb.cb.tcp_gso_segs
+    if not segs or (segs > 1 and skb.cb.tcp_gso_size != mss_now):
+        return tcp_set_skb_tso_segs(skb, mss_now)
+    return segs
+
+
+def tcp_adjust_pcount(sk: tcp_sock, skb: sk_buff, decr: int) -> None:
+    """``decr`` segments less than were counted for a packet in flight; the scoreboard follows."""
+    sk.packets_out -= decr
+    sacked = skb.cb.sacked
+    if sacked & TCPCB_SACKED_ACKED:
+        sk.sacked_out -= decr
+    if sacked & TCPCB_SACKED_RETRANS:
+        sk.retrans_out -= decr
+    if sacked & TCPCB_LOST:
+        sk.lost_out -= decr
+    if not tcp_is_sack(sk) and sk.sacked_out > 0:
+        sk.sacked_out -= min(sk.sacked_out, decr)
+
+
+def split_frags(frags: list[Buffer], length: int) -> tuple[list[Buffer], list[Buffer]]:
+    """Cut a list of buffers after ``length`` bytes, without copying."""
+    for i, frag in enumerate(frags):
+        n = len(frag)
+        if length < n:
+            view = memoryview(frag)
+            first = [*frags[:i], view[:length]] if length else frags[:i]
+            return first, [view[length:], *frags[i + 1 :]]
+        length -= n
+    return frags, []
+
+
+def skb_split(skb: sk_buff, skb1: sk_buff, length: int) -> None:
+    """Move all but the first ``length`` bytes of payload to the empty packet ``skb1``."""
+    skb.frags, skb1.frags = split_frags(skb.frags, length)
+    moved = skb.len - length
+    skb.len = skb.data_len = length
+    skb1.len = skb1.data_len = moved
+    skb.truesize -= moved
+    skb1.truesize += moved
+
+
+def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now: int) -> int:
+    """Split a packet of ``queue`` (write or retransmit queue) after ``length`` bytes; 0 or -EINVAL."""
+    if length > skb.len:
+        return -EINVAL
+    buff = sk_buff(b"", 0, 0)
+    tcb = skb.cb
+    old_factor = tcb.tcp_gso_segs
+    seq = (tcb.seq + length) & MASK32
+    flags = tcb.tcp_flags
+    buff.cb = cb = tcp_skb_cb(seq, tcb.end_seq, flags)
+    cb.sacked = tcb.sacked
+    cb.eor = tcb.eor
+    tcb.eor = False
+    tcb.end_seq = seq
+    tcb.tcp_flags = flags & ~(TCPHDR_FIN | TCPHDR_PSH)
+    skb_split(skb, buff, length)
+    buff.ip_summed = CHECKSUM_PARTIAL
+    buff.skb_mstamp_ns = skb.skb_mstamp_ns
+    sk.sk_wmem_queued += SKB_TRUESIZE_OVERHEAD
+    new = tcp_set_skb_tso_segs(skb, mss_now) + tcp_set_skb_tso_segs(buff, mss_now)
+    if queue is sk.tcp_rtx_queue:
+        _fragment_sent(sk, skb, buff, old_factor - new)
+    else:
+        sk.sk_write_queue.insert(sk.sk_write_queue.index(skb) + 1, buff)
+    return 0
+
+
+def _fragment_sent(sk: tcp_sock, skb: sk_buff, buff: sk_buff, decr: int) -> None:
+    """The new half of a packet that was sent already takes its place in queues and rate samples."""
+    tcb, cb = skb.cb, buff.cb
+    tcp_rate.tcp_rate_copy(tcb, cb)
+    if decr:
+        tcp_adjust_pcount(sk, skb, decr)
+    queue = sk.tcp_rtx_queue
+    queue.insert(queue.index(skb) + 1, buff)
+    if skb in sk.tsorted_sent_queue:
+        sk.tsorted_sent_queue = _insert_after(sk.tsorted_sent_queue, skb, buff)
+
+
+def _insert_after(order: dict[sk_buff, None], skb: sk_buff, new: sk_buff) -> dict[sk_buff, None]:
+    result: dict[sk_buff, None] = {}
+    for item in order:
+        result[item] = None
+        if item is skb:
+            result[new] = None
+    return result
+
+
+def tcp_trim_head(sk: tcp_sock, skb: sk_buff, length: int) -> int:
+    """Drop ``length`` acknowledged bytes from the front of a sent packet."""
+    _, skb.frags = split_frags(skb.frags, length)
+    skb.len -= length
+    skb.data_len = skb.len
+    skb.truesize -= length
+    skb.cb.seq = (skb.cb.seq + length) & MASK32
+    sk.sk_wmem_queued -= length
+    if skb.cb.tcp_gso_segs > 1:
+        tcp_set_skb_tso_segs(skb, skb.cb.tcp_gso_size)
+    return 0
+
+
+# -- segment sizes ------------------------------------------------------------------------------------------------
+
+
+def tcp_mtu_to_mss(sk: tcp_sock, pmtu: int) -> int:
+    """The payload that fits in a packet of ``pmtu`` bytes beside IP header and the usual TCP header."""
+    mss = pmtu - sk.icsk_af_ops.net_header_len - TCP_HEADER_LEN
+    mss = min(mss, sk.rx_opt.mss_clamp) - sk.icsk_ext_hdr_len
+    mss = max(mss, sk.sk_net.ipv4.sysctl_tcp_min_snd_mss)
+    return mss - (sk.tcp_header_len - TCP_HEADER_LEN)
+
+
+def tcp_mss_to_mtu(sk: tcp_sock, mss: int) -> int:
+    return mss + sk.tcp_header_len + sk.icsk_ext_hdr_len + sk.icsk_af_ops.net_header_len
+
+
+def tcp_mtup_init(sk: tcp_sock) -> None:
+    """Path MTU probing (RFC 4821) starts from these bounds; it is off by default."""
+    mtup = sk.icsk_mtup
+    ipv4 = sk.sk_net.ipv4
+    mtup.enabled = ipv4.sysctl_tcp_mtu_probing > 1
+    mtup.search_high = sk.rx_opt.mss_clamp + TCP_HEADER_LEN + sk.icsk_af_ops.net_header_len
+    mtup.search_low = tcp_mss_to_mtu(sk, ipv4.sysctl_tcp_base_mss)
+    mtup.probe_size = 0
+    if mtup.enabled:
+        mtup.probe_timestamp = tcp_jiffies32(sk.sk_net)
+
+
+def tcp_bound_to_half_wnd(tp: tcp_sock, pktsize: int) -> int:
+    """No packet larger than half the largest window ever seen, so that a peer with a small window can acknowledge
+    one while the next is under way; tiny windows (576 and less) are used whole."""
+    max_window = tp.max_window
+    cutoff = max_window >> 1 if max_window > 576 else max_window
+    return max(cutoff, 68 - tp.tcp_header_len) if cutoff and pktsize > cutoff else pktsize
+
+
+def tcp_sync_mss(sk: tcp_sock, pmtu: int) -> int:
+    """Take over a path MTU: sets and returns ``mss_cache``."""
+    mtup = sk.icsk_mtup
+    if mtup.search_high > pmtu:
+        mtup.search_high = pmtu
+    mss_now = tcp_mtu_to_mss(sk, pmtu)
+    mss_now = tcp_bound_to_half_wnd(sk, mss_now)
+    sk.icsk_pmtu_cookie = pmtu
+    if mtup.enabled:
+        mss_now = min(mss_now, tcp_mtu_to_mss(sk, mtup.search_low))
+    sk.mss_cache = mss_now
+    return mss_now
+
+
+def tcp_current_mss(sk: tcp_sock) -> int:
+    """Payload bytes of the next full segment: mss_cache, less what SACK blocks take now."""
+    mss_now = sk.mss_cache
+    dst = sk.sk_dst_cache
+    if dst is not None:
+        mtu = dst_mtu(dst)
+        if mtu != sk.icsk_pmtu_cookie:
+            mss_now = tcp_sync_mss(sk, mtu)
+    header_len = tcp_established_options(sk, None, tcp_out_options()) + TCP_HEADER_LEN
+    if header_len != sk.tcp_header_len:
+        mss_now -= header_len - sk.tcp_header_len
+    return mss_now
+
+
+def sk_can_gso(sk: tcp_sock) -> bool:
+    """Whether the route's device segments for us (include/net/sock.h; needs sk_setup_caps)."""
+    return bool(sk.sk_route_caps & (NETIF_F_TSO6 if sk.sk_family == AF_INET6 else NETIF_F_TSO))
+
+
+# -- may this packet go? --------------------------------------------------------------------------------------------
+
+
+def tcp_cwnd_application_limited(sk: tcp_sock) -> None:
+    """RFC 2861: cwnd decays towards what was used when the application did not fill it for an RTO."""
+    if sk.icsk_ca_state == TCP_CA_Open and not sk.sk_shutdown & 0:
+        win_used = max(sk.snd_cwnd_used, tcp_input.tcp_init_cwnd(sk, sk.sk_dst_cache))
+        if win_used < sk.snd_cwnd:
+            sk.snd_ssthresh = tcp_input.tcp_current_ssthresh(sk)
+            sk.snd_cwnd = (sk.snd_cwnd + win_used) >> 1
+        sk.snd_cwnd_used = 0
+    sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+
+
+def tcp_cwnd_validate(sk: tcp_sock, is_cwnd_limited: bool) -> None:
+    """Note whether cwnd was what stopped us in this round trip."""
+    if (
+        not before(sk.snd_una, sk.cwnd_usage_seq)
+        or is_cwnd_limited
+        or (not sk.is_cwnd_limited and sk.packets_out > sk.max_packets_out)
+    ):
+        sk.is_cwnd_limited = is_cwnd_limited
+        sk.max_packets_out = sk.packets_out
+        sk.cwnd_usage_seq = sk.snd_nxt
+    if sk.is_cwnd_limited:
+        sk.snd_cwnd_used = 0
+        sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+        return
+    if sk.packets_out > sk.snd_cwnd_used:
+        sk.snd_cwnd_used = sk.packets_out
+    idle = (tcp_jiffies32(sk.sk_net) - sk.snd_cwnd_stamp) & MASK32
+    ca_ops = sk.icsk_ca_ops
+    if (
+        sk.sk_net.ipv4.sysctl_tcp_slow_start_after_idle
+        and idle >= sk.icsk_rto
+        and not (ca_ops is not None and ca_ops.cong_control)
+    ):
+        tcp_cwnd_application_limited(sk)
+
+
+def tcp_minshall_update(tp: tcp_sock, mss_now: int, skb: sk_buff) -> None:
+    """Remember the end of the last short segment."""
+    if skb.len < skb.cb.tcp_gso_segs * mss_now:
+        tp.snd_sml = skb.cb.end_seq
+
+
+def tcp_nagle_check(partial: bool, tp: tcp_sock, nonagle: int) -> bool:
+    """Whether a short packet has to wait: corked, or an earlier short one is not acknowledged."""
+    return partial and bool(
+        nonagle & TCP_NAGLE_CORK or (not nonagle and tp.packets_out and tcp_minshall_check(tp))
+    )
+
+
+def tcp_tso_autosize(sk: tcp_sock, mss_now: int, min_tso_segs: int) -> int:
+    """Segments of one packet for about a millisecond at the current rate, more where the round trip is short:
+    the lower the RTT, the less bursts matter."""
+    bytes_ = sk.sk_pacing_rate >> sk.sk_pacing_shift
+    shift = sk.rtt_min.s[0][1] >> sk.sk_net.ipv4.sysctl_tcp_tso_rtt_log
+    if shift < 32:
+        bytes_ += sk.sk_gso_max_size >> shift
+    bytes_ = min(bytes_, sk.sk_gso_max_size)
+    return max(bytes_ // mss_now, min_tso_segs)
+
+
+def tcp_tso_segs(sk: tcp_sock, mss_now: int) -> int:
+    """The most segments that one packet may hold now."""
+    ca_ops = sk.icsk_ca_ops
+    if ca_ops is not None and ca_ops.min_tso_segs is not None:
+        min_tso = ca_ops.min_tso_segs(sk)
+    else:
+        min_tso = sk.sk_net.ipv4.sysctl_tcp_min_tso_segs
+    return min(tcp_tso_autosize(sk, mss_now, min_tso), sk.sk_gso_max_segs or 1)
+
+
+def tcp_mss_split_point(sk: tcp_sock, skb: sk_buff, mss_now: int, max_segs: int, nonagle: int) -> int:
+    """How many bytes of a multi-segment packet may go now: window and quota, in whole segments unless Nagle lets
+    the short rest of the packet go too."""
+    window = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
+    max_len = mss_now * max_segs
+    if max_len <= window and skb is not sk.sk_write_queue[-1]:
+        return max_len
+    needed = min(skb.len, window)
+    if max_len <= needed:
+        return max_len
+    partial = needed % mss_now
+    if tcp_nagle_check(partial != 0, sk, nonagle):
+        return needed - partial
+    return needed
+
+
+def tcp_cwnd_test(tp: tcp_sock, skb: sk_buff) -> int:
+    """Segments that cwnd leaves room for, at most half of it in one packet so that the ACK clock keeps ticking;
+    a FIN of one segment always may go."""
+    if skb.cb.tcp_flags & TCPHDR_FIN and skb.cb.tcp_gso_segs == 1:
+        return 1
+    in_flight = tp.packets_out - tp.sacked_out - tp.lost_out + tp.retrans_out
+    cwnd = tp.snd_cwnd
+    if in_flight >= cwnd:
+        return 0
+    return min(cwnd >> 1 or 1, cwnd - in_flight)
+
+
+def tcp_nagle_test(tp: tcp_sock, skb: sk_buff, cur_mss: int, nonagle: int) -> bool:
+    """Whether Nagle lets the packet go.  A FIN and urgent data always go."""
+    if nonagle & TCP_NAGLE_PUSH:
+        return True
+    if skb.cb.tcp_flags & TCPHDR_FIN:
+        return True
+    return not tcp_nagle_check(skb.len < cur_mss, tp, nonagle)
+
+
+def tcp_snd_wnd_test(tp: tcp_sock, skb: sk_buff, cur_mss: int) -> bool:
+    """Whether the packet's first segment lies inside the peer's window."""
+    end_seq = skb.cb.end_seq
+    if skb.len > cur_mss:
+        end_seq = (skb.cb.seq + cur_mss) & MASK32
+    return not after(end_seq, tcp_wnd_end(tp))
+
+
+def tso_fragment(sk: tcp_sock, skb: sk_buff, length: int, mss_now: int) -> int:
+    """Cut a packet that was not sent yet; the rest becomes the new head behind it."""
+    return tcp_fragment(sk, sk.sk_write_queue, skb, length, mss_now)
+
+
+def tcp_tso_should_defer(sk: tcp_sock, skb: sk_buff, max_segs: int) -> tuple[bool, bool, bool]:
+    """Whether a big packet that cannot go whole had better wait for the next ACK: (defer, cwnd limited, window
+    limited).  Not in recovery, not if more than a tick has passed since the last send, not if a third of the
+    window is free, not if the next ACK is further away than half a round trip."""
+    no = (False, False, False)
+    if sk.icsk_ca_state >= TCP_CA_Recovery:
+        return no
+    now = sk.tcp_clock_cache
+    if (tcp_jiffies32(sk.sk_net) - sk.lsndtime) & MASK32 > 1:
+        return no
+    in_flight = tcp_packets_in_flight(sk)
+    send_win = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
+    cong_win = (sk.snd_cwnd - in_flight) * sk.mss_cache
+    limit = min(send_win, cong_win)
+    if limit >= max_segs * sk.mss_cache:
+        return no
+    if not tcp_skb_is_last(sk, skb) and limit >= skb.len:
+        return no
+    divisor = sk.sk_net.ipv4.sysctl_tcp_tso_win_divisor
+    if divisor:
+        chunk = min(sk.snd_wnd, sk.snd_cwnd * sk.mss_cache) // divisor
+        if limit >= chunk:
+            return no
+    elif limit > 3 * sk.mss_cache:
+        return no
+    if sk.tcp_rtx_queue:
+        elapsed_ns = now - sk.tcp_rtx_queue[0].skb_mstamp_ns
+        if elapsed_ns * 2 > (sk.srtt_us >> 3) * 1000:
+            return no
+    elif not in_flight:
+        return no
+    if cong_win < send_win and cong_win <= skb.len:
+        return True, True, False
+    if send_win <= cong_win and send_win <= skb.len:
+        return True, False, True
+    if skb.cb.tcp_flags & TCPHDR_FIN or skb.cb.eor:
+        return no
+    return True, False, False
+
+
+def tcp_small_queue_check(sk: tcp_sock, skb: sk_buff, factor: int) -> bool:
+    """Whether the device's queue holds enough of this socket's bytes already (two packets, or a millisecond's
+    worth); whoever drains that queue calls tcp_tsq_handler() then."""
+    if not sk.sk_wmem_alloc:
+        return False
+    limit = max(2 * skb.truesize, sk.sk_pacing_rate >> sk.sk_pacing_shift)
+    limit = min(limit, sk.sk_net.ipv4.sysctl_tcp_limit_output_bytes) << factor
+    if sk.sk_wmem_alloc > limit and sk.tcp_rtx_queue:
+        sk.tsq_flags |= TSQF_THROTTLED
+        return True
+    return False
+
+
+def tcp_tsq_handler(sk: tcp_sock) -> None:
+    """The device's queue has room again: go on where tcp_small_queue_check() stopped."""
+    if not sk.tsq_flags & TSQF_THROTTLED:
+        return
+    sk.tsq_flags &= ~TSQF_THROTTLED
+    if (1 << sk.sk_state) & (TCPF_CLOSE | TCPF_LISTEN | TCPF_SYN_SENT):
+        return
+    if sk.lost_out > sk.retrans_out and sk.snd_cwnd > tcp_packets_in_flight(sk):
+        tcp_mstamp_refresh(sk)
+        tcp_xmit_retransmit_queue(sk)
+    tcp_write_xmit(sk, tcp_current_mss(sk), sk.nonagle, 0)
+
+
+def tcp_wfree(skb: sk_buff) -> None:
+    """The device has taken a packet (its destructor): the bytes leave the socket's share of the device's queue."""
+    sk = skb.sk
+    assert isinstance(sk, tcp_sock)
+    sk.sk_wmem_alloc -= skb.truesize
+    if sk.tsq_flags & TSQF_THROTTLED:
+        tcp_tsq_handler(sk)
+
+
+def tcp_release_cb(sk: tcp_sock) -> None:
+    """The end of a socket call: lift the small-queue limit if the device has caught up meanwhile."""
+    if sk.tsq_flags & TSQF_THROTTLED and not sk.sk_wmem_alloc:
+        tcp_tsq_handler(sk)
+
+
+# -- what held the sender back, for tcp_info ----------------------------------------------------------------------
+
+
+def tcp_chrono_set(tp: tcp_sock, new: int) -> None:
+    now = tcp_jiffies32(tp.sk_net)
+    old = tp.chrono_type
+    if old > TCP_CHRONO_UNSPEC:
+        tp.chrono_stat[old - 1] += (now - tp.chrono_start) & MASK32
+    tp.chrono_start = now
+    tp.chrono_type = new
+
+
+def tcp_chrono_start(sk: tcp_sock, type_: int) -> None:
+    """The most specific reason wins: the enum is in rising order."""
+    if type_ > sk.chrono_type:
+        tcp_chrono_set(sk, type_)
+
+
+def tcp_chrono_stop(sk: tcp_sock, type_: int) -> None:
+    if not sk.tcp_rtx_queue and not sk.sk_write_queue:
+        tcp_chrono_set(sk, TCP_CHRONO_UNSPEC)
+    elif type_ == sk.chrono_type:
+        tcp_chrono_set(sk, TCP_CHRONO_BUSY)
+
+
+# -- the transmit loop ----------------------------------------------------------------------------------------------
+
+
+def tcp_mstamp_refresh(tp: tcp_sock) -> None:
+    """Read the clock once for everything that happens in this call."""
+    val = tp.sk_net.clock.now_ns()
+    tp.tcp_clock_cache = val
+    tp.tcp_mstamp = val // 1000
+
+
+def tcp_write_xmit(sk: tcp_sock, mss_now: int, nonagle: int, push_one: int) -> bool:
+    """Send what may go.  ``push_one`` 1 sends one packet, 2 forces one out beyond cwnd (loss probe).
+
+    Returns True if data wait, nothing is in flight and therefore only a window probe can get things moving."""
+    sent_pkts = 0
+    is_cwnd_limited = is_rwnd_limited = False
+    tcp_mstamp_refresh(sk)
+    max_segs = tcp_tso_segs(sk, mss_now)
+    queue = sk.sk_write_queue
+    while queue:
+        skb = queue[0]
+        tso_segs = tcp_init_tso_segs(skb, mss_now)
+        cwnd_quota = tcp_cwnd_test(sk, skb)
+        if not cwnd_quota:
+            if push_one != 2:
+                break
+            cwnd_quota = 1
+        if not tcp_snd_wnd_test(sk, skb, mss_now):
+            is_rwnd_limited = True
+            break
+        limit = mss_now
+        if tso_segs == 1:
+            if not tcp_nagle_test(sk, skb, mss_now, nonagle if len(queue) == 1 else TCP_NAGLE_PUSH):
+                break
+        else:
+            if not push_one:
+                defer, by_cwnd, by_rwnd = tcp_tso_should_defer(sk, skb, max_segs)
+                if defer:
+                    is_cwnd_limited |= by_cwnd
+                    is_rwnd_limited |= by_rwnd
+                    break
+            limit = tcp_mss_split_point(sk, skb, mss_now, min(cwnd_quota, max_segs), nonagle)
+        if skb.len > limit and tso_fragment(sk, skb, limit, mss_now):
+            break
+        if tcp_small_queue_check(sk, skb, 0):
+            break
+        if skb.cb.end_seq == skb.cb.seq:
+            break
+        if tcp_transmit_skb(sk, skb, True):
+            break
+        tcp_event_new_data_sent(sk, skb)
+        tcp_minshall_update(sk, mss_now, skb)
+        sent_pkts += skb.cb.tcp_gso_segs
+        if push_one:
+            break
+    return _write_xmit_done(sk, sent_pkts, push_one, is_cwnd_limited, is_rwnd_limited)
+
+
+def _write_xmit_done(sk: tcp_sock, sent_pkts: int, push_one: int, by_cwnd: bool, by_rwnd: bool) -> bool:
+    if by_rwnd:
+        tcp_chrono_start(sk, TCP_CHRONO_RWND_LIMITED)
+    elif sk.chrono_type == TCP_CHRONO_RWND_LIMITED or not sk.sk_write_queue:
+        tcp_chrono_stop(sk, TCP_CHRONO_RWND_LIMITED)
+    by_cwnd |= tcp_packets_in_flight(sk) >= sk.snd_cwnd
+    if sent_pkts or by_cwnd:
+        tcp_cwnd_validate(sk, by_cwnd)
+    if sent_pkts:
+        if sk.icsk_ca_state >= 2 and tcp_input.tcp_in_cwnd_reduction(sk):
+            sk.prr_out += sent_pkts
+        if push_one != 2:
+            tcp_schedule_loss_probe(sk, False)
+        return False
+    return not sk.packets_out and bool(sk.sk_write_queue)
+
+
+def __tcp_push_pending_frames(sk: tcp_sock, cur_mss: int, nonagle: int) -> None:
+    """Send what may go; if nothing can until the peer's window opens, start probing it."""
+    if sk.sk_state == TCP_CLOSE:
+        return
+    if tcp_write_xmit(sk, cur_mss, nonagle, 0):
+        tcp_check_probe_timer(sk)
+
+
+def tcp_push_one(sk: tcp_sock, mss_now: int) -> None:
+    tcp_write_xmit(sk, mss_now, TCP_NAGLE_PUSH, 1)
+
+
+def tcp_probe0_base(sk: tcp_sock) -> int:
+    return max(sk.icsk_rto, HZ // 5)
+
+
+def tcp_probe0_when(sk: tcp_sock, max_when: int) -> int:
+    """Jiffies to the next window probe: the RTO, doubled per unanswered probe."""
+    backoff = min(sk.icsk_backoff, 40)
+    return min(tcp_probe0_base(sk) << backoff, max_when)
+
+
+def tcp_check_probe_timer(sk: tcp_sock) -> None:
+    if not sk.packets_out and not sk.icsk_pending:
+        tcp_reset_xmit_timer(sk, ICSK_TIME_PROBE0, tcp_probe0_base(sk), TCP_RTO_MAX)
+
+
+def tcp_reset_xmit_timer(sk: tcp_sock, what: int, when: int, max_when: int) -> None:
+    """Arm the retransmit timer for one of its purposes, ``when`` jiffies from now (include/net/tcp.h)."""
+    inet_csk_reset_xmit_timer(sk, what, when, max_when)
+
+
+# -- tail loss probe (RFC 8985, section 7) -------------------------------------------------------------------------
+
+
+def tcp_rto_min_us(sk: tcp_sock) -> int:
+    return jiffies_to_usecs(tcp_input.tcp_rto_min(sk))
+
+
+def tcp_schedule_loss_probe(sk: tcp_sock, advancing_rto: bool) -> bool:
+    """Arm the probe instead of the RTO where that makes sense; returns whether it did.  Measured on 6.1: after
+    2 x srtt and two ticks, with one packet out 2 x srtt + 200 ms, never later than the RTO."""
+    if sk.sk_net.ipv4.sysctl_tcp_early_retrans not in (3, 4):
+        return False
+    if not sk.packets_out or not tcp_is_sack(sk):
+        return False
+    if not (1 << sk.icsk_ca_state) & (TCPF_CA_Open | TCPF_CA_CWR):
+        return False
+    if sk.srtt_us:
+        timeout_us = sk.srtt_us >> 2
+        timeout_us += tcp_rto_min_us(sk) if sk.packets_out == 1 else TCP_TIMEOUT_MIN_US
+        timeout = usecs_to_jiffies(timeout_us)
+    else:
+        timeout = TCP_TIMEOUT_INIT
+    if advancing_rto:
+        rto_delta_us = jiffies_to_usecs(sk.icsk_rto)
+    else:
+        rto_delta_us = tcp_input.tcp_rto_delta_us(sk)
+    if rto_delta_us > 0:
+        timeout = min(timeout, usecs_to_jiffies(rto_delta_us))
+    tcp_reset_xmit_timer(sk, ICSK_TIME_LOSS_PROBE, timeout, TCP_RTO_MAX)
+    return True
+
+
+def tcp_send_loss_probe(sk: tcp_sock) -> None:
+    """The probe timer fired: send one new packet if there is one and the window allows, else the last one again,
+    so that its ACK or SACK shows what is missing before the RTO would."""
+    if sk.tlp_high_seq:
+        tcp_input.tcp_rearm_rto(sk)
+        return
+    sk.tlp_retrans = False
+    mss = tcp_current_mss(sk)
+    if sk.sk_write_queue and tcp_snd_wnd_test(sk, sk.sk_write_queue[0], mss):
+        pcount = sk.packets_out
+        tcp_write_xmit(sk, mss, TCP_NAGLE_OFF, 2)
+        if sk.packets_out > pcount:
+            _probe_sent(sk)
+            return
+    elif sk.tcp_rtx_queue and _retransmit_tail(sk, mss):
+        return
+    tcp_input.tcp_rearm_rto(sk)
+
+
+def _retransmit_tail(sk: tcp_sock, mss: int) -> bool:
+    skb = sk.tcp_rtx_queue[-1]
+    pcount = skb.cb.tcp_gso_segs
+    if pcount > 1 and skb.len > (pcount - 1) * mss:
+        if tcp_fragment(sk, sk.tcp_rtx_queue, skb, (pcount - 1) * mss, mss):
+            return False
+        skb = sk.tcp_rtx_queue[-1]
+    if __tcp_retransmit_skb(sk, skb, 1):
+        return False
+    sk.tlp_retrans = True
+    _probe_sent(sk)
+    return True
+
+
+def _probe_sent(sk: tcp_sock) -> None:
+    sk.tlp_high_seq = sk.snd_nxt
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPLOSSPROBES)
+    sk.icsk_pending = 0  # so that tcp_rearm_rto() runs the RTO from the probe
+    tcp_input.tcp_rearm_rto(sk)
+
+
+# -- retransmission -------------------------------------------------------------------------------------------------
+
+
+def __tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
+    """Send (at most ``segs`` segments of) a packet again; 0, or a negative errno if it could not go."""
+    net = sk.sk_net
+    cb = skb.cb
+    if sk.icsk_mtup.probe_size:
+        sk.icsk_mtup.probe_size = 0
+    if before(cb.seq, sk.snd_una):
+        if before(cb.end_seq, sk.snd_una):
+            return -EINVAL
+        tcp_trim_head(sk, skb, (sk.snd_una - cb.seq) & MASK32)
+    if sk.icsk_af_ops.rebuild_header(sk):
+        return -EHOSTUNREACH
+    cur_mss = tcp_current_mss(sk)
+    avail_wnd = (tcp_wnd_end(sk) - cb.seq) & MASK32
+    if avail_wnd >= _SIGN or not avail_wnd:
+        if cb.seq != sk.snd_una:
+            return -EAGAIN
+        avail_wnd = cur_mss
+    length = cur_mss * segs
+    if length > avail_wnd:
+        length = max(avail_wnd - avail_wnd % cur_mss, min(avail_wnd, cur_mss))
+    if skb.len > length:
+        if tcp_fragment(sk, sk.tcp_rtx_queue, skb, length, cur_mss):
+            return -EINVAL
+    else:
+        diff = cb.tcp_gso_segs
+        tcp_set_skb_tso_segs(skb, cur_mss)
+        diff -= cb.tcp_gso_segs
+        if diff:
+            tcp_adjust_pcount(sk, skb, diff)
+    segs = cb.tcp_gso_segs
+    TCP_ADD_STATS(net, TCP_MIB_RETRANSSEGS, segs)
+    if cb.tcp_flags & TCPHDR_SYN:
+        NET_INC_STATS(net, LINUX_MIB_TCPSYNRETRANS)
+    sk.total_retrans += segs
+    sk.bytes_retrans += skb.len
+    err = tcp_transmit_skb(sk, skb, True)
+    cb.sacked |= TCPCB_EVER_RETRANS
+    if err:
+        NET_ADD_STATS(net, LINUX_MIB_TCPRETRANSFAIL, segs)
+    return err
+
+
+def tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
+    """__tcp_retransmit_skb and the scoreboard: the packet counts as in flight again."""
+    err = __tcp_retransmit_skb(sk, skb, segs)
+    if not err:
+        skb.cb.sacked |= TCPCB_RETRANS
+        sk.retrans_out += skb.cb.tcp_gso_segs
+    if not sk.retrans_stamp:
+        sk.retrans_stamp = _retrans_stamp(skb)
+    if sk.undo_retrans < 0:
+        sk.undo_retrans = 0
+    sk.undo_retrans += skb.cb.tcp_gso_segs
+    return err
+
+
+def _retrans_stamp(skb: sk_buff) -> int:
+    """Milliseconds, the TSval clock; 0 means that nothing was retransmitted."""
+    return (skb.skb_mstamp_ns // 1_000_000 & MASK32) or 1
+
+
+def tcp_xmit_retransmit_queue(sk: tcp_sock) -> None:
+    """Send again what is marked lost, oldest first, as far as cwnd allows."""
+    if not sk.packets_out:
+        return
+    net = sk.sk_net
+    rearm_timer = False
+    max_segs = tcp_tso_segs(sk, tcp_current_mss(sk))
+    for skb in list(sk.tcp_rtx_queue):
+        if sk.lost_out <= sk.retrans_out:
+            break
+        segs = sk.snd_cwnd - tcp_packets_in_flight(sk)
+        if segs <= 0:
+            break
+        sacked = skb.cb.sacked
+        if not sacked & TCPCB_LOST or sacked & (TCPCB_SACKED_ACKED | TCPCB_SACKED_RETRANS):
+            continue
+        if tcp_small_queue_check(sk, skb, 1):
+            break
+        if tcp_retransmit_skb(sk, skb, min(segs, max_segs)):
+            break
+        in_loss = sk.icsk_ca_state == TCP_CA_Loss
+        NET_ADD_STATS(
+            net, LINUX_MIB_TCPSLOWSTARTRETRANS if in_loss else LINUX_MIB_TCPFASTRETRANS, skb.cb.tcp_gso_segs
+        )
+        if tcp_input.tcp_in_cwnd_reduction(sk):
+            sk.prr_out += skb.cb.tcp_gso_segs
+        if skb is sk.tcp_rtx_queue[0] and sk.icsk_pending != 0:
+            rearm_timer = True
+    if rearm_timer:
+        tcp_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.icsk_rto, TCP_RTO_MAX)
+
+
+# -- FIN, RST, SYN-ACK ----------------------------------------------------------------------------------------------
+
+
+def tcp_send_fin(sk: tcp_sock) -> None:
+    """Queue our FIN: on the last packet that was not sent yet, or in a packet of its own."""
+    tskb = sk.sk_write_queue[-1] if sk.sk_write_queue else None
+    cur_mss = tcp_current_mss(sk)
+    if tskb is not None:
+        tskb.cb.tcp_flags |= TCPHDR_FIN
+        tskb.cb.end_seq = (tskb.cb.end_seq + 1) & MASK32
+        sk.write_seq = (sk.write_seq + 1) & MASK32
+    else:
+        skb = tcp_init_nondata_skb(sk.write_seq, TCPHDR_ACK | TCPHDR_FIN)
+        tcp_queue_skb(sk, skb)
+    __tcp_push_pending_frames(sk, cur_mss, TCP_NAGLE_OFF)
+
+
+def tcp_send_active_reset(sk: tcp_sock) -> None:
+    """Tell the peer that the connection is gone: RST with ACK, no window."""
+    net = sk.sk_net
+    TCP_INC_STATS(net, TCP_MIB_OUTRSTS)
+    tcp_mstamp_refresh(sk)
+    skb = tcp_init_nondata_skb(tcp_acceptable_seq(sk), TCPHDR_ACK | TCPHDR_RST)
+    if tcp_transmit_skb(sk, skb, False):
+        NET_INC_STATS(net, LINUX_MIB_TCPABORTFAILED)
+
+
+def tcp_make_synack(
+    sk: tcp_sock,
+    dst: dst_entry,
+    req: tcp_request_sock,
+    foc: object | None,
+    synack_type: int,
+    syn_skb: sk_buff | None,
+) -> sk_buff:
+    """A SYN-ACK for a request, with TCP header but without checksum and IP header.
+
+    ``foc`` (a Fast Open cookie to hand out) is not used yet."""
+    skb = alloc_skb(MAX_TCP_HEADER)
+    skb.sk = sk
+    skb._skb_refdst = dst
+    mss = tcp_mss_clamp(sk, dst_metric_advmss(dst))
+    now = sk.sk_net.clock.now_ns()
+    if synack_type == TCP_SYNACK_COOKIE and req.tstamp_ok:
+        from stack.net.ipv4 import syncookies
+
+        skb.skb_mstamp_ns = syncookies.cookie_init_timestamp(req, now)
+    else:
+        skb.skb_mstamp_ns = now
+        if not req.snt_synack:
+            req.snt_synack = now // 1000
+    opts = tcp_out_options()
+    header_size = tcp_synack_options(sk, req, mss, skb, opts)
+    skb.transport_header = off = skb_push(skb, header_size)
+    flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK)
+    head = skb.head
+    assert isinstance(head, bytearray)
+    TCP_HEADER.pack_into(
+        head, off, req.ir_num, req.ir_rmt_port, req.snt_isn, req.rcv_nxt,
+        header_size << 10 | flags, min(req.rsk_rcv_wnd, TCP_MAX_WINDOW), 0, 0,
+    )  # fmt: skip
+    tcp_options_write(head, off + TCP_HEADER_LEN, None, opts)
+    TCP_INC_STATS(sk.sk_net, TCP_MIB_OUTSEGS)
+    skb.ip_summed = CHECKSUM_PARTIAL
+    return skb
+
+
+def tcp_mss_clamp(tp: tcp_sock, mss: int) -> int:
+    """TCP_MAXSEG bounds what we say and what we send (include/net/tcp.h)."""
+    user_mss = tp.rx_opt.user_mss
+    return user_mss if user_mss and user_mss < mss else mss
+
+
+def tcp_rtx_synack(sk: tcp_sock, req: tcp_request_sock) -> int:
+    """Send the SYN-ACK again; counts it unless it could not go."""
+    net = sk.sk_net
+    assert req.af_specific is not None
+    res: int = req.af_specific.send_synack(sk, None, None, req, None, TCP_SYNACK_NORMAL, None)
+    if not res:
+        TCP_INC_STATS(net, TCP_MIB_RETRANSSEGS)
+        NET_INC_STATS(net, LINUX_MIB_TCPSYNRETRANS)
+        sk.total_retrans += 1
+    return res
+
+
+# -- ACKs -------------------------------------------------------------------------------------------------------------
+
+
+def tcp_send_delayed_ack(sk: tcp_sock) -> None:
+    """Arm the delayed ACK: after the ATO, bounded by the round trip (at least 40 ms) and by 200 ms; half a second
+    in ping-pong mode, where the ACK is expected to ride on the answer."""
+    ack = sk.icsk_ack
+    ato = ack.ato
+    if ato > TCP_DELACK_MIN:
+        max_ato = HZ // 2
+        if inet_csk_in_pingpong_mode(sk) or ack.pending & ICSK_ACK_PUSHED:
+            max_ato = TCP_DELACK_MAX
+        if sk.srtt_us:
+            rtt = max(usecs_to_jiffies(sk.srtt_us >> 3), TCP_DELACK_MIN)
+            max_ato = min(max_ato, rtt)
+        ato = min(ato, max_ato)
+    ato = min(ato, sk.icsk_delack_max)
+    timeout = jiffies(sk.sk_net) + ato
+    if ack.pending & ICSK_ACK_TIMER:
+        if ack.timeout <= jiffies(sk.sk_net) + (ato >> 2):
+            tcp_send_ack(sk)
+            return
+        timeout = min(timeout, ack.timeout)
+    ack.pending |= ICSK_ACK_SCHED | ICSK_ACK_TIMER
+    ack.timeout = timeout
+    net_core_sock.sk_reset_timer(sk, sk.icsk_delack_timer, timeout)
+
+
+def __tcp_send_ack(sk: tcp_sock, rcv_nxt: int) -> None:
+    """An ACK on its own, for ``rcv_nxt``."""
+    if sk.sk_state == TCP_CLOSE:
+        return
+    skb = tcp_init_nondata_skb(tcp_acceptable_seq(sk), TCPHDR_ACK)
+    tcp_mstamp_refresh(sk)
+    __tcp_transmit_skb(sk, skb, False, rcv_nxt)
+
+
+def tcp_send_ack(sk: tcp_sock) -> None:
+    __tcp_send_ack(sk, sk.rcv_nxt)
+
+
+def tcp_xmit_probe_skb(sk: tcp_sock, urgent: int) -> int:
+    """An empty segment one below snd_una (snd_una itself with ``urgent``): the peer has to answer it."""
+    seq = (sk.snd_una - (0 if urgent else 1)) & MASK32
+    skb = tcp_init_nondata_skb(seq, TCPHDR_ACK)
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPWINPROBE)
+    tcp_mstamp_refresh(sk)
+    return tcp_transmit_skb(sk, skb, False)
+
+
+def tcp_write_wakeup(sk: tcp_sock, mib: int) -> int:
+    """Get an answer out of the peer: with data if its window has room for some, else with an empty probe."""
+    if sk.sk_state == TCP_CLOSE:
+        return -1
+    skb = sk.sk_write_queue[0] if sk.sk_write_queue else None
+    if skb is None or not before(skb.cb.seq, tcp_wnd_end(sk)):
+        NET_INC_STATS(sk.sk_net, mib)
+        return tcp_xmit_probe_skb(sk, 0)
+    mss = tcp_current_mss(sk)
+    seg_size = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
+    if before(sk.pushed_seq, skb.cb.end_seq):
+        sk.pushed_seq = skb.cb.end_seq
+    if seg_size < (skb.cb.end_seq - skb.cb.seq) & MASK32 or skb.len > mss:
+        seg_size = min(seg_size, mss)
+        skb.cb.tcp_flags |= TCPHDR_PSH
+        if tcp_fragment(sk, sk.sk_write_queue, skb, seg_size, mss):
+            return -1
+    elif not skb.cb.tcp_gso_segs:
+        tcp_set_skb_tso_segs(skb, mss)
+    skb.cb.tcp_flags |= TCPHDR_PSH
+    tcp_mstamp_refresh(sk)
+    err = tcp_transmit_skb(sk, skb, True)
+    if not err:
+        tcp_event_new_data_sent(sk, skb)
+    return err
+
+
+def tcp_send_probe0(sk: tcp_sock) -> None:
+    """The probe timer fired: probe the closed window and set the timer again, doubled."""
+    net = sk.sk_net
+    err = tcp_write_wakeup(sk, LINUX_MIB_TCPWINPROBE)
+    if sk.packets_out or not sk.sk_write_queue:
+        sk.icsk_probes_out = 0
+        sk.icsk_backoff = 0
+        sk.icsk_probes_tstamp = 0
+        return
+    sk.icsk_probes_out += 1
+    if err <= 0:
+        if sk.icsk_backoff < net.ipv4.sysctl_tcp_retries2:
+            sk.icsk_backoff += 1
+        timeout = tcp_probe0_when(sk, TCP_RTO_MAX)
+    else:
+        timeout = TCP_RESOURCE_PROBE_INTERVAL
+    timeout = tcp_timer.tcp_clamp_probe0_to_user_timeout(sk, timeout)
+    tcp_reset_xmit_timer(sk, ICSK_TIME_PROBE0, timeout, TCP_RTO_MAX)
