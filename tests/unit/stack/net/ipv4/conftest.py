@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A stack with two addresses, a raw host on its link, and UDP sockets without the socket layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stack.api.bsd import Socket
+from stack.api.sim import RawPeer, RawTcp, Segment, Sim
+from stack.include.ip import IPPROTO_UDP
+from stack.include.sock import AF_INET
+from stack.net.core import sock as core_sock
+from stack.net.ipv4 import udp
+from stack.stack import Stack
+
+UdpFactory = Callable[..., udp.udp_sock]
+ListenFactory = Callable[..., Socket]
+FULL = {"mss": 1460, "sackok": True, "ts": (1000, 0), "wscale": 7}
+
+
+def syn(peer: RawPeer, sport: int = 40000, port: int = 80, **options: object) -> tuple[RawTcp, Segment]:
+    """A SYN with the usual options (or those given) and the SYN-ACK that came."""
+    conn = peer.tcp(port, sport=sport)
+    fields = options or dict(FULL)
+    conn.send("S", **fields)
+    answer = conn.expect("SA", seq=0, ack=1)
+    conn.ts_on = fields.get("ts") is not None
+    return conn, answer
+
+
+@pytest.fixture
+def sim() -> Sim:
+    return Sim(seed=7)
+
+
+@pytest.fixture
+def net(sim: Sim) -> Stack:
+    return sim.add_stack("10.0.2.2/24", "10.0.2.3/24")
+
+
+@pytest.fixture
+def peer(sim: Sim, net: Stack) -> RawPeer:
+    return sim.add_peer("10.0.2.15", net)
+
+
+@pytest.fixture
+def udp_socket(net: Stack) -> UdpFactory:
+    def make(port: int, addr: int = 0, **fields: object) -> udp.udp_sock:
+        sk: udp.udp_sock = core_sock.sk_alloc(net, AF_INET, udp.udp_prot)
+        core_sock.sock_init_data(None, sk)
+        sk.sk_protocol = IPPROTO_UDP
+        sk.sk_rcv_saddr = sk.inet_saddr = addr
+        for name, value in fields.items():
+            setattr(sk, name, value)
+        if udp.udp_lib_get_port(sk, port):
+            raise OSError(98, f"port {port} is taken")
+        sk.inet_sport = sk.sk_num
+        return sk
+
+    return make
+
+
+@pytest.fixture
+def listen(net: Stack) -> ListenFactory:
+    """A listening socket on port 80 of every address; ``before`` are (level, option, value) set before listen()."""
+
+    def make(backlog: int = 5, port: int = 80, addr: str = "", before: tuple[tuple[int, int, int], ...] = ()) -> Socket:
+        sock = Socket(net)
+        for option in before:
+            sock.setsockopt(*option)
+        sock.bind((addr, port))
+        sock.listen(backlog)
+        return sock
+
+    return make
