@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever frame comes in: no exception, and every frame that was dropped has a reason.
+
+Each example feeds a batch of random or mutated frames into one stack with sockets on it, then lets time pass.  The check
+on reasons wraps the packets' two exits: a frame that left by neither and waits nowhere was lost in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stack.api.sim import RawPeer, Sim, build_tcp_options
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, sk_buff
+from stack.include.sock import AF_INET
+from stack.net.core import dev as core_dev
+from stack.net.core import skbuff
+from stack.net.core import sock as core_sock
+from stack.net.ipv4 import udp
+from stack.stack import Stack
+
+pytestmark = pytest.mark.fuzz
+SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+DEV_MAC = bytes((0x52, 0x54, 0, 0, 0, 1))
+
+
+def make_stack() -> tuple[Sim, Stack, RawPeer]:
+    sim = Sim(seed=3)
+    net = sim.add_stack("10.0.2.2/24", "10.0.2.3/24")
+    peer = sim.add_peer("10.0.2.15", net)
+    for port in (67, 7):
+        sk: udp.udp_sock = core_sock.sk_alloc(net, AF_INET, udp.udp_prot)
+        core_sock.sock_init_data(None, sk)
+        sk.sk_protocol = 17
+        assert udp.udp_lib_get_port(sk, port) == 0
+    return sim, net, peer
+
+
+def seeds() -> list[bytes]:
+    """Well-formed frames of every kind, to be mutated."""
+    sim, _, peer = make_stack()
+    peer.send_arp(1, "10.0.2.2")
+    peer.send_arp(2, "10.0.2.2")
+    peer.send_icmp("10.0.2.2", 8, 0, 1, b"ping")
+    peer.send_icmp("10.0.2.2", 13, 0, 1, bytes(12))
+    quoted = peer.ip_packet(17, b"\0\x07\0\x09\0\x09\0\0x", "10.0.2.15", src="10.0.2.2")
+    for icmp_type, code in ((3, 3), (3, 4), (4, 0), (5, 1), (11, 1), (12, 0)):
+        peer.send_icmp("10.0.2.2", icmp_type, code, 600, quoted)
+    peer.send_udp("10.0.2.2", 1000, 7, b"data")
+    peer.send_udp("255.255.255.255", 68, 67, b"dhcp", src="0.0.0.0", dest_mac=b"\xff" * 6)
+    peer.send_ip(17, bytes(1400), "10.0.2.2", frag=0x2000)
+    peer.send_ip(17, bytes(1400), "10.0.2.2", frag=175)
+    peer.send_ip(1, b"\x08\x00\xf7\xff\0\0\0\0", "10.0.2.2", ip_options=bytes((7, 11, 4)) + bytes(9))
+    peer.send_ip(1, b"\x08\x00\xf7\xff\0\0\0\0", "10.0.2.2", ip_options=bytes((68, 8, 5, 1)) + bytes(4))
+    peer.send_ip(1, b"\x08\x00\xf7\xff\0\0\0\0", "10.0.2.2", ip_options=bytes((131, 7, 4, 10, 0, 2, 9, 0)))
+    options = build_tcp_options(1460, True, (1, 0), 7)
+    for flags in ("S", "A", "FA", "R", "SA", "PA", "", "SFRPAUEW"):
+        peer.send_tcp("10.0.2.2", 1000, 80, flags, 5, 6, b"" if "S" in flags else b"xyz", options=options)
+    peer.send_ip(132, bytes(8), "10.0.2.2")
+    return [f.data for f in sim.frames if f.src == peer.name]
+
+
+SEEDS = seeds()
+
+
+@contextmanager
+def every_frame_accounted_for() -> Iterator[list[sk_buff]]:
+    """Collect the packets that entered, and fail if one has left by no exit and waits in no queue."""
+    entered: list[sk_buff] = []
+    gone: set[int] = set()
+    real_receive, real_kfree, real_consume = (
+        core_dev.netif_receive_skb,
+        skbuff.kfree_skb_reason,
+        skbuff.consume_skb,
+    )
+
+    def receive(skb: sk_buff) -> int:
+        entered.append(skb)
+        return real_receive(skb)
+
+    def kfree(skb: sk_buff, reason: int) -> None:
+        gone.add(id(skb))
+        real_kfree(skb, reason)
+
+    def consume(skb: sk_buff) -> None:
+        gone.add(id(skb))
+        real_consume(skb)
+
+    with (
+        mock.patch.object(core_dev, "netif_receive_skb", receive),
+        mock.patch.object(skbuff, "kfree_skb_reason", kfree),
+        mock.patch.object(skbuff, "consume_skb", consume),
+    ):
+        yield entered
+    net_of = {id(s.dev.net): s.dev.net for s in entered if s.dev is not None}
+    held = {id(skb) for net in net_of.values() for skb in waiting(net)}
+    lost = [s for s in entered if id(s) not in gone | held]
+    assert not lost, f"{len(lost)} frames vanished, first: {bytes(lost[0].head).hex()}"
+
+
+def waiting(net: Stack) -> Iterator[sk_buff]:
+    """Received packets that something still holds: a UDP socket or the fragment store."""
+    for chain in net.udp_table.hash.values():
+        for sk in chain:
+            yield from sk.sk_receive_queue
+    for qp in net.ipv4_fqdir.queues.values():
+        for _, frag in qp.frags:
+            yield frag
+
+
+def feed(net: Stack, frames: list[bytes]) -> None:
+    dev = net.devices_by_name["eth0"]
+    for frame in frames:
+        net.netif_rx(dev, frame)
+    net.rx_done()
+
+
+@SETTINGS
+@given(st.lists(st.binary(max_size=200), max_size=20))
+def test_random_frames_never_raise_and_always_have_a_reason(frames: list[bytes]) -> None:
+    _, net, _ = make_stack()
+    feed(net, frames)
+    assert sum(net.drop_reasons.values()) == len(frames)
+
+
+@SETTINGS
+@given(st.lists(st.tuples(st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd"]), st.binary(max_size=120)), max_size=20))
+def test_random_packets_behind_a_good_ethernet_header(packets: list[tuple[bytes, bytes]]) -> None:
+    _, net, _ = make_stack()
+    with every_frame_accounted_for():
+        feed(net, [DEV_MAC + b"\x02\0\0\0\0\x01" + kind + body for kind, body in packets])
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    frame = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(0, 6))):
+        at = draw(st.integers(0, len(frame) - 1))
+        frame[at] = draw(st.integers(0, 255))
+    if draw(st.booleans()):
+        del frame[draw(st.integers(0, len(frame))) :]
+    if draw(st.booleans()) and len(frame) >= 34:
+        fix_header(frame)
+    return bytes(frame)
+
+
+def fix_header(frame: bytearray) -> None:
+    """Make the IPv4 checksum right again, so that the mutation gets past it."""
+    ihl = (frame[14] & 15) * 4
+    if len(frame) < 14 + ihl or ihl < 20:
+        return
+    frame[24:26] = b"\0\0"
+    total = sum(int.from_bytes(frame[i : i + 2], "big") for i in range(14, 14 + ihl, 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    frame[24:26] = (total ^ 0xFFFF).to_bytes(2, "big")
+
+
+@SETTINGS
+@given(st.lists(mutated(), max_size=25), st.integers(0, 120))
+def test_mutated_frames_never_raise_and_are_accounted_for(frames: list[bytes], seconds: int) -> None:
+    sim, net, _ = make_stack()
+    with every_frame_accounted_for():
+        feed(net, frames)
+        sim.run_for(seconds * 1_000_000_000)
+    assert net.ipv4_fqdir.mem >= 0
+    if seconds > 40:
+        assert net.ipv4_fqdir.mem == 0
+
+
+@SETTINGS
+@given(
+    mutated(),
+    st.sampled_from([CHECKSUM_NONE, CHECKSUM_UNNECESSARY, CHECKSUM_PARTIAL]),
+    st.integers(-10, 70000),
+    st.integers(-10, 70000),
+    st.integers(-1, 70000),
+    st.integers(0, 255),
+)
+def test_hostile_offload_fields_never_raise(
+    frame: bytes, summed: int, start: int, offset: int, gso_size: int, gso_type: int
+) -> None:
+    sim, net, _ = make_stack()
+    dev = net.devices_by_name["eth0"]
+    with every_frame_accounted_for():
+        net.netif_rx(
+            dev, frame, csum_start=start, csum_offset=offset, ip_summed=summed, gso_size=gso_size, gso_type=gso_type
+        )
+        sim.settle()
+
+
+@SETTINGS
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 200), st.booleans(), st.integers(0, 3)), max_size=40))
+def test_fragments_of_any_shape_keep_the_books(pieces: list[tuple[int, int, bool, int]]) -> None:
+    sim, net, peer = make_stack()
+    with every_frame_accounted_for():
+        for offset, length, more, ip_id in pieces:
+            peer.send_ip(17, bytes(length), "10.0.2.2", frag=(0x2000 if more else 0) | offset, ip_id=ip_id)
+            sim.settle()
+        queues = net.ipv4_fqdir.queues.values()
+        assert net.ipv4_fqdir.mem == sum(200 + sum(f.truesize for _, f in qp.frags) for qp in queues)
+        for qp in queues:
+            ends = [end for end, _ in qp.frags]
+            assert all(end <= start for end, start in zip(ends, qp.starts[1:], strict=False))
+            assert qp.meat == sum(end - start for end, start in zip(ends, qp.starts, strict=True))
+        sim.run_for(60_000_000_000)
+    assert (net.ipv4_fqdir.mem, net.ipv4_fqdir.queues) == (0, {})
