@@ -309,6 +309,7 @@ class tcp_skb_cb:
         self.eor = False
         self.has_rxtstamp = False
         self.header: Any = None
+        self.in_flight = 0
         self.delivered_mstamp = 0
 
 

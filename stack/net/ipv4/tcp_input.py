@@ -1549,7 +1549,14 @@ def tcp_clean_rtx_queue(
     if first_ackt and not flag & FLAG_RETRANS_DATA_ACKED:
         seq_rtt_us = now - first_ackt
         ca_rtt_us = now - last_ackt
-        if pkts_acked == 1 and fully_acked and last_in_flight == 0:
+        if (
+            pkts_acked == 1
+            and fully_acked
+            and 0 < last_in_flight < sk.mss_cache
+            and not prior_sacked
+            and not sack.flag & FLAG_DATA_SACKED
+        ):
+            # A lone short packet: its ACK probably waited at the peer.
             flag |= FLAG_ACK_MAYBE_DELAYED
     sack_rtt_us = -1
     if sack.first_sackt:

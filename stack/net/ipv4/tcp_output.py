@@ -598,6 +598,7 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         tcp_input.tcp_enter_cwr(sk)
         err = 0
     if not err and clone_it:
+        tcb.in_flight = (tcb.end_seq - sk.snd_una) & MASK32
         tcp_update_skb_after_send(sk, oskb)
         tcp_rate.tcp_rate_skb_sent(sk, oskb)
     return err
@@ -685,6 +686,7 @@ def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now
     flags = tcb.tcp_flags
     buff.cb = cb = tcp_skb_cb(seq, tcb.end_seq, flags)
     cb.sacked = tcb.sacked
+    cb.in_flight = tcb.in_flight
     cb.eor = tcb.eor
     tcb.eor = False
     tcb.end_seq = seq
