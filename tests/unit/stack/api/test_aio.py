@@ -462,6 +462,7 @@ def test_factory_raising_is_reported_and_the_next_connection_is_served(world, re
     world.serve(factory)
     world.connect()
     assert [type(context["exception"]) for context in world.errors] == [ZeroDivisionError]
+    assert "F" in world.peer.expect().flags
     world.connect(sport=40001)
     assert made[1].names == ["made"]
 
@@ -567,10 +568,19 @@ def test_datagram_endpoint_receives_and_answers(world):
 
 
 def test_datagram_broadcast_needs_permission(world):
-    _, proto = world.run(aio.create_datagram_endpoint(world.runner, Datagrams, ("0.0.0.0", 67)))
+    _, proto = world.run(
+        aio.create_datagram_endpoint(world.runner, Datagrams, ("0.0.0.0", 67), device="eth0")
+    )
     proto.transport.sendto(b"x", ("255.255.255.255", 68))
-    world.settle()
     assert isinstance(proto.got[0], PermissionError)
+
+
+def test_datagram_broadcast_without_a_device_has_no_route(world):
+    _, proto = world.run(
+        aio.create_datagram_endpoint(world.runner, Datagrams, ("0.0.0.0", 67), allow_broadcast=True)
+    )
+    proto.transport.sendto(b"x", ("255.255.255.255", 68))
+    assert [exc.errno for exc in proto.got] == [errno.ENETUNREACH]
 
 
 def test_datagram_broadcast_leaves_by_the_bound_device(world):
