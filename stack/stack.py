@@ -20,8 +20,6 @@ ARP table, the secrets of secure_seq.c) is per Stack here.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -38,7 +36,7 @@ from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
-from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, udp
+from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, tcp_ipv4, udp
 from stack.profile import profile_by_name
 from stack.rng import Rng
 
@@ -115,10 +113,8 @@ class Stack:
         udp.udp_init(self)
         protocol.inet_add_protocol(self, icmp.icmp_protocol, IPPROTO_ICMP)
         protocol.inet_add_protocol(self, udp.udp_protocol, IPPROTO_UDP)
-        if all(importlib.util.find_spec(f"stack.net.ipv4.{m}") for m in ("tcp", "tcp_ipv4")):
-            tcp = importlib.import_module("stack.net.ipv4.tcp_ipv4")
-            tcp.tcp_sk_init(self)
-            protocol.inet_add_protocol(self, tcp.tcp_protocol, IPPROTO_TCP)
+        tcp_ipv4.tcp_sk_init(self)
+        protocol.inet_add_protocol(self, tcp_ipv4.tcp_protocol, IPPROTO_TCP)
 
     # -- configuration -------------------------------------------------------------------------------------------
 

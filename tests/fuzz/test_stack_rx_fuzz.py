@@ -7,8 +7,9 @@ on reasons wraps the packets' two exits: a frame that left by neither and waits 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import pytest
@@ -91,11 +92,13 @@ def every_frame_accounted_for() -> Iterator[list[sk_buff]]:
         gone.add(id(skb))
         real_consume(skb)
 
-    with (
-        mock.patch.object(core_dev, "netif_receive_skb", receive),
-        mock.patch.object(skbuff, "kfree_skb_reason", kfree),
-        mock.patch.object(skbuff, "consume_skb", consume),
-    ):
+    exits = {"kfree_skb_reason": (real_kfree, kfree), "consume_skb": (real_consume, consume)}
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(core_dev, "netif_receive_skb", receive))
+        for module in [m for name, m in sys.modules.items() if name.startswith("stack.")]:
+            for name, (real, spy) in exits.items():
+                if getattr(module, name, None) is real:
+                    patches.enter_context(mock.patch.object(module, name, spy))
         yield entered
     net_of = {id(s.dev.net): s.dev.net for s in entered if s.dev is not None}
     held = {id(skb) for net in net_of.values() for skb in waiting(net)}

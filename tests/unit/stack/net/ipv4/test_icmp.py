@@ -67,7 +67,9 @@ def test_timestamp_request_is_answered_with_the_time_of_day(net: Stack, peer: Ra
     assert body[4:] == b"\0\x01\0\x02" + b"\0\0\0\x63" + now + now
 
 
-@pytest.mark.parametrize(("icmp_type", "reason"), [(19, "UNHANDLED_PROTO"), (255, "UNHANDLED_PROTO"), (0, "ICMP_IGNORED")])
+@pytest.mark.parametrize(
+    ("icmp_type", "reason"), [(19, "UNHANDLED_PROTO"), (255, "UNHANDLED_PROTO"), (0, "ICMP_IGNORED")]
+)
 def test_message_that_nothing_is_done_about_is_dropped(
     net: Stack, peer: RawPeer, icmp_type: int, reason: str
 ) -> None:
@@ -97,7 +99,9 @@ def test_closed_port_draws_port_unreachable_that_quotes_at_most_548_bytes(net: S
     assert counters["UdpNoPorts"] == counters["IcmpOutDestUnreachs"] == 1
 
 
-def test_errors_to_one_peer_are_limited_to_a_burst_of_six_then_one_a_second(sim: Sim, net: Stack, peer: RawPeer) -> None:
+def test_errors_to_one_peer_are_limited_to_a_burst_of_six_then_one_a_second(
+    sim: Sim, net: Stack, peer: RawPeer
+) -> None:
     for _ in range(20):
         peer.send_udp("10.0.2.2", 1000, 2000, b"x")
     sim.settle()
@@ -145,7 +149,9 @@ def test_error_never_answers_a_later_fragment_or_a_broadcast(net: Stack, peer: R
 # -- errors that are received ------------------------------------------------------------------------------------------
 
 
-def send_error(peer: RawPeer, sk: udp.udp_sock, icmp_type: int, code: int, rest: int = 0, sport: int | None = None) -> None:
+def send_error(
+    peer: RawPeer, sk: udp.udp_sock, icmp_type: int, code: int, rest: int = 0, sport: int | None = None
+) -> None:
     """An error about a datagram from ``sk`` to port 9 of the peer."""
     ports = (sk.sk_num if sport is None else sport).to_bytes(2, "big") + (9).to_bytes(2, "big")
     quoted = peer.ip_packet(17, ports + b"\0\x09\0\0x", "10.0.2.15", src="10.0.2.2")

@@ -114,7 +114,9 @@ def test_host_packet_with_total_length_below_its_header_is_dropped(net: Stack, p
         ("10.0.2.3", "10.0.2.2", "IP_LOCAL_SOURCE"),
     ],
 )
-def test_host_packet_with_martian_address_is_dropped(net: Stack, peer: RawPeer, src: str, dst: str, reason: str) -> None:
+def test_host_packet_with_martian_address_is_dropped(
+    net: Stack, peer: RawPeer, src: str, dst: str, reason: str
+) -> None:
     peer.send_ip(*ECHO, dst, src=src)
     peer.expect_nothing()
     grown(net, reason)
