@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.errors import DownloadError, PackageCorrupt, PackageListError, raise_if_full
+from images.errors import DownloadError, NoNetwork, PackageCorrupt, PackageListError, raise_if_full
 from images.host import Runner, tail
 
 ARCHITECTURE = "amd64"
@@ -63,6 +63,11 @@ class View:
         """Refreshes the lists of a private view; the complaints, empty when all is well."""
         code, _, err = self._call("apt-get", "update", "-qq")
         return tail(err) if code or "E:" in err or "W:" in err else ""
+
+    def has_lists(self) -> bool:
+        """Whether apt has at least one package list to look into."""
+        _, out, _ = self._call("apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
+        return any(Path(line).exists() for line in out.splitlines() if line)
 
     def closure(self, names: Sequence[str]) -> list[Package]:
         """The packages and everything they depend on.  Raises PackageListError."""
@@ -109,6 +114,15 @@ def unknown(names: Iterable[str], label: str, err: str) -> PackageListError:
         f"apt does not know these packages: {', '.join(names)}",
         f"{label}: {tail(err, 4)}",
         f"{UPDATE}, then build again",
+    )
+
+
+def no_network(label: str, complaint: str) -> NoNetwork:
+    return NoNetwork(
+        "no guest image is built yet, and no package list can be fetched to build one",
+        f"apt-get update, {label}: {complaint or 'it said nothing'}",
+        "connect to the network, or set apt's proxy in /etc/apt/apt.conf.d, then: vnic image build;\n"
+        "without any network, copy ~/.cache/vnic/images from a machine that has built it",
     )
 
 
@@ -163,8 +177,9 @@ def _options(scratch: Path) -> list[str]:
         f"Dir::Cache::archives={archives}",
         "Debug::NoLocking=true",
         f"APT::Architecture={ARCHITECTURE}",
-        "Acquire::Retries=2",
-        "Acquire::http::Timeout=30",
+        "Acquire::Retries=1",
+        "Acquire::http::Timeout=20",
+        "Acquire::https::Timeout=20",
         "Acquire::Languages=none",
         # The scratch directory is private to its user, so apt's own unprivileged user cannot write there.
         "APT::Sandbox::User=",

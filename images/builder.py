@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from images.errors import (
     ContentError,
     DownloadError,
     HostToolMissing,
+    NoNetwork,
     PackageListError,
     raise_if_full,
 )
@@ -50,6 +52,7 @@ from images.tree import Tree, unpack
 # Gets what is being done now, e.g. "fetching 31 packages (41 MB)"; whoever prints it adds the time.
 Progress = Callable[[str], None]
 CC_FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra", "-static", "-s")
+_VMLINUZ = re.compile(r"(^|/)vmlinuz(-[^/]*)?$")
 
 
 def silent(_: str) -> None:
@@ -92,11 +95,13 @@ class Builder:
         lock = None if refresh else self.cache.read_lock(self.recipe)
         sources = Sources(self.recipe, self.cache, self.run, work, self.progress)
         if lock is None:
-            lock = sources.resolve()
+            lock = sources.resolve(fresh=refresh)
         try:
             debs = sources.fetch(lock)
+        except NoNetwork:
+            raise
         except (DownloadError, PackageListError) as error:
-            self.progress(f"the recorded versions are gone ({error.fact}); resolving again")
+            self.progress(f"{error.fact}: resolving again with fresh lists")
             lock = sources.resolve(fresh=True)
             debs = sources.fetch(lock)
         key = image_key(self.recipe, lock)
@@ -105,7 +110,7 @@ class Builder:
         return image
 
     def _assemble(self, lock: Lock, key: str, debs: dict[str, Path], work: Path) -> Image:
-        self.progress(f"unpacking {len(debs)} packages, kernel {lock.kernel.name}")
+        self.progress(f"unpacking {len(debs)} packages, kernel {lock.kernel[0].name}")
         kernel, modules = self._kernel(lock.kernel, debs)
         trees = {p.name: unpack(self.run, debs[p.name], _is_program_or_library) for p in lock.packages}
         self.progress("compiling the measuring client")
@@ -119,19 +124,19 @@ class Builder:
         self.progress(f"built {image.directory} ({sum(map(len, files.values())) / 1e6:.0f} MB)")
         return image
 
-    def _kernel(self, package: Package, debs: dict[str, Path]) -> tuple[bytes, Modules]:
-        tree = unpack(self.run, debs[package.name], _is_kernel_or_module)
-        images = sorted(path for path in tree.files if path.startswith("boot/vmlinuz-"))
-        if not images:
+    def _kernel(self, packages: Sequence[Package], debs: dict[str, Path]) -> tuple[bytes, Modules]:
+        files: dict[str, bytes] = {}
+        for package in packages:
+            files.update(unpack(self.run, debs[package.name], _is_kernel_or_module).files)
+        images = sorted(path for path in files if _VMLINUZ.search(path))
+        lists = sorted(path for path in files if path.endswith("/modules.builtin"))
+        if not (images and lists):
             raise ContentError(
-                f"the package {package.name} has no kernel in boot/",
-                f"it has {len(tree.files)} files of use: {', '.join(sorted(tree.files)[:5])}",
+                f"there is no kernel in {', '.join(package.name for package in packages)}",
+                f"of {len(files)} files, called vmlinuz: {images}, called modules.builtin: {lists}",
                 "choose another kernel package in images/recipes",
             )
-        release = images[-1].removeprefix("boot/vmlinuz-")
-        base = next((p[: p.index(release)] + release for p in tree.files if f"modules/{release}/" in p), "")
-        builtin = tree.files.get(f"{base}/modules.builtin", b"").decode()
-        return tree.files[images[-1]], Modules(base, tree.files, builtin)
+        return files[images[0]], Modules(lists[0].rpartition("/")[0], files, files[lists[0]].decode())
 
     def _client(self, work: Path) -> tuple[bytes, str]:
         """The static measuring client, and the compiler's own name for itself."""
@@ -176,7 +181,7 @@ class Builder:
             "modules": [module.name for module in contents.modules.in_load_order(self.recipe.load)],
             "files": {name: _record(data) for name, data in files.items()},
             "client": {"path": f"/{CLIENT_PATH}", **_record(contents.client)},
-            "packages": [_package_record(p) for p in lock.all if p is lock.kernel or p.name in used],
+            "packages": [_package_record(p) for p in lock.all if p in lock.kernel or p.name in used],
             "libraries": dict(sorted(contents.libraries.items())),
             "inputs": inputs(self.recipe),
             "tools": {"builder": str(BUILDER_VERSION), "cc": compiler, "python": platform.python_version()},
@@ -198,7 +203,7 @@ def _package_record(package: Package) -> dict[str, Any]:
 
 
 def _is_kernel_or_module(path: str) -> bool:
-    return path.startswith("boot/vmlinuz-") or path.endswith((".ko", ".ko.xz", "/modules.builtin"))
+    return bool(_VMLINUZ.search(path)) or path.endswith((".ko", ".ko.xz", "/modules.builtin"))
 
 
 def _is_program_or_library(path: str) -> bool:

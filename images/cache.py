@@ -24,7 +24,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from images.initramfs import client_source, our_files
 from images.recipe import Recipe
 
 # Raise it when the builder's output changes although its inputs do not.
-BUILDER_VERSION = 2
+BUILDER_VERSION = 3
 KEY_DIGITS = 16
 INITRAMFS, KERNEL, MANIFEST = "initramfs.cpio", "vmlinuz", "manifest.json"
 
@@ -56,15 +56,18 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """What a recipe was resolved to; `recipe_digest` tells whether it still is that recipe's."""
+    """What a recipe was resolved to; `recipe_digest` tells whether it still is that recipe's.
+
+    `kernel` is one package up to Linux 6.12, and several since Debian split binary and modules.
+    """
 
     recipe_digest: str
-    kernel: Package
-    packages: tuple[Package, ...] = field(default=())
+    kernel: tuple[Package, ...]
+    packages: tuple[Package, ...]
 
     @property
     def all(self) -> tuple[Package, ...]:
-        return (self.kernel, *self.packages)
+        return (*self.kernel, *self.packages)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
@@ -73,8 +76,8 @@ class Lock:
     def from_json(cls, text: str) -> Lock:
         """Raises ValueError, KeyError or TypeError on anything that to_json did not write."""
         raw = json.loads(text)
-        packages = tuple(Package(**item) for item in raw["packages"])
-        return cls(raw["recipe_digest"], Package(**raw["kernel"]), packages)
+        kernel, packages = (tuple(Package(**item) for item in raw[part]) for part in ("kernel", "packages"))
+        return cls(raw["recipe_digest"], kernel, packages)
 
 
 def cache_root() -> Path:
@@ -94,7 +97,7 @@ def inputs(recipe: Recipe) -> dict[str, str]:
 def image_key(recipe: Recipe, lock: Lock, builder_version: int = BUILDER_VERSION) -> str:
     """The content address; equal keys mean equal images."""
     packages = sorted((package.name, package.version, package.sha256) for package in lock.all)
-    text = json.dumps([recipe.name, builder_version, inputs(recipe), lock.kernel.name, packages], sort_keys=True)
+    text = json.dumps([recipe.name, builder_version, inputs(recipe), packages], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -198,7 +201,7 @@ class Cache:
     def prune(self, keep: set[Path]) -> list[Path]:
         """Removes every image directory but those in `keep`, and all packages; what was removed.
 
-        A directory is renamed out of sight first, so that nobody loads it half gone.
+        Only while no recipe is being built.  A directory is renamed first, so that nobody loads it half gone.
         """
         victims = [image.directory for image in self.images() if image.directory not in keep]
         victims += [path for path in [self.root / "packages"] if path.exists()]

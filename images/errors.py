@@ -12,7 +12,8 @@ to type).  `exit_code` is what a command line that ends because of the error ret
           +-- BadRecipe              2  a recipe file contradicts itself
           +-- HostToolMissing        3  apt, dpkg-deb or the C compiler is not there
           +-- PackageListError       3  apt does not know a package: its lists are missing or too old
-          +-- DownloadError          3  a package could not be fetched: no network, no mirror, a gone version
+          +-- DownloadError          3  a package could not be fetched
+          |    +-- NoNetwork         3  not even a package list could
           +-- PackageCorrupt         3  a file is not what its checksum says
           +-- ContentError           3  a package lacks a program, module or library that the image needs
           +-- CompileError           3  the measuring client did not compile
@@ -34,6 +35,7 @@ __all__ = [
     "DownloadError",
     "HostToolMissing",
     "ImageError",
+    "NoNetwork",
     "PackageCorrupt",
     "PackageListError",
     "UnknownRecipe",
@@ -86,6 +88,10 @@ class PackageListError(ImageError):
 
 class DownloadError(ImageError):
     """Met without a network, or when the mirror has replaced a version since the lists were read."""
+
+
+class NoNetwork(DownloadError):
+    """Met when the image is missing and no mirror answers."""
 
 
 class PackageCorrupt(ImageError):

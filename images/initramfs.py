@@ -70,6 +70,8 @@ def entries(contents: Contents) -> list[cpio.Entry]:
         cpio.char_device("dev/console", 5, 1),
         *programs,
         cpio.regular(CLIENT_PATH, contents.client, 0o755),
+        # The kernel's own path for loading a module on demand (kernel.modprobe).
+        cpio.symlink("sbin/modprobe", "../bin/sh"),
         *(cpio.symlink(f"bin/{name}", "sh") for name in sorted(set(contents.applets) - taken)),
         *_libraries(contents, [entry.data for entry in programs]),
         *_modules(contents),

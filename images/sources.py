@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from images import apt
-from images.apt import Package, View
+from images.apt import Package, View, no_network
 from images.cache import Cache, Lock
-from images.errors import DownloadError, PackageCorrupt, PackageListError, raise_if_full
+from images.errors import DownloadError, NoNetwork, PackageCorrupt, PackageListError, raise_if_full
 from images.host import Runner
 from images.recipe import Recipe
 
 T = TypeVar("T")
+_KERNEL_PART = re.compile(r"\blinux-(?:image|binary|modules|base)-[0-9][^\s,|()]*")
 
 
 class Sources:
@@ -35,7 +36,7 @@ class Sources:
         self._run = run
         self._work = work
         self._say = say
-        self._views: dict[str, View] = {}
+        self._views: dict[str, View | NoNetwork] = {}
 
     def resolve(self, fresh: bool = False) -> Lock:
         """Asks apt which versions there are; `fresh` does not trust the host's lists.  Raises PackageListError."""
@@ -76,29 +77,43 @@ class Sources:
         return self._view("suite", lambda run, path: apt.suite_view(run, path, self._recipe.suite))
 
     def _view(self, name: str, make: Callable[[Runner, Path], View]) -> View:
-        """The view of that name; its lists, unless they are the host's, are fetched the first time."""
+        """The view of that name; its lists, unless they are the host's, are fetched the first time.
+
+        Raises NoNetwork, the second time as fast as a dictionary.
+        """
         if name not in self._views:
-            with self._cache.disk_errors():
-                (self._work / name).mkdir()
-                view = make(self._run, self._work / name)
-            if name != "host":
-                self._say(f"fetching {view.label}")
-                if complaint := view.update():
-                    raise_if_full(complaint, self._cache.root)
-                    self._say(f"apt-get update: {complaint.splitlines()[-1]}")
-            self._views[name] = view
-        return self._views[name]
+            self._views[name] = self._new_view(name, make)
+        view = self._views[name]
+        if isinstance(view, NoNetwork):
+            raise view
+        return view
+
+    def _new_view(self, name: str, make: Callable[[Runner, Path], View]) -> View | NoNetwork:
+        with self._cache.disk_errors():
+            (self._work / name).mkdir()
+            view = make(self._run, self._work / name)
+        if name == "host":
+            return view
+        self._say(f"fetching {view.label}")
+        complaint = view.update()
+        raise_if_full(complaint, self._cache.root)
+        if not view.has_lists():
+            return no_network(view.label, complaint)
+        if complaint:
+            # One source of several is ill; whether it matters shows when packages are asked for.
+            self._say(f"apt-get update: {complaint.splitlines()[-1]}")
+        return view
 
     def fetch(self, lock: Lock) -> dict[str, Path]:
         """The .deb of every package, by name.  Raises DownloadError, PackageListError, PackageCorrupt, DiskError."""
         missing = [package for package in lock.all if not self._is_kept(package)]
         if missing:
             self._say(f"fetching {len(missing)} packages ({sum(p.size for p in missing) / 1e6:.0f} MB)")
-        if lock.kernel in missing and self._recipe.suite:
-            self._keep([lock.kernel], self._suite().download([lock.kernel], self._downloads("kernel")))
-            missing.remove(lock.kernel)
-        if missing:
-            self._keep(missing, self._ask(lambda view: view.download(missing, self._downloads(view.label))))
+        foreign = [package for package in missing if package in lock.kernel] if self._recipe.suite else []
+        if foreign:
+            self._keep(foreign, self._suite().download(foreign, self._downloads("kernel")))
+        if ours := [package for package in missing if package not in foreign]:
+            self._keep(ours, self._ask(lambda view: view.download(ours, self._downloads(view.label))))
         return {package.name: self._cache.package_path(package) for package in lock.all}
 
     def _is_kept(self, package: Package) -> bool:
@@ -110,7 +125,8 @@ class Sources:
             apt.check(path, package)
         except PackageCorrupt as error:
             self._say(f"{error.fact}; fetching it again")
-            path.unlink()
+            with self._cache.disk_errors():
+                path.unlink()
             return False
         return True
 
@@ -125,8 +141,17 @@ class Sources:
             self._cache.keep_package(package, files[package.name])
 
 
-def resolve_kernel(view: View, name: str) -> Package:
-    """The package with the kernel in it: `name` itself, or what the metapackage `name` depends on."""
-    package = view.candidate(name)
-    real = re.match(r"\s*(linux-image-[0-9][^\s,|(]*)", package.depends)
-    return view.candidate(real.group(1)) if real else package
+def resolve_kernel(view: View, name: str) -> tuple[Package, ...]:
+    """The packages with the kernel and its modules that the (meta)package `name` leads to, itself left out.
+
+    Up to 6.12 that is linux-image-VERSION; since 7.2 that one is empty and depends on linux-binary-VERSION,
+    linux-modules-VERSION and linux-base-VERSION.
+    """
+    found: dict[str, Package] = {}
+    waiting = [name]
+    while waiting:
+        package = view.candidate(waiting.pop(0))
+        found[package.name] = package
+        waiting += [other for other in _KERNEL_PART.findall(package.depends) if other not in {*found, *waiting}]
+    parts = tuple(package for package in found.values() if package.name != name)
+    return parts or tuple(found.values())
