@@ -45,6 +45,7 @@ from stack.include.sk_buff import (
     SKB_GSO_DODGY,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
+    rx_truesize,
     sk_buff,
 )
 from stack.net.core import skbuff
@@ -100,6 +101,7 @@ def netif_rx(
     stats = dev.stats
     nbytes = len(frame)
     skb = sk_buff(frame, 0, nbytes)
+    skb.truesize = rx_truesize(nbytes)
     skb.dev = dev
     stats.rx_packets += 1
     stats.rx_bytes += nbytes

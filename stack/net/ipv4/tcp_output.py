@@ -141,7 +141,9 @@ from stack.include.tcp import (
     TCP_CA_Recovery,
     TCPF_CA_Open,
     tcp_ca_event,
+    tcp_current_ssthresh,
     tcp_full_space,
+    tcp_in_cwnd_reduction,
     tcp_is_sack,
     tcp_minshall_check,
     tcp_packets_in_flight,
@@ -250,7 +252,7 @@ def tcp_cwnd_restart(sk: tcp_sock, delta: int) -> None:
     restart_cwnd = tcp_input.tcp_init_cwnd(sk, sk.sk_dst_cache)
     cwnd = sk.snd_cwnd
     tcp_ca_event(sk, CA_EVENT_CWND_RESTART)
-    sk.snd_ssthresh = tcp_input.tcp_current_ssthresh(sk)
+    sk.snd_ssthresh = tcp_current_ssthresh(sk)
     restart_cwnd = min(restart_cwnd, cwnd)
     while (delta := delta - sk.icsk_rto) > 0 and cwnd > restart_cwnd:
         cwnd >>= 1
@@ -813,7 +815,7 @@ def tcp_cwnd_application_limited(sk: tcp_sock) -> None:
     if sk.icsk_ca_state == TCP_CA_Open and not sk.sk_shutdown & 0:
         win_used = max(sk.snd_cwnd_used, tcp_input.tcp_init_cwnd(sk, sk.sk_dst_cache))
         if win_used < sk.snd_cwnd:
-            sk.snd_ssthresh = tcp_input.tcp_current_ssthresh(sk)
+            sk.snd_ssthresh = tcp_current_ssthresh(sk)
             sk.snd_cwnd = (sk.snd_cwnd + win_used) >> 1
         sk.snd_cwnd_used = 0
     sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
@@ -1102,7 +1104,7 @@ def _write_xmit_done(sk: tcp_sock, sent_pkts: int, push_one: int, by_cwnd: bool,
     if sent_pkts or by_cwnd:
         tcp_cwnd_validate(sk, by_cwnd)
     if sent_pkts:
-        if sk.icsk_ca_state >= 2 and tcp_input.tcp_in_cwnd_reduction(sk):
+        if sk.icsk_ca_state >= 2 and tcp_in_cwnd_reduction(sk):
             sk.prr_out += sent_pkts
         if push_one != 2:
             tcp_schedule_loss_probe(sk, False)
@@ -1303,7 +1305,7 @@ def tcp_xmit_retransmit_queue(sk: tcp_sock) -> None:
         NET_ADD_STATS(
             net, LINUX_MIB_TCPSLOWSTARTRETRANS if in_loss else LINUX_MIB_TCPFASTRETRANS, skb.cb.tcp_gso_segs
         )
-        if tcp_input.tcp_in_cwnd_reduction(sk):
+        if tcp_in_cwnd_reduction(sk):
             sk.prr_out += skb.cb.tcp_gso_segs
         if skb is sk.tcp_rtx_queue[0] and sk.icsk_pending != 0:
             rearm_timer = True
