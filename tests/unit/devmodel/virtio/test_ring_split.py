@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The split ring against a driver that keeps the rules and one that keeps none.
 
-Rows are those of the list of bad inputs that every test name `row_NN` refers to.
+`row_NN` in a name is a row of tests/unit/devmodel/BAD_INPUTS.md.
 """
 
 from __future__ import annotations

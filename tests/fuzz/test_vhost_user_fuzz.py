@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bounded fuzzing: whatever a frontend or a guest sends, nothing but the errors made for it may come out."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vu_driver import MODERN, RAM_SIZE, DriverRing, GuestRam, SessionFrontend
+
+from devmodel.errors import BrokenRing, FrontendError
+from devmodel.netdev.offload import finish
+from devmodel.port import VnetHdr
+from devmodel.vhost_user import message as vu
+from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.message import MessageReader
+from devmodel.virtio.net import VirtioNet
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.slow]
+bounded = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+u16 = st.integers(0, 0xFFFF)
+u32 = st.integers(0, 0xFFFFFFFF)
+near = st.one_of(
+    st.integers(0, 64), st.sampled_from([RAM_SIZE - 1, RAM_SIZE, 1 << 20, (1 << 20) - 8, 2**63, 2**64 - 1])
+)
+
+
+@bounded
+@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(1, 20), max_size=50))
+def test_reader_any_bytes_end_in_messages_or_an_error(data: bytes, cuts: list[int]) -> None:
+    reader = MessageReader()
+    rest, consumed = data, 0
+    for cut in cuts:
+        piece = rest[: min(cut, reader.wants)]
+        if not piece:
+            break
+        rest = rest[len(piece) :]
+        try:
+            message = reader.feed(piece)
+        except FrontendError:
+            return
+        consumed += len(piece)
+        if message is not None:
+            assert len(message.payload) <= vu.MAX_PAYLOAD
+            assert reader.idle
+    assert consumed == len(data) - len(rest)
+
+
+payloads = st.one_of(
+    st.builds(
+        vu.U64.pack,
+        st.one_of(near, st.sampled_from([MODERN, vs.PROTOCOL_FEATURES, 1 << 30, 0, 0x100, 0x101])),
+    ),
+    st.builds(vu.VRING_STATE.pack, st.integers(0, 3), st.one_of(u32, st.sampled_from([0, 1, 16, 256]))),
+    st.binary(max_size=300),
+    st.just(b""),
+)
+
+
+@bounded
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([*vu.RULES, 0, 33, 99]), payloads, st.integers(0, 3), st.booleans()),
+        max_size=25,
+    ),
+    warm=st.booleans(),
+)
+def test_session_any_messages_leave_no_descriptor_and_raise_nothing(
+    steps: list[tuple[int, bytes, int, bool]], warm: bool
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    fe = SessionFrontend()
+    if warm:
+        fe.negotiate()
+        fe.start()
+    for request, payload, count, need_reply in steps:
+        actions = fe.request(request, payload, [fe.ram.fd] * count, need_reply)
+        assert sum(isinstance(action, vs.Reply) for action in actions) <= 1
+        for vring in fe.session.vrings:
+            if vring.ring is not None:
+                try:
+                    fe.session.net.receive(vring.ring, 4)
+                except BrokenRing as error:
+                    fe.carry_out(fe.session.quarantine(vring.index, error))
+    fe.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+descriptors = st.tuples(near, st.one_of(st.integers(0, 5000), u32), st.integers(0, 7), st.integers(0, 20))
+
+
+@bounded
+@given(
+    table=st.lists(descriptors, min_size=16, max_size=16),
+    heads=st.lists(st.integers(0, 17), max_size=16),
+    indirect=st.lists(descriptors, min_size=1, max_size=8),
+    idx=st.one_of(st.none(), u16),
+    data=st.binary(max_size=40),
+)
+def test_ring_any_contents_give_frames_or_a_broken_ring(
+    table: list[tuple[int, int, int, int]],
+    heads: list[int],
+    indirect: list[tuple[int, int, int, int]],
+    idx: int | None,
+    data: bytes,
+) -> None:
+    ram = GuestRam()
+    memory = ram.map()
+    driver = DriverRing(ram)
+    inner = b"".join(struct.pack("<QIHH", *one) for one in indirect)
+    at = ram.put(inner)[0]
+    ram.write(0, data)
+    for number, (addr, size, flags, nxt) in enumerate(table):
+        if flags & 4 and number & 1:
+            addr, size = at, len(inner)
+        driver.desc(number, addr, size, flags, nxt)
+    for head in heads:
+        driver.offer(head)
+    if idx is not None:
+        driver.set_avail_idx(idx)
+    sections: list[str] = []
+    for transmit in (False, True):
+        ring = driver.device(memory)
+        net = VirtioNet()
+        net.negotiate(MODERN)
+        try:
+            if transmit:
+                for _ in range(20):
+                    net.transmit(ring, None, [bytes(1000)])
+            else:
+                for hdr, frame in net.receive(ring, 40):
+                    assert 14 <= len(frame) <= 65550
+                    assert hdr is None or hdr.csum_start + hdr.csum_offset + 2 <= len(frame)
+        except BrokenRing as error:
+            sections.append(error.section)
+        assert all(sections)
+        assert (ring.last_avail - ring._used_idx) & 0xFFFF <= 1
+        ring.release()
+    memory.close()
+    ram.close()
+
+
+@bounded
+@given(
+    fields=st.tuples(
+        st.integers(0, 255), st.sampled_from([0, 1, 3, 4, 5, 0x81, 0x84]), u16, u16, st.integers(0, 100), u16
+    ),
+    kind=st.sampled_from([b"\x08\x00", b"\x86\xdd", b"\x81\x00"]),
+    data=st.binary(max_size=400),
+)
+def test_offload_any_frame_gives_a_train_of_at_most_its_bytes(
+    fields: tuple[int, int, int, int, int, int], kind: bytes, data: bytes
+) -> None:
+    frame = bytes(12) + kind + data
+    for one in finish(VnetHdr(*fields), [frame]):
+        assert sum(map(len, one)) <= len(frame)
