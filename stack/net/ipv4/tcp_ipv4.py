@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
+_DONE = object()
 TS_OPTION = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
 
 
@@ -541,11 +542,10 @@ def tcp_v4_rcv(skb: sk_buff) -> int:
     sk = inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
     while sk is not None:
         state = sk.sk_state
-        if state == TCP_NEW_SYN_RECV:
-            sk = _rcv_request(net, skb, iph, th, sk)
-            continue
-        if state == TCP_TIME_WAIT:
-            sk = _do_time_wait(net, skb, iph, th, sk)
+        if state in (TCP_NEW_SYN_RECV, TCP_TIME_WAIT):
+            sk = (_rcv_request if state == TCP_NEW_SYN_RECV else _do_time_wait)(net, skb, iph, th, sk)
+            if sk is _DONE:
+                return 0
             continue
         if sk.min_ttl and iph.ttl < sk.min_ttl:
             NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
@@ -554,8 +554,8 @@ def tcp_v4_rcv(skb: sk_buff) -> int:
         if state != TCP_LISTEN:
             tcp_segs_in(sk, skb)
         return tcp_v4_do_rcv(sk, skb)
-    if skb.cb is not None:
-        _no_tcp_socket(skb)
+    tcp_v4_send_reset(None, skb)
+    kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
     return 0
 
 
@@ -570,20 +570,9 @@ def _bad_packet(net: Stack, skb: sk_buff, reason: int) -> int:
     return 0
 
 
-def _no_tcp_socket(skb: sk_buff) -> None:
-    tcp_v4_send_reset(None, skb)
-    kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
-
-
-def _discard(skb: sk_buff, reason: int = SKB_DROP_REASON_NOT_SPECIFIED) -> None:
-    """Done with: the look-up loop of tcp_v4_rcv sees that there is nothing left to answer."""
-    kfree_skb_reason(skb, reason)
-    skb.cb = None
-
-
 def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_request_sock) -> Any:
-    """A segment for a request.  The next socket to try: the listener if that has to answer, whoever the tables say
-    if the listener is gone, None when done."""
+    """A segment for a request.  Whom to try next: the listener if that has to answer, whoever the tables say (None:
+    nobody) if the listener is gone; _DONE if the segment has been dealt with."""
     #> sk->sk_state == TCP_NEW_SYN_RECV
     sk: tcp_sock = req.rsk_listener
     if sk.sk_state != TCP_LISTEN:
@@ -591,25 +580,21 @@ def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_requ
         return inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
     nsk = tcp_minisocks.tcp_check_req(sk, skb, req, False)
     if nsk is None:
-        _discard(skb)
-        return None
+        kfree_skb_reason(skb, SKB_DROP_REASON_NOT_SPECIFIED)
+        return _DONE
     if nsk is sk:
         return sk
     reason = tcp_minisocks.tcp_child_process(sk, nsk, skb)
     if reason:
-        tcp_v4_send_reset(nsk, skb)
-        kfree_skb_reason(skb, reason)
-    skb.cb = None
-    return None
+        _reset_and_drop(nsk, skb, reason)
+    return _DONE
 
 
 def _do_time_wait(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, tw: tcp_timewait_sock) -> Any:
-    """A segment for a connection that is over.  The listener if a new connection may begin, else None."""
+    """A segment for a connection that is over.  The listener if a new connection may begin, else _DONE."""
     status = tcp_minisocks.tcp_timewait_state_process(tw, skb, th)
     if status == tcp_minisocks.TCP_TW_SYN:
-        sk2 = inet_hashtables.inet_lookup_listener(
-            net, iph.saddr, th.source, iph.daddr, th.dest, skb.skb_iif
-        )
+        sk2 = inet_hashtables.inet_lookup_listener(net, iph.saddr, th.source, iph.daddr, th.dest, skb.skb_iif)
         if sk2 is not None:
             inet_timewait_sock.inet_twsk_deschedule_put(tw)
             return sk2
@@ -619,12 +604,8 @@ def _do_time_wait(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, tw: tcp_time
     elif status == tcp_minisocks.TCP_TW_RST:
         tcp_v4_send_reset(tw, skb)
         inet_timewait_sock.inet_twsk_deschedule_put(tw)
-    if status == tcp_minisocks.TCP_TW_SUCCESS:
-        consume_skb(skb)
-        skb.cb = None
-    else:
-        _discard(skb)
-    return None
+    consume_skb(skb)
+    return _DONE
 
 
 # -- birth and death ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from stack.api.bsd import Socket
-from stack.api.sim import RawPeer, RawTcp, Segment, Sim
+from stack.api.sim import RawPeer, Sim
 from stack.include.ip import IPPROTO_UDP
 from stack.include.sock import AF_INET
 from stack.net.core import sock as core_sock
@@ -17,17 +17,7 @@ from stack.stack import Stack
 
 UdpFactory = Callable[..., udp.udp_sock]
 ListenFactory = Callable[..., Socket]
-FULL = {"mss": 1460, "sackok": True, "ts": (1000, 0), "wscale": 7}
-
-
-def syn(peer: RawPeer, sport: int = 40000, port: int = 80, **options: object) -> tuple[RawTcp, Segment]:
-    """A SYN with the usual options (or those given) and the SYN-ACK that came."""
-    conn = peer.tcp(port, sport=sport)
-    fields = options or dict(FULL)
-    conn.send("S", **fields)
-    answer = conn.expect("SA", seq=0, ack=1)
-    conn.ts_on = fields.get("ts") is not None
-    return conn, answer
+ListenFactory = Callable[..., Socket]
 
 
 @pytest.fixture
