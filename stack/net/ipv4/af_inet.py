@@ -118,6 +118,7 @@ def inet_create(net: Stack, sock_: socket, protocol: int) -> int:
     sk.pmtudisc = IP_PMTUDISC_DONT if net.ipv4.sysctl_ip_no_pmtu_disc else IP_PMTUDISC_WANT
     core_sock.sock_init_data(sock_, sk)
     sk.sk_protocol = answer.protocol
+    sk.sk_destruct = inet_sock_destruct
     if sk.sk_prot.init is not None:
         err: int = sk.sk_prot.init(sk)
         if err:
@@ -135,11 +136,19 @@ def inet_release(sock_: socket) -> int:
 
 
 def inet_sock_destruct(sk: sock) -> None:
-    """What is left when the protocol has let go of a socket."""
+    """What is left when the protocol has let go of a socket.  Its timers forget it: a cancelled one stays in the heap
+    until its time comes, and should not keep a dead socket that long."""
     sk.sk_receive_queue.clear()
     sk.sk_error_queue.clear()
     sk.sk_dst_cache = None
     sk.sk_rx_dst = None
+    for name in _TIMERS:
+        timer = getattr(sk, name, None)
+        if timer is not None and not timer.armed:
+            timer.arg = None
+
+
+_TIMERS = ("sk_timer", "icsk_retransmit_timer", "icsk_delack_timer", "compressed_ack_timer", "pacing_timer")
 
 
 # -- bind, listen, accept ----------------------------------------------------------------------------------------
