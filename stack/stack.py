@@ -43,14 +43,22 @@ from stack.rng import Rng
 if TYPE_CHECKING:
     from stack.include.dst import rtable
     from stack.include.inet_hashtables import inet_hashinfo
+    from stack.include.inet_timewait_sock import inet_timewait_death_row
     from stack.net.ipv4.route import fib_nh_exception
+    from stack.net.ipv4.tcp_metrics import tcp_metrics_block
 
 
 class Stack:
     """struct net.  ``profile`` names a kernel of ``stack.profile``; ``sysctl`` overrides its defaults by the names of
     /proc/sys/net (``tcp_syncookies``, ``core.somaxconn``).  KeyError or TypeError for what is not there."""
 
+    clock: Clock
+    rng: Rng
+    ipv4: netns_ipv4
+    core: netns_core
     tcp_hashinfo: inet_hashinfo
+    tcp_death_row: inet_timewait_death_row
+    tcp_metrics: dict[tuple[int, int], tcp_metrics_block]
     udp_table: udp.udp_table
     fib: fib_frontend.fib_net
     ipv4_fqdir: inet_fragment.fqdir

@@ -422,6 +422,30 @@ class proto:
         "unhash",
     )
 
+    name: str
+    accept: Any
+    bind: Any
+    close: Any
+    connect: Any
+    destroy: Any
+    disconnect: Any
+    get_port: Any
+    getsockopt: Any
+    h: Any
+    hash: Any
+    init: Any
+    keepalive: Any
+    obj_size: Any
+    recvmsg: Any
+    release_cb: Any
+    rsk_prot: Any
+    sendmsg: Any
+    setsockopt: Any
+    shutdown: Any
+    slab: Any
+    twsk_prot: Any
+    unhash: Any
+
     def __init__(self, name: str, **functions: Any) -> None:
         self.name = name
         for slot in self.__slots__[0:]:

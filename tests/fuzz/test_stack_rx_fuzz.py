@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whatever frame comes in: no exception, and every frame that was dropped has a reason.
 
-Each example feeds a batch of random or mutated frames into one stack with sockets on it, then lets time pass.  The check
-on reasons wraps the packets' two exits: a frame that left by neither and waits nowhere was lost in silence.
+Each example feeds a batch of random or mutated frames into one stack with sockets on it, then lets time
+pass.  The check on reasons wraps the packets' two exits: a frame that left by neither and waits nowhere
+was lost in silence.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stack.stack import Stack
 
 pytestmark = pytest.mark.fuzz
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+ETHERTYPES = [b"\x08\x00", b"\x08\x06", b"\x86\xdd"]
 DEV_MAC = bytes((0x52, 0x54, 0, 0, 0, 1))
 
 
@@ -132,7 +134,12 @@ def test_random_frames_never_raise_and_always_have_a_reason(frames: list[bytes])
 
 
 @SETTINGS
-@given(st.lists(st.tuples(st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd"]), st.binary(max_size=120)), max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd"]), st.binary(max_size=120)),
+        max_size=20,
+    )
+)
 def test_random_packets_behind_a_good_ethernet_header(packets: list[tuple[bytes, bytes]]) -> None:
     _, net, _ = make_stack()
     with every_frame_accounted_for():
@@ -192,13 +199,23 @@ def test_hostile_offload_fields_never_raise(
     dev = net.devices_by_name["eth0"]
     with every_frame_accounted_for():
         net.netif_rx(
-            dev, frame, csum_start=start, csum_offset=offset, ip_summed=summed, gso_size=gso_size, gso_type=gso_type
+            dev,
+            frame,
+            csum_start=start,
+            csum_offset=offset,
+            ip_summed=summed,
+            gso_size=gso_size,
+            gso_type=gso_type,
         )
         sim.settle()
 
 
 @SETTINGS
-@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 200), st.booleans(), st.integers(0, 3)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 300), st.integers(1, 200), st.booleans(), st.integers(0, 3)), max_size=40
+    )
+)
 def test_fragments_of_any_shape_keep_the_books(pieces: list[tuple[int, int, bool, int]]) -> None:
     sim, net, peer = make_stack()
     with every_frame_accounted_for():
