@@ -294,6 +294,9 @@ def reqsk_free(req: request_sock) -> None:
     req.rsk_ops.destructor(req)
     req.saved_syn = None
     req.rsk_listener = None
+    timer = req.rsk_timer
+    if timer is not None and not timer.armed:
+        timer.arg = None  # or the two keep each other until the cyclic collector comes
 
 
 def reqsk_put(req: request_sock) -> None:
