@@ -184,6 +184,7 @@ from stack.net.ipv4 import (
     tcp_rate,
     tcp_timer,
 )
+from stack.net.ipv4 import tcp_cubic as tcp_cubic  # registers itself, as a built-in module of the kernel does
 from stack.seqnum import MASK32, after, diff
 
 # tcp_close_state(): the next state and whether a FIN goes out, by the state now.
@@ -661,7 +662,7 @@ def tcp_set_state(sk: tcp_sock, state: int) -> None:
 def tcp_close_state(sk: tcp_sock) -> bool:
     """Take the step that closing means; whether a FIN has to go."""
     next_state = new_state[sk.sk_state]
-    tcp_set_state(sk, next_state & TCP_STATE_MASK if next_state & ~TCP_ACTION_FIN else TCP_CLOSE)
+    tcp_set_state(sk, next_state & TCP_STATE_MASK)
     return bool(next_state & TCP_ACTION_FIN)
 
 
