@@ -119,7 +119,10 @@ def inet_csk_bind_conflict(
 ) -> bool:
     """Whether any owner of the port conflicts.  Of one that has children only those count that could conflict, so
     owners are looked at one by one; the children of one listener share its options."""
-    return any(inet_bind_conflict(sk, sk2, relax, reuseport_ok) for sk2 in tb.owners)
+    for sk2 in tb.owners:  # noqa: SIM110 - any() would put a generator's frames into the call tree
+        if inet_bind_conflict(sk, sk2, relax, reuseport_ok):
+            return True
+    return False
 
 
 def sk_reuseport_match(tb: inet_bind_bucket, sk: inet_connection_sock) -> bool:
@@ -399,7 +402,7 @@ def tcp_reqsk_timeout(req: request_sock) -> int:
 
 def inet_rtx_syn_ack(parent: inet_connection_sock, req: request_sock) -> int:
     """Send the SYN-ACK again; 0 if it left."""
-    err = req.rsk_ops.rtx_syn_ack(parent, req)
+    err: int = req.rsk_ops.rtx_syn_ack(parent, req)
     if not err:
         req.num_retrans += 1
     return err

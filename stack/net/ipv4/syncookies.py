@@ -116,6 +116,7 @@ def cookie_init_sequence(
     """The cookie that answers a SYN; ``req.mss`` becomes what it stands for (an inline of include/net/tcp.h)."""
     tcp_synq_overflow(sk)
     NET_INC_STATS(sk.sk_net, LINUX_MIB_SYNCOOKIESSENT)
+    cookie: int
     cookie, req.mss = ops.cookie_init_seq(skb, req.mss)
     return cookie
 

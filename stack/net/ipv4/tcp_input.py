@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from errno import ECONNREFUSED, ECONNRESET, EPIPE
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_PKT_TOO_SMALL,
@@ -323,10 +323,25 @@ _SACK_BLOCKS = tuple(Struct(f"!{2 * n}I") for n in range(5))
 _TS_ALIGNED = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP))
 
 
+class oow_holder(Protocol):
+    """Whatever remembers when it last answered an unacceptable segment."""
+
+    last_oow_ack_time: int
+
+
 class tcp_sacktag_state:
     """struct tcp_sacktag_state: what one ACK's SACK blocks told."""
 
-    __slots__ = ("dup_segs", "first_sackt", "flag", "last_sackt", "mss_now", "rate", "reord", "sack_delivered")
+    __slots__ = (
+        "dup_segs",
+        "first_sackt",
+        "flag",
+        "last_sackt",
+        "mss_now",
+        "rate",
+        "reord",
+        "sack_delivered",
+    )
 
     def __init__(self) -> None:
         self.first_sackt = 0  # us
@@ -502,7 +517,7 @@ def tcp_init_buffer_space(sk: tcp_sock) -> None:
     default buffer of 131072 (measured)."""
     if not sk.sk_userlocks & SOCK_SNDBUF_LOCK:
         tcp_sndbuf_expand(sk)
-    #> tcp_fixup_rcvbuf
+    # > tcp_fixup_rcvbuf
     tcp_fixup_rcvbuf(sk)
     tcp_output.tcp_mstamp_refresh(sk)
     sk.rcvq_space.time = sk.tcp_mstamp
@@ -715,7 +730,7 @@ def tcp_ack_update_rtt(
     return True
 
 
-def tcp_synack_rtt_meas(sk: tcp_sock, req: tcp_request_sock) -> None:
+def tcp_synack_rtt_meas(sk: tcp_sock, req: tcp_request_sock | None) -> None:
     """The handshake's round trip; none if the SYN-ACK was sent again (unless time stamps tell)."""
     rtt_us = -1
     if req is not None and not req.num_retrans and req.snt_synack:
@@ -1312,7 +1327,12 @@ def tcp_check_dsack(
     if not dup_segs:
         return False
     NET_ADD_STATS(net, LINUX_MIB_TCPDSACKRECVSEGS, dup_segs)
-    if sk.undo_marker and sk.undo_retrans > 0 and not after(end, prior_snd_una) and after(end, sk.undo_marker):
+    if (
+        sk.undo_marker
+        and sk.undo_retrans > 0
+        and not after(end, prior_snd_una)
+        and after(end, sk.undo_marker)
+    ):
         sk.undo_retrans = max(0, sk.undo_retrans - dup_segs)
     return True
 
@@ -1399,9 +1419,7 @@ def _sacktag_block(sk: tcp_sock, start: int, end: int, state: tcp_sacktag_state,
             tcp_sacktag_one(sk, state, inside, dup_sack)
 
 
-def tcp_sacktag_write_queue(
-    sk: tcp_sock, skb: sk_buff, prior_snd_una: int, state: tcp_sacktag_state
-) -> int:
+def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, state: tcp_sacktag_state) -> int:
     """Take the SACK blocks of an ACK into the scoreboard; returns flags."""
     blocks = sk.rx_opt.sack_blocks
     state.flag = 0
@@ -1585,7 +1603,8 @@ def tcp_tso_acked(sk: tcp_sock, skb: sk_buff) -> int:
     """Some segments of the first packet are acknowledged: cut them off; returns how many."""
     packets_acked: int = skb.cb.tcp_gso_segs
     tcp_output.tcp_trim_head(sk, skb, (sk.snd_una - skb.cb.seq) & MASK32)
-    return packets_acked - skb.cb.tcp_gso_segs
+    packets_acked -= skb.cb.tcp_gso_segs
+    return packets_acked
 
 
 def tcp_ack_is_dubious(sk: tcp_sock, flag: int) -> bool:
@@ -1677,9 +1696,9 @@ def __tcp_oow_rate_limited(net: Stack, mib_idx: int, last: int) -> tuple[bool, i
     return False, now or 1
 
 
-def tcp_oow_rate_limited(net: Stack, skb: sk_buff, mib_idx: int, holder: tcp_sock) -> bool:
-    """Answers to unacceptable segments: one per 500 ms and ``holder`` (any object with ``last_oow_ack_time``); data
-    are always answered, except in a SYN."""
+def tcp_oow_rate_limited(net: Stack, skb: sk_buff, mib_idx: int, holder: oow_holder) -> bool:
+    """Answers to unacceptable segments: one per 500 ms and ``holder`` (a connection, a request, a
+    TIME_WAIT socket); data are always answered, except in a SYN."""
     cb = skb.cb
     if cb.seq != cb.end_seq and not skb.h_th.flags & TCPHDR_SYN:
         return False
@@ -1812,7 +1831,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
     sk.icsk_probes_out = 0
     sk.rcv_tstamp = tcp_jiffies32(net)
     if not prior_packets:
-        #> return 1
+        # > return 1
         return _tcp_ack_no_queue(sk, ack, flag, prior_snd_una, prior_delivered)
     flag |= tcp_clean_rtx_queue(sk, skb, prior_fack, prior_snd_una, sack, bool(flag & FLAG_ECE))
     tcp_recovery.tcp_rack_update_reo_wnd(sk, sack.rate)
@@ -2730,7 +2749,7 @@ def _rcv_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     """What a good ACK does in each state; (True, result) if the packet ends here."""
     state = sk.sk_state
     if state == TCP_SYN_RECV:
-        #> sk_state == TCP_SYN_RECV
+        # > sk_state == TCP_SYN_RECV
         _syn_recv_acked(sk, skb)
     elif state == TCP_FIN_WAIT1:
         return _fin_wait1_acked(sk, skb)
@@ -2756,9 +2775,9 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     tcp_init_transfer(sk, skb)
     sk.copied_seq = sk.rcv_nxt
     tcp.tcp_set_state(sk, TCP_ESTABLISHED)
-    #> TCP_ESTABLISHED
+    # > TCP_ESTABLISHED
     sk.sk_state_change(sk)
-    #> sk->sk_state_change -> sock_def_wakeup
+    # > sk->sk_state_change -> sock_def_wakeup
     sk.snd_una = skb.cb.ack_seq
     sk.snd_wnd = skb.h_th.window << sk.rx_opt.snd_wscale
     sk.snd_wl1 = skb.cb.seq
@@ -2771,7 +2790,7 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     tcp_fast_path_on(sk)
     if sk.sk_shutdown & SEND_SHUTDOWN:
         tcp.tcp_shutdown(sk, SEND_SHUTDOWN)
-    #> out of switch
+    # > out of switch
 
 
 def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
@@ -2829,7 +2848,7 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
         tcp_data_queue(sk, skb)
         queued = True
     elif state == TCP_ESTABLISHED:
-        #> switch TCP_ESTABLISHED
+        # > switch TCP_ESTABLISHED
         tcp_data_queue(sk, skb)
         queued = True
     if sk.sk_state != TCP_CLOSE:
@@ -2843,9 +2862,7 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
 # -- a SYN for a listener ----------------------------------------------------------------------------------------------
 
 
-def tcp_openreq_init(
-    req: tcp_request_sock, rx_opt: tcp_options_received, skb: sk_buff, sk: tcp_sock
-) -> None:
+def tcp_openreq_init(req: tcp_request_sock, rx_opt: tcp_options_received, skb: sk_buff, sk: tcp_sock) -> None:
     """What a request remembers of the SYN."""
     seq = skb.cb.seq
     req.rsk_rcv_wnd = 0
@@ -2868,7 +2885,7 @@ def tcp_openreq_init(
 def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listener: bool) -> tcp_request_sock:
     req: tcp_request_sock = reqsk_alloc(ops, sk_listener, attach_listener)
     req.ireq_state = TCP_NEW_SYN_RECV
-    #> ireq->ireq_state = TCP_NEW_SYN_RECV;
+    # > ireq->ireq_state = TCP_NEW_SYN_RECV;
     return req
 
 
@@ -2944,10 +2961,10 @@ def tcp_conn_request(
     tcp_openreq_init(req, tmp_opt, skb, sk)
     req.no_srccheck = sk.transparent
     af_ops.init_req(req, sk, skb)
-    if tmp_opt.tstamp_ok:
-        req.ts_off = af_ops.init_ts_off(net, skb)
     if not want_cookie and not isn:
-        isn = af_ops.init_seq(skb)
+        isn = af_ops.init_seq(skb, req)
+    elif tmp_opt.tstamp_ok:
+        req.ts_off = af_ops.init_ts_off(net, skb)
     fl4 = flowi4()
     dst = af_ops.route_req(sk, skb, fl4, req)
     if dst is None or (not want_cookie and not skb.cb.tcp_tw_isn and _backlog_refuses(sk, req, dst)):

@@ -225,9 +225,11 @@ def tcp_v4_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
 # -- the request -------------------------------------------------------------------------------------------------
 
 
-def tcp_v4_init_sequence(skb: sk_buff) -> int:
-    """Our ISN for the connection that a SYN asks for."""
-    return tcp_v4_init_seq_and_ts_off(_net(skb), skb)[0]
+def tcp_v4_init_sequence(skb: sk_buff, req: tcp_request_sock) -> int:
+    """Our ISN for the connection that a SYN asks for; the offset of its time stamps, the other half of the same hash,
+    goes into the request."""
+    isn, req.ts_off = tcp_v4_init_seq_and_ts_off(_net(skb), skb)
+    return isn
 
 
 def tcp_v4_init_ts_off(net: Stack, skb: sk_buff) -> int:

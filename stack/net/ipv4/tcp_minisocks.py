@@ -120,7 +120,7 @@ def _tw_parse_options(
     """Whether PAWS rejects the segment."""
     if th.doff <= 5 or not tw.tw_ts_recent_stamp:
         return False
-    tcp_input.tcp_parse_options(tw.sk_net, skb, tmp_opt, 0, None)
+    tcp_input.tcp_parse_options(tw.sk_net, skb, tmp_opt, False, None)
     if not tmp_opt.saw_tstamp:
         return False
     if tmp_opt.rcv_tsecr:
@@ -408,7 +408,7 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
 def _req_paws_reject(
     sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, th: tcphdr, tmp_opt: tcp_options_received
 ) -> bool:
-    tcp_input.tcp_parse_options(sk.sk_net, skb, tmp_opt, 0, None)
+    tcp_input.tcp_parse_options(sk.sk_net, skb, tmp_opt, False, None)
     if not tmp_opt.saw_tstamp:
         return False
     tmp_opt.ts_recent = req.ts_recent

@@ -179,7 +179,9 @@ OPTION_WSCALE = 1 << 3
 # NOP NOP kind length, TSval, TSecr
 _TS_OPTION = Struct("!III")
 _TS_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
-_TS_AFTER_SACKOK = TCPOPT_SACK_PERM << 24 | TCPOLEN_SACK_PERM << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
+_TS_AFTER_SACKOK = (
+    TCPOPT_SACK_PERM << 24 | TCPOLEN_SACK_PERM << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
+)
 _SACKOK_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK_PERM << 8 | TCPOLEN_SACK_PERM
 _WORD = Struct("!I")
 _TWO_WORDS = Struct("!II")
@@ -884,7 +886,7 @@ def tcp_tso_segs(sk: tcp_sock, mss_now: int) -> int:
 def tcp_mss_split_point(sk: tcp_sock, skb: sk_buff, mss_now: int, max_segs: int, nonagle: int) -> int:
     """How many bytes of a multi-segment packet may go now: window and quota, in whole segments unless Nagle lets
     the short rest of the packet go too."""
-    window = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
+    window: int = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
     max_len = mss_now * max_segs
     if max_len <= window and skb is not sk.sk_write_queue[-1]:
         return max_len
@@ -1363,7 +1365,7 @@ def tcp_make_synack(
     else:
         skb.skb_mstamp_ns = now
         if not req.snt_synack:
-            req.snt_synack = now // 1000
+            req.snt_synack = now // 1000 or 1
     opts = tcp_out_options()
     header_size = tcp_synack_options(sk, req, mss, skb, opts)
     skb.transport_header = off = skb_push(skb, header_size)
