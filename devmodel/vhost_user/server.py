@@ -259,12 +259,19 @@ class VhostUserServer:
     def _ring(self, index: int) -> SplitRing | None:
         return None if self._connection is None else self._connection.session.vrings[index].ring
 
+    def _broken(self, index: int) -> bool:
+        connection = self._connection
+        return connection is not None and connection.session.vrings[index].broken is not None
+
     def _running(self, index: int) -> SplitRing | None:
         return None if self._connection is None else self._connection.session.running(index)
 
     def state_changed(self) -> None:
-        """The link is up while the first pair's rings both run and are enabled."""
-        up = self._running(0) is not None and self._running(1) is not None
+        """The link is up while the first pair's rings run and are enabled.
+
+        A transmit ring in quarantine does not take it down: the other direction goes on.
+        """
+        up = self._running(0) is not None and (self._running(1) is not None or self._broken(1))
         self._rx = self._running(0) if up else None
         link = (up, self.net.offloads if up else Offloads())
         if not up:

@@ -103,6 +103,7 @@ class VirtioNet:
         "_hdr",
         "_hdr_size",
         "_mergeable",
+        "_plain",
         "counters",
         "features",
         "mtu",
@@ -121,6 +122,7 @@ class VirtioNet:
         modern = self._mergeable or bool(features >> VIRTIO_F_VERSION_1 & 1)
         self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
         self._hdr_size = self._hdr.size
+        self._plain = self._header(None, 1)
         self._csum = bool(features >> VIRTIO_NET_F_CSUM & 1)
         self._gso_in = self._accepted_gso(features)
         self.offloads = self._offloads(features)
@@ -251,7 +253,7 @@ class VirtioNet:
         at = self._hdr_size
         if len(writable) == 1 and len(writable[0]) >= size:
             target = writable[0]
-            target[:at] = self._header(hdr, 1)
+            target[:at] = self._plain if hdr is None else self._header(hdr, 1)
             for part in parts:
                 end = at + len(part)
                 target[at:end] = part
@@ -267,15 +269,14 @@ class VirtioNet:
 
     def _header(self, hdr: VnetHdr | None, num_buffers: int) -> bytes:
         """The bytes of virtio_net_hdr; DATA_VALID only for a driver that knows it (5.1.6.4.1)."""
+        modern = self._hdr is VIRTIO_NET_HDR
         if hdr is None:
-            fields = (0, 0, 0, 0, 0, 0)
-        else:
-            fields = hdr.astuple()
-            if fields[0] & VIRTIO_NET_HDR_F_DATA_VALID and not self.offloads.csum:
-                fields = (fields[0] & ~VIRTIO_NET_HDR_F_DATA_VALID, *fields[1:])
-        if self._hdr is VIRTIO_NET_HDR:
-            return VIRTIO_NET_HDR.pack(*fields, num_buffers)
-        return VIRTIO_NET_HDR_LEGACY.pack(*fields)
+            return self._hdr.pack(0, 0, 0, 0, 0, 0, num_buffers) if modern else bytes(self._hdr_size)
+        flags = hdr.flags
+        if flags & VIRTIO_NET_HDR_F_DATA_VALID and not self.offloads.csum:
+            flags &= ~VIRTIO_NET_HDR_F_DATA_VALID
+        fields = (flags, hdr.gso_type, hdr.hdr_len, hdr.gso_size, hdr.csum_start, hdr.csum_offset)
+        return self._hdr.pack(*fields, num_buffers) if modern else self._hdr.pack(*fields)
 
     def _scatter(
         self, ring: SplitRing, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
@@ -311,9 +312,11 @@ class VirtioNet:
             if chain.readable:
                 rule = "a device-readable descriptor in a receive queue"
                 raise BrokenRing(ring.index, rule, "5.1.6.3", chain.head)
+            writable = chain.writable
+            more = len(writable[0]) if len(writable) == 1 else sum(map(len, writable))
             chains.append(chain)
-            rooms.append(sum(map(len, chain.writable)))
-            room += rooms[-1]
+            rooms.append(more)
+            room += more
         return SENT
 
 

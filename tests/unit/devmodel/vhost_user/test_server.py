@@ -475,9 +475,14 @@ def test_row_30_broken_ring_is_quarantined_and_the_rest_goes_on(tmp_path: Path) 
         assert await readable(fe.err[1])
         assert rig.port.stats()["broken_rings"] == 1
         assert fe.tx.used_idx == 0
+        fe.rx.add_in(1536)
+        assert rig.port.send(None, [FRAME])
+        rig.port.flush()
+        assert fe.rx.used_idx == 1
         fe.kick_ring(1)
         assert await fe.ask(R.VHOST_USER_SET_OWNER) == 0
         await fe.stop()
+        fe.rx.reset()
         fe.tx.reset()
         await fe.start()
         fe.tx.add_out(HDR + FRAME)
