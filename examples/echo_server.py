@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import contextlib
 import sys
 
 from stack.api import aio
@@ -26,4 +27,5 @@ async def main(path: str) -> None:
         await server.serve_forever()
 
 
-asyncio.run(main(sys.argv[1]))
+with contextlib.suppress(KeyboardInterrupt):
+    asyncio.run(main(sys.argv[1]))
