@@ -8,6 +8,7 @@ was lost in silence.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stack.api import bsd
 from stack.api.sim import RawPeer, Sim, build_tcp_options
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, sk_buff
 from stack.include.sock import AF_INET
@@ -230,3 +232,47 @@ def test_fragments_of_any_shape_keep_the_books(pieces: list[tuple[int, int, bool
             assert qp.meat == sum(end - start for end, start in zip(ends, qp.starts, strict=True))
         sim.run_for(60_000_000_000)
     assert (net.ipv4_fqdir.mem, net.ipv4_fqdir.queues) == (0, {})
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> tuple[str, int, int, bytes, bytes, int]:
+    """Flags, sequence and acknowledgement near the right ones, payload, option bytes, window."""
+    near = st.one_of(st.integers(-3, 3), st.integers(-70000, 70000), st.integers(0, 2**32 - 1))
+    flags = "".join(draw(st.lists(st.sampled_from("SFRPAUEW"), max_size=4, unique=True)))
+    options = draw(st.binary(max_size=7)) * 4
+    return flags, draw(near), draw(near), draw(st.binary(max_size=64)), options, draw(st.integers(0, 65535))
+
+
+@SETTINGS
+@given(st.lists(st.tuples(segments(), st.integers(0, 2000)), max_size=30), st.booleans())
+def test_segments_of_any_shape_never_raise_in_any_state(
+    script: list[tuple[tuple[str, int, int, bytes, bytes, int], int]], accepted: bool
+) -> None:
+    sim = Sim(seed=9)
+    net = sim.add_stack("10.0.2.2/24")
+    peer = sim.add_peer("10.0.2.15", net)
+    listener = bsd.Socket(net)
+    listener.bind(("0.0.0.0", 80))
+    listener.listen(2)
+    conn = peer.tcp(80)
+    if accepted:
+        conn.handshake()
+        child, _ = listener.accept()
+        child.send(b"hello" * 1000)
+        sim.settle()
+    for (flags, seq, ack, payload, options, window), ms in script:
+        peer.inbox.clear()
+        conn.send(
+            flags,
+            payload,
+            seq=conn.snd_nxt + seq,
+            ack=(conn.rcv_nxt + ack) & 0xFFFFFFFF,
+            window=window,
+            options=options,
+        )
+        sim.run_for(ms * 1_000_000)
+    assert sim.run_until(sim.now_ns() + 60_000_000_000)
+    json.dumps(net.snapshot())

@@ -196,6 +196,7 @@ def __ip_queue_xmit(sk: inet_sock, skb: sk_buff, fl: flowi4 | None, tos: int) ->
             rt = _route_of_socket(net, sk, fl, tos)
             if rt is None:
                 IP_INC_STATS(net, IPSTATS_MIB_OUTNOROUTES)
+                skb.sk = skb.sk or sk  # the packet has neither route nor device to say whose it was
                 skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_IP_OUTNOROUTES)
                 return -errno.EHOSTUNREACH
         skb._skb_refdst = rt
