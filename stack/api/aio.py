@@ -594,6 +594,7 @@ class Server(asyncio.AbstractServer):
         self._backlog = backlog
         self._transports: set[_StackTransport] = set()
         self._serving = False
+        self._accepting: set[Socket] = set()  # whose _accept is posted
         self._waiters: list[asyncio.Future[None]] = []
         self._forever: asyncio.Future[None] | None = None
 
@@ -625,12 +626,16 @@ class Server(asyncio.AbstractServer):
             sock.listen(self._backlog)
 
     def _on_event(self, sock: Socket, mask: int) -> None:
-        self._runner.post(functools.partial(self._accept, sock))
+        if sock not in self._accepting:
+            self._accepting.add(sock)
+            self._runner.post(functools.partial(self._accept, sock))
 
     def _accept(self, sock: Socket) -> None:
         """Take all connections that wait."""
+        self._accepting.discard(sock)
         stack = self._runner.stack
-        while self._serving:
+        queue = sock.sk.icsk_accept_queue  # type: ignore[attr-defined]
+        while self._serving and queue.rskq_accept_head:
             fd = net_socket.sys_accept4(stack, sock.fileno())
             if fd < 0:
                 if fd != _EAGAIN:
@@ -654,9 +659,11 @@ class Server(asyncio.AbstractServer):
         }
         try:
             protocol = self._protocol_factory()
-        except Exception:
+        except Exception as exc:
             conn.close()
-            raise
+            context = {"message": "protocol_factory() failed", "exception": exc, "socket": conn}
+            self._runner.loop.call_exception_handler(context)
+            return
         transport = StackStreamTransport(self._runner, conn, protocol, extra)
         transport._server = self
         self._transports.add(transport)

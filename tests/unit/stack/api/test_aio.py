@@ -8,6 +8,7 @@ import errno
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from stack.api import aio
 from stack.api.bsd import SOCK_DGRAM, Socket
@@ -467,6 +468,23 @@ def test_factory_raising_is_reported_and_the_next_connection_is_served(world, re
     assert made[1].names == ["made"]
 
 
+def test_factory_raising_does_not_keep_those_behind_it_waiting(world, recorder):
+    made: list[Any] = [ZeroDivisionError, recorder(), recorder()]
+    factory = iter(list(made))
+
+    def make() -> asyncio.Protocol:
+        one = next(factory)
+        if one is ZeroDivisionError:
+            raise one
+        return one  # type: ignore[no-any-return]
+
+    world.serve(make)
+    for sport in (40000, 40001, 40002):
+        world.peer.tcp(dport=7, sport=sport).handshake()
+    world.settle()
+    assert [proto.names for proto in made[1:]] == [["made"], ["made"]]
+
+
 def test_accept_out_of_descriptors_is_reported(world):
     world.serve(asyncio.Protocol)
     world.net.files.max_fds = world.net.files.next_fd
@@ -516,8 +534,6 @@ def test_stream_handler_that_does_not_read_stops_at_twice_its_limit(world):
 
 
 def test_aiohttp_server_answers_a_request(world):
-    web = pytest.importorskip("aiohttp.web")
-
     async def handler(request: Any) -> Any:
         return web.Response(text=f"you are {request.remote}")
 
@@ -531,6 +547,23 @@ def test_aiohttp_server_answers_a_request(world):
     answer = world.drain(conn)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"you are 10.0.2.15")
+
+
+def test_loop_sendfile_sends_a_file(world, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    conn, proto = world.opened()
+    with path.open("rb") as file:
+        task = world.loop.create_task(world.loop.sendfile(proto.transport, file))
+        got = b""
+        for _ in range(2000):
+            got += world.drain(conn, rounds=20)
+            if task.done():
+                break
+            world.run(asyncio.sleep(0))
+        assert task.result() == 256_000
+    assert got + world.drain(conn) == path.read_bytes()
+    assert proto.transport.get_protocol() is proto
 
 
 # -- datagrams ---------------------------------------------------------------------------------------------------------
