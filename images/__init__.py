@@ -43,4 +43,4 @@ def prune() -> list[str]:
     """Drops the images that no recipe leads to any more, and all downloads; the paths of what was dropped."""
     cache = Cache()
     current = {image.directory for name in names() if (image := cache.find(_recipe.load(name)))}
-    return [str(path) for path in cache.prune(current)]
+    return [str(path) for path in cache.prune(current, names())]

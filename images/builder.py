@@ -5,9 +5,8 @@ Steps, each of which says so through `progress`: wait for another build of the s
 (the recorded ones when the recipe has not changed); fetch what is not in the cache; unpack in memory; compile the
 measuring client; put the initramfs together; publish (images.cache).
 
-Where package versions come from: the host's apt lists when they know the packages.  When they do not, or
-the mirror has moved on since they were read, lists of our own are fetched into the work directory, which needs a
-network but no root.  Only when that fails too is it an error.
+Which lists the versions come from is in images.sources.  What goes wrong raises an ImageError and leaves nothing
+but what was downloaded whole; a build that is killed leaves a work directory, which the next one removes.
 """
 
 from __future__ import annotations

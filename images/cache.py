@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,20 +198,23 @@ class Cache:
             deb.rename(place)
         return place
 
-    def prune(self, keep: set[Path]) -> list[Path]:
+    def prune(self, keep: set[Path], names: Iterable[str] = ()) -> list[Path]:
         """Removes every image directory but those in `keep`, and all packages; what was removed.
 
-        Only while no recipe is being built.  A directory is renamed first, so that nobody loads it half gone.
+        Waits for the builds of the recipes `names`, which may be reading the packages.  A directory is
+        renamed first, so that nobody loads it half gone.
         """
-        victims = [image.directory for image in self.images() if image.directory not in keep]
-        victims += [path for path in [self.root / "packages"] if path.exists()]
-        with self.disk_errors():
-            for path in victims:
-                hidden = Path(tempfile.mkdtemp(prefix=".prune-", dir=self.root))
-                path.rename(hidden / path.name)
-            for hidden in self.root.glob(".prune-*"):
-                shutil.rmtree(hidden, ignore_errors=True)
-        return victims
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                stack.enter_context(self.exclusive(name))
+            victims = [image.directory for image in self.images() if image.directory not in keep]
+            victims += [path for path in [self.root / "packages"] if path.exists()]
+            with self.disk_errors():
+                for path in victims:
+                    path.rename(Path(tempfile.mkdtemp(prefix=".prune-", dir=self.root)) / path.name)
+                for hidden in self.root.glob(".prune-*"):
+                    shutil.rmtree(hidden, ignore_errors=True)
+            return victims
 
 
 def _lock(descriptor: int) -> bool:

@@ -3,8 +3,8 @@
 
 The host's apt lists are asked first, since they are there and cost nothing.  If they do not know a package (a machine
 whose lists were never fetched) or name a version that the mirror has dropped, lists of our own are fetched into
-the build's scratch directory: that needs a network and no root.  When that fails as well, the error of the fresh
-lists is the one that is raised, as it tells about the network.
+the build's scratch directory: that needs a network and no root.  NoNetwork is what remains when that fails too.
+A kernel of another suite always needs such lists; programs never come from another suite.
 """
 
 from __future__ import annotations
