@@ -17,8 +17,8 @@ listener goes from there to ``tcp_conn_request``.
 
 Loss is found by RACK (RFC 8985, tcp_recovery.py) with the three-duplicate rule as a floor of its reordering window,
 by NewReno counting where the peer has no SACK, and by the retransmission timer (tcp_timer.py).  States of
-``icsk_ca_state``: Open, Disorder (duplicate ACKs), CWR (ECN), Recovery (fast retransmit, PRR by RFC 6937), Loss (after a
-timeout, with F-RTO by RFC 5682).  Reductions are undone when DSACK or time stamps show that nothing was lost.
+``icsk_ca_state``: Open, Disorder (duplicate ACKs), CWR (ECN), Recovery (fast retransmit, PRR by RFC 6937), Loss (after
+a timeout, with F-RTO by RFC 5682).  Reductions are undone when DSACK or time stamps show that nothing was lost.
 
 Numbers, measured on 6.1: 16 immediate ACKs at the start and after a pause longer than the RTO; delayed ACKs
 40..200 ms; at most one challenge ACK per 500 ms and connection.
@@ -515,10 +515,9 @@ def tcp_grow_window(sk: tcp_sock, skb: sk_buff) -> None:
 def tcp_init_buffer_space(sk: tcp_sock) -> None:
     """Sizes at the moment of establishment.  The clamp keeps one segment of the buffer in reserve: 64088 with the
     default buffer of 131072 (measured)."""
+    tcp_fixup_rcvbuf(sk)
     if not sk.sk_userlocks & SOCK_SNDBUF_LOCK:
         tcp_sndbuf_expand(sk)
-    # > tcp_fixup_rcvbuf
-    tcp_fixup_rcvbuf(sk)
     tcp_output.tcp_mstamp_refresh(sk)
     sk.rcvq_space.time = sk.tcp_mstamp
     sk.rcvq_space.seq = sk.copied_seq
@@ -1831,7 +1830,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
     sk.icsk_probes_out = 0
     sk.rcv_tstamp = tcp_jiffies32(net)
     if not prior_packets:
-        # > return 1
+        #> return 1
         return _tcp_ack_no_queue(sk, ack, flag, prior_snd_una, prior_delivered)
     flag |= tcp_clean_rtx_queue(sk, skb, prior_fack, prior_snd_una, sack, bool(flag & FLAG_ECE))
     tcp_recovery.tcp_rack_update_reo_wnd(sk, sack.rate)
@@ -2585,10 +2584,9 @@ def tcp_urg(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> None:
 def tcp_init_transfer(sk: tcp_sock, skb: sk_buff | None) -> None:
     """All that begins with ESTABLISHED: MTU probing, congestion control, buffers."""
     sk.icsk_af_ops.rebuild_header(sk)
-    tcp_metrics.tcp_init_metrics(sk)
     # Initialize the congestion window: one segment if the SYN-ACK was lost more than once (RFC 5681, section 3.1;
     # measured: 10 after one resend, 1 after two).
-    if sk.total_retrans > 1 and sk.undo_marker == 0:
+    if sk.total_retrans > 1 and sk.undo_marker:
         sk.snd_cwnd = 1
     else:
         sk.snd_cwnd = tcp_init_cwnd(sk, sk.sk_dst_cache)
@@ -2749,7 +2747,7 @@ def _rcv_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     """What a good ACK does in each state; (True, result) if the packet ends here."""
     state = sk.sk_state
     if state == TCP_SYN_RECV:
-        # > sk_state == TCP_SYN_RECV
+        #> sk_state == TCP_SYN_RECV
         _syn_recv_acked(sk, skb)
     elif state == TCP_FIN_WAIT1:
         return _fin_wait1_acked(sk, skb)
@@ -2772,17 +2770,20 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     sk.delivered += 1
     if not sk.srtt_us:
         tcp_synack_rtt_meas(sk, None)
+    if sk.rx_opt.tstamp_ok:
+        sk.advmss -= TCPOLEN_TSTAMP_ALIGNED
+    tcp_try_undo_spurious_syn(sk)
+    sk.retrans_stamp = 0
     tcp_init_transfer(sk, skb)
     sk.copied_seq = sk.rcv_nxt
     tcp.tcp_set_state(sk, TCP_ESTABLISHED)
-    # > TCP_ESTABLISHED
+    #> TCP_ESTABLISHED
     sk.sk_state_change(sk)
-    # > sk->sk_state_change -> sock_def_wakeup
+    # Where older kernels have it; newer ones begin tcp_init_transfer with it, to the same effect.
+    tcp_metrics.tcp_init_metrics(sk)
     sk.snd_una = skb.cb.ack_seq
     sk.snd_wnd = skb.h_th.window << sk.rx_opt.snd_wscale
     sk.snd_wl1 = skb.cb.seq
-    if sk.rx_opt.tstamp_ok:
-        sk.advmss -= TCPOLEN_TSTAMP_ALIGNED
     if not sk.icsk_ca_ops.cong_control:
         tcp_update_pacing_rate(sk)
     sk.lsndtime = tcp_jiffies32(sk.sk_net)
@@ -2790,7 +2791,7 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     tcp_fast_path_on(sk)
     if sk.sk_shutdown & SEND_SHUTDOWN:
         tcp.tcp_shutdown(sk, SEND_SHUTDOWN)
-    # > out of switch
+    #> out of switch
 
 
 def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
@@ -2848,7 +2849,7 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
         tcp_data_queue(sk, skb)
         queued = True
     elif state == TCP_ESTABLISHED:
-        # > switch TCP_ESTABLISHED
+        #> switch TCP_ESTABLISHED
         tcp_data_queue(sk, skb)
         queued = True
     if sk.sk_state != TCP_CLOSE:
@@ -2885,7 +2886,7 @@ def tcp_openreq_init(req: tcp_request_sock, rx_opt: tcp_options_received, skb: s
 def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listener: bool) -> tcp_request_sock:
     req: tcp_request_sock = reqsk_alloc(ops, sk_listener, attach_listener)
     req.ireq_state = TCP_NEW_SYN_RECV
-    # > ireq->ireq_state = TCP_NEW_SYN_RECV;
+    #> ireq->ireq_state = TCP_NEW_SYN_RECV;
     return req
 
 

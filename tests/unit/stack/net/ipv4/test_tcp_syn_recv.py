@@ -281,6 +281,33 @@ def _child(sock: Socket, peer: RawPeer):  # type: ignore[no-untyped-def]
     return sock.accept()[0].sk
 
 
+@pytest.mark.parametrize(("resends", "cwnd", "rto"), [(0, 10, 50), (1, 10, 750), (2, 1, 750)])
+def test_new_syn_recv_child_after_resent_synacks(
+    listen: Listen, peer: RawPeer, resends: int, cwnd: int, rto: int
+) -> None:
+    sock = listen()
+    conn = peer.tcp(80)
+    conn.send("S", mss=1460)
+    for _ in range(resends + 1):
+        conn.expect("SA", within_ns=5 * SEC)
+    conn.send("A")
+    child = _child(sock, peer)
+    assert (child.snd_cwnd, child.icsk_rto) == (cwnd, rto)
+
+
+@pytest.mark.parametrize(("resends", "cwnd"), [(1, 10), (2, 1)])
+def test_new_syn_recv_child_after_resent_synacks_with_time_stamps(
+    listen: Listen, peer: RawPeer, resends: int, cwnd: int
+) -> None:
+    sock = listen()
+    conn, _ = request(peer)
+    for _ in range(resends):
+        conn.expect("SA", within_ns=5 * SEC)
+    conn.send("A")
+    child = _child(sock, peer)
+    assert (child.snd_cwnd, child.icsk_rto) == (cwnd, 51)
+
+
 # -- ICMP errors -------------------------------------------------------------------------------------------------
 
 
