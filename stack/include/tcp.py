@@ -348,13 +348,13 @@ class tcp_options_received:
         "rcv_tsecr",
         "rcv_tsval",
         "rcv_wscale",
-        "sack_ok",
         "sack_blocks",
+        "sack_ok",
         "saw_tstamp",
         "snd_wscale",
-        "tstamp_ok",
         "ts_recent",
         "ts_recent_stamp",
+        "tstamp_ok",
         "user_mss",
         "wscale_ok",
     )
@@ -903,7 +903,7 @@ def tcp_initial_cwnd_reached(tp: tcp_sock) -> bool:
     return tp.packets_out >= TCP_INIT_CWND
 
 
-def __tcp_fast_path_on(tp: tcp_sock, snd_wnd: int) -> None:  # noqa: N807
+def __tcp_fast_path_on(tp: tcp_sock, snd_wnd: int) -> None:
     """Expect plain ACK segments with the usual header length and this window field (RFC 1144's idea)."""
     tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | snd_wnd) & MASK32
 
@@ -1072,8 +1072,8 @@ def tcp_synq_overflow(sk: tcp_sock) -> None:
 
 
 def tcp_synq_no_recent_overflow(sk: tcp_sock) -> bool:
-    """Whether no cookie can be valid, as none was sent lately.  One that never sent any has 0 there, which is recent when the
-    32-bit jiffies have just passed zero (measured)."""
+    """Whether no cookie can be valid, as none was sent lately.  One that never sent any has 0 there, which is recent
+    when the     32-bit jiffies have just passed zero (measured)."""
     last = sk.rx_opt.ts_recent_stamp
     return (tcp_jiffies32(sk.sk_net) - last + HZ) & MASK32 > TCP_SYNCOOKIE_VALID + HZ
 

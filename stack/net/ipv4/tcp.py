@@ -6,9 +6,9 @@ Theory of operation
 No call blocks.  What would wait in the kernel returns -EAGAIN, and the caller waits on ``sk_wq``.
 
 ``tcp_sendmsg`` fills packets of ``size_goal`` bytes (64 KB where the device segments) by reference: an immutable
-``bytes`` object is sliced, anything else copied once.  It takes what ``sk_sndbuf`` has room for; the budget is checked per
-packet, so a call may overrun it by one.  ``tcp_recvmsg`` copies once, out of the received frames; ``tcp_recv_skbs`` hands
-out views of them.  Reading calls ``tcp_cleanup_rbuf``, which sends an ACK when reading has opened the window or when
+``bytes`` object is sliced, anything else copied once.  It takes what ``sk_sndbuf`` has room for; the budget is
+checked per packet, so a call may overrun it by one.  ``tcp_recvmsg`` copies once, out of the received frames;
+``tcp_recv_skbs`` hands out views of them.  Reading calls ``tcp_cleanup_rbuf``, which sends an ACK when reading has opened the window or when
 more than one segment is unacknowledged.
 
 Closing, by state (close() with ``__tcp_close``):
@@ -19,8 +19,8 @@ Closing, by state (close() with ``__tcp_close``):
     CLOSE_WAIT                   RST, CLOSE            FIN, LAST_ACK
     any, SO_LINGER with time 0   RST, CLOSE            RST, CLOSE
 
-An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or there
-are more than tcp_max_orphans.
+An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or
+there are more than tcp_max_orphans.
 
 Left out: connect() (this stack opens passively), splice, zero-copy flags, Fast Open data, TCP_REPAIR, MD5 and ULP.
 """
@@ -472,7 +472,8 @@ def __tcp_cleanup_rbuf(sk: tcp_sock, copied: int) -> None:
         if (sk.rcv_nxt - sk.rcv_wup) & MASK32 > ack.rcv_mss or (
             copied > 0
             and (
-                pending & ICSK_ACK_PUSHED2 or (pending & ICSK_ACK_PUSHED and not inet_csk_in_pingpong_mode(sk))
+                pending & ICSK_ACK_PUSHED2
+                or (pending & ICSK_ACK_PUSHED and not inet_csk_in_pingpong_mode(sk))
             )
             and not sk.sk_rmem_alloc
         ):
@@ -757,8 +758,7 @@ def _adjudge_to_death(sk: tcp_sock, state: int) -> None:
 
 def tcp_need_reset(state: int) -> bool:
     return bool(
-        (1 << state)
-        & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT | TCPF_FIN_WAIT1 | TCPF_FIN_WAIT2 | TCPF_SYN_RECV)
+        (1 << state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT | TCPF_FIN_WAIT1 | TCPF_FIN_WAIT2 | TCPF_SYN_RECV)
     )
 
 
@@ -1051,9 +1051,7 @@ def _get_maxseg(sk: tcp_sock) -> int:
 
 
 def _get_defer_accept(sk: tcp_sock) -> int:
-    return retrans_to_secs(
-        sk.icsk_accept_queue.rskq_defer_accept, TCP_TIMEOUT_INIT // HZ, TCP_RTO_MAX // HZ
-    )
+    return retrans_to_secs(sk.icsk_accept_queue.rskq_defer_accept, TCP_TIMEOUT_INIT // HZ, TCP_RTO_MAX // HZ)
 
 
 def _get_linger2(sk: tcp_sock) -> int:
@@ -1085,7 +1083,6 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_NOTSENT_LOWAT: lambda sk: sk.notsent_lowat,
     TCP_CONGESTION: lambda sk: sk.icsk_ca_ops.name.encode().ljust(16, b"\0"),
     TCP_TIMESTAMP: lambda sk: (sk.sk_net.clock.now_ns() // 1_000_000 + sk.tsoffset) & MASK32,
-    TCP_INFO: lambda sk: _tcp_info_bytes(sk),
 }
 
 
@@ -1104,7 +1101,7 @@ def tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | b
     return do_tcp_getsockopt(sk, level, optname)
 
 
-# -- tcp_info -----------------------------------------------------------------------------------------------------------
+# -- tcp_info ------------------------------------------------------------------------------------------------------
 
 # struct tcp_info (include/uapi/linux/tcp.h) up to tcpi_rcv_wnd.
 _TCP_INFO_U8 = ("state", "ca_state", "retransmits", "probes", "backoff", "options")
@@ -1227,10 +1224,13 @@ _TCP_INFO_LAYOUT = Struct("=8B24I4Q6I4Q2I2Q5I")
 
 
 def _tcp_info_bytes(sk: tcp_sock) -> bytes:
-    """The C struct, for getsockopt(TCP_INFO)."""
+    """struct tcp_info in C's layout, for getsockopt(TCP_INFO)."""
     info = _tcp_info(sk)
     u8 = [info[name] & 0xFF for name in _TCP_INFO_U8]
     wscale = info["snd_wscale"] | info["rcv_wscale"] << 4
     u32 = [info[name] & MASK32 for name in _TCP_INFO_U32]
     rest = [info[name] for name in _TCP_INFO_REST[:23]]
     return _TCP_INFO_LAYOUT.pack(*u8, wscale, info["delivery_rate_app_limited"], *u32, *rest)
+
+
+_GETTERS[TCP_INFO] = _tcp_info_bytes

@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Received segments of a connection.  Figures were measured on Linux 6.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stack.api.bsd import Socket
+from stack.api.sim import MSEC, SEC
+from stack.include.snmp import (
+    LINUX_MIB_OFOPRUNED,
+    LINUX_MIB_PAWSESTABREJECTED,
+    LINUX_MIB_TCPACKCOMPRESSED,
+    LINUX_MIB_TCPACKSKIPPEDCHALLENGE,
+    LINUX_MIB_TCPCHALLENGEACK,
+    LINUX_MIB_TCPDSACKOFOSENT,
+    LINUX_MIB_TCPDSACKOLDSENT,
+    LINUX_MIB_TCPHPHITS,
+    LINUX_MIB_TCPOFOQUEUE,
+    LINUX_MIB_TCPSYNCHALLENGE,
+    LINUX_MIB_TCPZEROWINDOWDROP,
+    TCP_MIB_ESTABRESETS,
+)
+from stack.include.tcp_states import (
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_CLOSING,
+    TCP_ESTABLISHED,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_LAST_ACK,
+)
+from stack.include.timer import TICK_NSEC
+
+SOL_SOCKET, SO_RCVBUF = 1, 8
+MSS = 1448
+Make = Callable[..., Any]
+
+
+def mib(e: Any, field: int) -> int:
+    value: int = e.net.mib.net_statistics[field]
+    return value
+
+
+def wanted(e: Any, within_ns: int = SEC) -> Any:
+    return e.conn.expect("A", within_ns=within_ns)
+
+
+def time_wait_states(e: Any) -> list[str]:
+    return [str(t["substate"]) for t in e.net.snapshot()["tcp"]["time_wait"]]
+
+
+# -- the window -------------------------------------------------------------------------------------------------------
+
+
+def test_established_data_unread_window_falls_to_zero(established: Make) -> None:
+    e = established()
+    windows = []
+    for _ in range(57):
+        e.conn.send("A", b"x" * MSS)
+        windows.append(wanted(e).window)
+    assert windows[:4] == [501, 494, 485, 476]
+    assert {a - b for a, b in zip(windows[2:50], windows[3:51], strict=True)} == {9}
+    assert windows[-5:] == [35, 24, 13, 2, 0]
+
+
+def test_established_small_data_unread_window_slides(established: Make) -> None:
+    e = established()
+    windows = []
+    for _ in range(10):
+        e.conn.send("A", b"x" * 100)
+        windows.append(wanted(e).window)
+    assert windows == [509] * 10
+
+
+def test_established_512_byte_segments_window_keeps_its_right_edge(established: Make) -> None:
+    e = established()
+    windows = []
+    for _ in range(6):
+        e.conn.send("A", b"x" * 512)
+        windows.append(wanted(e).window)
+    assert windows == [506, 502, 498, 494, 490, 486]
+
+
+@pytest.mark.parametrize(
+    ("size", "windows", "taken"),
+    [(536, [2896, 2680, 2144, 1608, 1072, 536, 0], 7 * 536), (1000, [2896, 1896, 896, 0], 4000)],
+)
+def test_established_tiny_buffer_straddling_segment_is_taken_whole(
+    established: Make, size: int, windows: list[int], taken: int
+) -> None:
+    e = established(before=((SOL_SOCKET, SO_RCVBUF, 4096),))
+    got = []
+    for _ in windows:
+        e.conn.send("A", b"x" * size)
+        got.append(wanted(e).window)
+    assert got == windows
+    assert len(e.sock.recv(10000)) == taken
+
+
+def test_established_data_into_zero_window_is_dropped_and_acknowledged(established: Make) -> None:
+    e = established(before=((SOL_SOCKET, SO_RCVBUF, 4096),))
+    for _ in range(4):
+        e.conn.send("A", b"x" * 1000)
+        wanted(e)
+    e.conn.send("A", b"y")
+    assert wanted(e).ack == e.conn.isn + 4001
+    assert mib(e, LINUX_MIB_TCPZEROWINDOWDROP) == 1
+
+
+def test_established_read_after_zero_window_sends_an_update(established: Make) -> None:
+    e = established()
+    for _ in range(56):
+        e.conn.send("A", b"x" * MSS)
+        wanted(e)
+    e.conn.send("A", b"x" * 256)
+    assert wanted(e).window == 0
+    e.sock.recv(16384)
+    assert wanted(e).window == 102
+
+
+def test_established_reader_keeps_up_buffer_grows(established: Make) -> None:
+    """Over a 20 ms round trip the window offered grows with what is read, up to megabytes."""
+    e = established(delay_ns=10 * MSEC)
+    e.conn.ts_val += 20
+    first = e.sk.sk_rcvbuf
+    window = 510
+    for _ in range(8):
+        for _ in range(window * 128 // MSS):
+            e.conn.send("A", b"x" * MSS)
+        e.sim.run_for(10 * MSEC)
+        while True:
+            try:
+                e.sock.recv(1 << 20)
+            except BlockingIOError:
+                break
+        window = e.flight(10 * MSEC)[-1].window
+        e.conn.ts_val += 20
+    assert e.sk.sk_rcvbuf > 2 * first
+    assert window * 128 > 65535 * 2
+
+
+# -- acknowledging ----------------------------------------------------------------------------------------------------
+
+
+def test_established_first_16_segments_acknowledged_at_once(established: Make) -> None:
+    e = established()
+    delays = []
+    for _ in range(18):
+        start = e.sim.now_ns()
+        e.conn.send("A", b"x" * 100)
+        delays.append((wanted(e).packet.time_ns - start) // MSEC)
+    assert delays[:16] == [0] * 16
+    assert all(40 <= d <= 44 for d in delays[16:])
+
+
+@pytest.mark.parametrize(("pause_ms", "at_once"), [(150, False), (300, True), (600, True)])
+def test_established_pause_longer_than_rto_brings_quick_acks_back(
+    established: Make, pause_ms: int, at_once: bool
+) -> None:
+    e = established()
+    for _ in range(18):
+        e.conn.send("A", b"x" * 100)
+        wanted(e)
+    e.sim.run_for(pause_ms * MSEC)
+    start = e.sim.now_ns()
+    e.conn.send("A", b"x" * 100)
+    assert (wanted(e).packet.time_ns == start) is at_once
+
+
+def test_established_reader_gets_an_ack_for_every_second_segment(established: Make) -> None:
+    e = established()
+    acks = []
+    for _ in range(24):
+        e.conn.send("A", b"x" * MSS)
+        e.sim.settle()
+        e.sock.recv(100000)
+        acks.append(len(e.flight()))
+    assert acks == [1] * 16 + [0, 1] * 4
+
+
+def test_established_nobody_reads_two_segments_force_no_ack(established: Make) -> None:
+    e = established()
+    for _ in range(16):
+        e.conn.send("A", b"x" * MSS)
+        wanted(e)
+    for _ in range(4):
+        e.conn.send("A", b"x" * MSS)
+    e.conn.expect_nothing(30 * MSEC)
+    assert wanted(e).ack == e.conn.isn + 1 + 20 * MSS
+
+
+def test_established_pushed_data_read_at_once_are_acknowledged_by_the_read(established: Make) -> None:
+    e = established()
+    for _ in range(16):
+        e.conn.send("PA", b"x" * 100)
+        wanted(e)
+        e.sock.recv(100)
+    e.conn.send("PA", b"x" * 100)
+    e.conn.expect_nothing()
+    e.sock.recv(100)
+    assert wanted(e, 0).ack == e.conn.isn + 1 + 1700
+
+
+def test_established_ping_pong_acks_ride_on_the_replies(established: Make) -> None:
+    e = established()
+    counts = []
+    for _ in range(4):
+        e.conn.send("PA", b"ping")
+        before = len(e.flight())
+        e.sock.recv(100)
+        e.sock.send(b"pong")
+        counts.append((before, len(e.flight())))
+        e.conn.send("A")
+        e.sim.settle()
+    assert counts == [(1, 1), (0, 1), (0, 1), (0, 1)]
+    start = e.sim.now_ns()
+    e.conn.send("PA", b"ping")
+    assert 40 * MSEC <= wanted(e).packet.time_ns - start <= 44 * MSEC
+
+
+def test_established_fin_without_data_is_acknowledged_at_the_next_tick(established: Make) -> None:
+    e = established()
+    start = e.sim.now_ns()
+    e.conn.send("FA")
+    assert 0 < wanted(e).packet.time_ns - start <= TICK_NSEC
+    assert e.sk.sk_state == TCP_CLOSE_WAIT
+    assert e.sock.recv(10) == b""
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_established_out_of_order_is_sacked_newest_first(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"c" * 100, seq=201)
+    first = wanted(e)
+    e.conn.send("A", b"e" * 100, seq=401)
+    second = wanted(e)
+    base = e.conn.isn
+    assert first.ack == second.ack == base + 1
+    assert first.opts.sack == ((base + 201, base + 301),)
+    assert second.opts.sack == ((base + 401, base + 501), (base + 201, base + 301))
+    assert mib(e, LINUX_MIB_TCPOFOQUEUE) == 2
+
+
+def test_established_hole_filled_delivers_all_and_acknowledges_at_once(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"b" * 100, seq=101)
+    wanted(e)
+    e.conn.send("A", b"a" * 100, seq=1)
+    segment = wanted(e, 0)
+    assert segment.ack == e.conn.isn + 201
+    assert segment.opts.sack == ()
+    assert e.sock.recv(1000) == b"a" * 100 + b"b" * 100
+
+
+def test_established_duplicate_data_is_reported_by_dsack(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"a" * 100)
+    wanted(e)
+    e.conn.send("A", b"a" * 100, seq=1)
+    segment = wanted(e, 0)
+    assert segment.opts.sack == ((e.conn.isn + 1, e.conn.isn + 101),)
+    assert mib(e, LINUX_MIB_TCPDSACKOLDSENT) == 1
+
+
+def test_established_overlap_is_trimmed(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"a" * 100)
+    wanted(e)
+    e.conn.send("A", b"z" * 50 + b"b" * 50, seq=51)
+    wanted(e)
+    assert e.sock.recv(1000) == b"a" * 100 + b"b" * 50
+
+
+def test_established_out_of_order_overlaps_are_read_once(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"cc", seq=5)
+    e.conn.send("A", b"bbcc", seq=3)
+    e.conn.send("A", b"ccdd", seq=5)
+    e.conn.send("A", b"bcc", seq=4)
+    e.conn.send("A", b"aa", seq=1)
+    e.sim.settle()
+    assert e.sock.recv(100) == b"aabbccdd"
+    assert mib(e, LINUX_MIB_TCPDSACKOFOSENT) >= 1
+    assert not e.sk.out_of_order_queue
+    assert e.sk.sk_rmem_alloc == 0
+
+
+def test_established_fin_behind_a_hole_waits_for_it(established: Make) -> None:
+    e = established()
+    e.conn.send("FA", b"b" * 10, seq=11)
+    e.sim.settle()
+    assert e.sk.sk_state == TCP_ESTABLISHED
+    e.conn.send("A", b"a" * 10, seq=1)
+    e.sim.settle()
+    assert e.sk.sk_state == TCP_CLOSE_WAIT
+    assert e.sock.recv(100) == b"a" * 10 + b"b" * 10
+    assert e.sock.recv(100) == b""
+
+
+def test_established_many_behind_a_hole_are_compressed(established: Make) -> None:
+    e = established(delay_ns=10 * MSEC)
+    for i in range(1, 30):
+        e.conn.send("A", b"x" * MSS, seq=1 + MSS * i)
+    acks = e.flight(SEC)
+    assert 4 <= len(acks) < 29
+    assert len(acks) + mib(e, LINUX_MIB_TCPACKCOMPRESSED) == 29
+    assert acks[-1].opts.sack == ((e.conn.isn + 1 + MSS, e.conn.isn + 1 + 30 * MSS),)
+
+
+def test_established_out_of_order_beyond_the_buffer_is_pruned(established: Make) -> None:
+    e = established(before=((SOL_SOCKET, SO_RCVBUF, 8192),))
+    for at in range(7001, 1001, -20):
+        e.conn.send("A", b"x" * 10, seq=at)
+    e.sim.settle()
+    assert mib(e, LINUX_MIB_OFOPRUNED) >= 1
+    assert e.sk.sk_rmem_alloc <= e.sk.sk_rcvbuf + 2304
+
+
+def test_established_prediction_takes_plain_data(established: Make) -> None:
+    e = established()
+    for _ in range(3):
+        e.conn.send("A", b"x" * 10)
+        wanted(e)
+    assert mib(e, LINUX_MIB_TCPHPHITS) >= 2
+
+
+# -- what is not believed -----------------------------------------------------------------------------------------------
+
+
+def test_established_exact_rst_resets(established: Make) -> None:
+    e = established()
+    e.conn.send("R")
+    e.conn.expect_nothing()
+    assert e.sk.sk_state == TCP_CLOSE
+    with pytest.raises(ConnectionResetError):
+        e.sock.recv(1)
+    assert e.net.mib.tcp_statistics[TCP_MIB_ESTABRESETS] == 1
+
+
+def test_established_rst_inside_the_window_draws_a_challenge(established: Make) -> None:
+    e = established()
+    e.conn.send("R", seq=100)
+    assert wanted(e, 0).ack == e.conn.isn + 1
+    assert mib(e, LINUX_MIB_TCPCHALLENGEACK) == 1
+    assert e.sk.sk_state == TCP_ESTABLISHED
+
+
+def test_established_rst_beyond_the_window_is_ignored(established: Make) -> None:
+    e = established()
+    e.conn.send("R", seq=70000)
+    e.conn.expect_nothing()
+    assert e.sk.sk_state == TCP_ESTABLISHED
+
+
+def test_established_syn_flood_one_challenge_per_half_second(established: Make) -> None:
+    e = established()
+    for _ in range(20):
+        e.conn.send("S", seq=1)
+        e.sim.run_for(100 * MSEC)
+    assert len(e.flight()) == 4
+    assert mib(e, LINUX_MIB_TCPSYNCHALLENGE) == 20
+    assert mib(e, LINUX_MIB_TCPACKSKIPPEDCHALLENGE) == 16
+
+
+def test_established_old_timestamp_is_rejected_by_paws(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"a" * 10)
+    wanted(e)
+    e.conn.send("A", b"b" * 10, ts=(e.conn.ts_val - 10, e.conn.ts_recent))
+    assert wanted(e, 0).ack == e.conn.isn + 11
+    assert mib(e, LINUX_MIB_PAWSESTABREJECTED) == 1
+    assert e.sock.recv(100) == b"a" * 10
+
+
+def test_established_segment_without_timestamp_is_accepted(established: Make) -> None:
+    e = established()
+    e.conn.ts_on = False
+    e.conn.send("A", b"plain")
+    wanted(e)
+    assert e.sock.recv(100) == b"plain"
+
+
+@pytest.mark.parametrize("payload", [b"", b"data"])
+def test_established_ack_of_unsent_data_is_dropped_in_silence(established: Make, payload: bytes) -> None:
+    e = established()
+    e.conn.send("A", payload, ack=1000, seq=1)
+    e.conn.expect_nothing(SEC)
+    with pytest.raises(BlockingIOError):
+        e.sock.recv(1)
+
+
+def test_established_far_too_old_ack_draws_a_challenge(established: Make) -> None:
+    e = established()
+    e.conn.send("A", ack=-100)
+    wanted(e, 0)
+    assert mib(e, LINUX_MIB_TCPCHALLENGEACK) == 1
+
+
+def test_established_data_beyond_the_window_draws_an_ack(established: Make) -> None:
+    e = established()
+    e.conn.send("A", b"x", seq=70000)
+    assert wanted(e, 0).ack == e.conn.isn + 1
+    assert e.net.drop_reasons["TCP_OVERWINDOW"] == 1
+
+
+def test_established_no_flags_is_dropped(established: Make) -> None:
+    e = established()
+    e.conn.send("", b"x", seq=1)
+    e.conn.expect_nothing(SEC)
+    assert e.net.drop_reasons["TCP_FLAGS"] == 1
+
+
+def test_established_third_ack_window_zero_repeated_is_ignored(established: Make) -> None:
+    """An ACK that says nothing new but a closed window does not close it."""
+    e = established()
+    e.conn.send("A", window=1000, seq=0)
+    e.sim.settle()
+    assert e.sk.snd_wnd == 65535 << 7
+
+
+# -- urgent data --------------------------------------------------------------------------------------------------------
+
+
+def test_established_urgent_byte_is_read_apart(established: Make) -> None:
+    e = established()
+    e.conn.send("UA", b"abcd", urg_ptr=3)
+    e.sim.settle()
+    assert e.sock.recv(1, 1) == b"c"
+    assert e.sock.recv(100) == b"ab"
+    assert e.sock.recv(100) == b"d"
+
+
+# -- closing ------------------------------------------------------------------------------------------------------------
+
+
+def test_close_wait_close_sends_fin_and_last_ack_ends_it(established: Make) -> None:
+    e = established()
+    e.conn.send("FA")
+    wanted(e)
+    e.sock.close()
+    e.conn.expect("FA", seq=1)
+    assert e.sk.sk_state == TCP_LAST_ACK
+    e.conn.send("A")
+    e.sim.settle()
+    assert e.sk.sk_state == TCP_CLOSE
+    assert e.net.snapshot()["tcp"]["connections"] == []
+    assert e.net.ipv4.tcp_orphan_count == 0
+
+
+def test_fin_wait1_ack_then_fin_ends_in_time_wait(established: Make) -> None:
+    e = established()
+    e.sock.shutdown(1)
+    e.conn.expect("FA", seq=1)
+    assert e.sk.sk_state == TCP_FIN_WAIT1
+    e.conn.send("A")
+    e.sim.settle()
+    assert e.sk.sk_state == TCP_FIN_WAIT2
+    e.conn.send("FA")
+    assert wanted(e, 0).ack == e.conn.isn + 2
+    assert time_wait_states(e) == ["TIME_WAIT"]
+
+
+def test_fin_wait2_half_closed_still_receives(established: Make) -> None:
+    e = established()
+    e.sock.shutdown(1)
+    e.conn.expect("FA")
+    e.conn.send("A", b"late data")
+    e.sim.settle()
+    assert e.sk.sk_state == TCP_FIN_WAIT2
+    assert e.sock.recv(100) == b"late data"
+
+
+def test_fin_wait1_fin_with_ack_of_ours_goes_to_time_wait(established: Make) -> None:
+    e = established()
+    e.sock.close()
+    e.conn.expect("FA")
+    e.conn.send("FA")
+    wanted(e, 0)
+    assert time_wait_states(e) == ["TIME_WAIT"]
+    assert e.net.ipv4.tcp_orphan_count == 0
+
+
+def test_fin_wait1_simultaneous_close_passes_through_closing(established: Make) -> None:
+    e = established()
+    e.sock.shutdown(1)
+    e.conn.expect("FA", seq=1)
+    e.conn.send("FA", ack=1)
+    e.conn.expect("A", seq=2)
+    assert e.sk.sk_state == TCP_CLOSING
+    e.conn.send("A", ack=2)
+    e.sim.settle()
+    assert time_wait_states(e) == ["TIME_WAIT"]
+
+
+def test_fin_wait1_orphan_ack_only_becomes_a_small_socket(established: Make) -> None:
+    e = established()
+    e.sock.close()
+    e.conn.expect("FA")
+    e.conn.send("A")
+    e.sim.settle()
+    assert time_wait_states(e) == ["FIN_WAIT2"]
+    e.sim.run_for(62 * SEC)
+    assert time_wait_states(e) == []
+
+
+def test_fin_wait1_orphan_data_draws_rst(established: Make) -> None:
+    e = established()
+    e.sock.close()
+    e.conn.expect("FA")
+    e.conn.send("A", b"nobody reads this")
+    segment = e.conn.expect("R")
+    assert segment.opts.kinds == ()
+    assert e.net.snapshot()["tcp"]["connections"] == []
+
+
+def test_time_wait_lasts_a_minute(established: Make) -> None:
+    e = established()
+    e.sock.close()
+    e.conn.expect("FA")
+    e.conn.send("FA")
+    e.sim.run_for(59 * SEC)
+    assert time_wait_states(e) == ["TIME_WAIT"]
+    e.sim.run_for(3 * SEC)
+    assert time_wait_states(e) == []
+
+
+def test_close_wait_rst_gives_epipe_error(established: Make) -> None:
+    e = established()
+    e.conn.send("FA")
+    wanted(e)
+    e.conn.send("R")
+    e.sim.settle()
+    with pytest.raises(BrokenPipeError):
+        e.sock.send(b"x")
+
+
+def test_listener_socket_type(established: Make) -> None:
+    """The child's sizes right after accept()."""
+    e = established()
+    sk = e.sk
+    assert isinstance(e.sock, Socket)
+    assert (sk.sk_sndbuf, sk.sk_rcvbuf, sk.snd_cwnd, sk.advmss) == (46080, 131072, 10, 1448)
+    assert (sk.icsk_ack.rcv_mss, sk.rcv_ssthresh, sk.rcvq_space.space) == (536, 64088, 14480)
+    assert (sk.reordering, sk.mss_cache, sk.icsk_ca_ops.name) == (3, 1448, "cubic")
