@@ -884,6 +884,14 @@ def tcp_skb_spurious_retrans(tp: tcp_sock, skb: sk_buff) -> bool:
     )
 
 
+def tcp_try_undo_spurious_syn(sk: tcp_sock) -> None:
+    """The SYN-ACK was resent, but the ACK echoes the first one's time stamp: it was not lost."""
+    stamp = sk.retrans_stamp
+    rx_opt = sk.rx_opt
+    if sk.undo_marker and stamp and rx_opt.saw_tstamp and rx_opt.rcv_tsecr == (stamp + sk.tsoffset) & MASK32:
+        sk.undo_marker = 0
+
+
 def tcp_simple_retransmit(sk: tcp_sock) -> None:
     """The path MTU shrank (an ICMP error said so): what is larger than a segment may now be is lost, without any
     congestion."""
