@@ -157,8 +157,10 @@ class Runner:
             self._drain()
 
     def close(self) -> None:
-        """A last round, then no timer and no round any more.  Sockets stay as they are."""
-        self._round()
+        """A last round, so that what was closed says so to its peers; then no timer and no round any more."""
+        if self._closed:
+            return
+        self._drain()
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -708,6 +708,22 @@ def test_runner_flushes_after_what_a_task_sent(world):
     assert flushed == [True]
 
 
+def test_runner_closed_has_told_protocols_and_peers_and_does_no_more(world):
+    flushed: list[bool] = []
+    conn, proto = world.opened()
+    world.runner.flush = lambda: flushed.append(True)
+    proto.transport.close()
+    world.runner.close()
+    world.runner.close()
+    assert proto.calls[-1] == ("lost", None)
+    assert flushed == [True]
+    assert _segments(world, conn)[-1].flags == "FA"
+    world.runner.post(lambda: proto.calls.append(("never",)))
+    world.loop.call_soon(world.loop.stop)
+    world.loop.run_forever()
+    assert proto.calls[-1] == ("lost", None)
+
+
 def test_system_rng_draws_below_its_ceiling():
     rng = aio.SystemRng()
     draws = [rng.get_random_u32_below(3) for _ in range(400)]
