@@ -240,7 +240,7 @@ def test_established_long_writelines_keeps_order(world):
 
 def test_write_more_than_the_send_buffer_pauses_then_resumes(world):
     conn, proto = world.opened()
-    data = bytes(range(256)) * 8192  # 2 MiB
+    data = bytes(range(256)) * 4096  # 1 MiB
     proto.transport.write(data)
     assert proto.names == ["made", "pause"]
     assert 64 * 1024 < proto.transport.get_write_buffer_size() < len(data)
