@@ -143,39 +143,35 @@ def sock_def_destruct(sk: sock) -> None:
     """A protocol without anything to free."""
 
 
-# What a clone takes over of struct sock; everything else starts as in a new socket.
-_SOCK_COPIED = (
-    "sk_prot",
-    "sk_bound_dev_if",
-    "sk_reuse",
-    "sk_reuseport",
-    "sk_type",
-    "sk_protocol",
-    "sk_userlocks",
-    "sk_rcvbuf",
-    "sk_sndbuf",
-    "sk_rcvlowat",
-    "sk_rcvtimeo",
-    "sk_sndtimeo",
-    "sk_lingertime",
-    "sk_priority",
-    "sk_mark",
-    "sk_max_pacing_rate",
-    "sk_pacing_rate",
-    "sk_pacing_status",
-    "sk_pacing_shift",
-    "sk_state_change",
-    "sk_data_ready",
-    "sk_write_space",
-    "sk_error_report",
-    "sk_destruct",
-    "sk_user_data",
-)
 
 
 def sock_copy(nsk: sock, osk: sock) -> None:
-    for name in _SOCK_COPIED:
-        setattr(nsk, name, getattr(osk, name))
+    """What a clone takes over of struct sock; everything else starts as in a new socket."""
+    nsk.sk_prot = osk.sk_prot
+    nsk.sk_bound_dev_if = osk.sk_bound_dev_if
+    nsk.sk_reuse = osk.sk_reuse
+    nsk.sk_reuseport = osk.sk_reuseport
+    nsk.sk_type = osk.sk_type
+    nsk.sk_protocol = osk.sk_protocol
+    nsk.sk_userlocks = osk.sk_userlocks
+    nsk.sk_rcvbuf = osk.sk_rcvbuf
+    nsk.sk_sndbuf = osk.sk_sndbuf
+    nsk.sk_rcvlowat = osk.sk_rcvlowat
+    nsk.sk_rcvtimeo = osk.sk_rcvtimeo
+    nsk.sk_sndtimeo = osk.sk_sndtimeo
+    nsk.sk_lingertime = osk.sk_lingertime
+    nsk.sk_priority = osk.sk_priority
+    nsk.sk_mark = osk.sk_mark
+    nsk.sk_max_pacing_rate = osk.sk_max_pacing_rate
+    nsk.sk_pacing_rate = osk.sk_pacing_rate
+    nsk.sk_pacing_status = osk.sk_pacing_status
+    nsk.sk_pacing_shift = osk.sk_pacing_shift
+    nsk.sk_state_change = osk.sk_state_change
+    nsk.sk_data_ready = osk.sk_data_ready
+    nsk.sk_write_space = osk.sk_write_space
+    nsk.sk_error_report = osk.sk_error_report
+    nsk.sk_destruct = osk.sk_destruct
+    nsk.sk_user_data = osk.sk_user_data
     nsk.sk_flags = osk.sk_flags & ~(SOCK_DEAD | SOCK_DONE)
 
 

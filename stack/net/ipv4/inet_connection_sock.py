@@ -458,36 +458,37 @@ def _reqsk_retry(sk_listener: inet_connection_sock, req: Any) -> bool:
 # -- the child ---------------------------------------------------------------------------------------------------
 
 
-_INET_COPIED = (
-    "tos",
-    "rcv_tos",
-    "uc_ttl",
-    "mc_ttl",
-    "mc_loop",
-    "min_ttl",
-    "pmtudisc",
-    "recverr",
-    "freebind",
-    "transparent",
-    "cmsg_flags",
-    "icsk_af_ops",
-    "icsk_ca_ops",
-    "icsk_ca_setsockopt",
-    "icsk_delack_max",
-    "icsk_pmtu_cookie",
-    "icsk_rto_min",
-    "icsk_sync_mss",
-    "icsk_syn_retries",
-    "icsk_user_timeout",
-)
+
+
+def _inet_copy(newsk: inet_connection_sock, sk: inet_connection_sock) -> None:
+    """What a child takes over of struct inet_sock and struct inet_connection_sock."""
+    newsk.tos = sk.tos
+    newsk.rcv_tos = sk.rcv_tos
+    newsk.uc_ttl = sk.uc_ttl
+    newsk.mc_ttl = sk.mc_ttl
+    newsk.mc_loop = sk.mc_loop
+    newsk.min_ttl = sk.min_ttl
+    newsk.pmtudisc = sk.pmtudisc
+    newsk.recverr = sk.recverr
+    newsk.freebind = sk.freebind
+    newsk.transparent = sk.transparent
+    newsk.cmsg_flags = sk.cmsg_flags
+    newsk.icsk_af_ops = sk.icsk_af_ops
+    newsk.icsk_ca_ops = sk.icsk_ca_ops
+    newsk.icsk_ca_setsockopt = sk.icsk_ca_setsockopt
+    newsk.icsk_delack_max = sk.icsk_delack_max
+    newsk.icsk_pmtu_cookie = sk.icsk_pmtu_cookie
+    newsk.icsk_rto_min = sk.icsk_rto_min
+    newsk.icsk_sync_mss = sk.icsk_sync_mss
+    newsk.icsk_syn_retries = sk.icsk_syn_retries
+    newsk.icsk_user_timeout = sk.icsk_user_timeout
 
 
 def inet_csk_clone_lock(sk: inet_connection_sock, req: Any) -> Any:
     """The child of a listener for a request: the listener's options, the request's ports, no timers, in
     TCP_SYN_RECV."""
     newsk = sk_clone_lock(sk)
-    for name in _INET_COPIED:
-        setattr(newsk, name, getattr(sk, name))
+    _inet_copy(newsk, sk)
     newsk.sk_state = TCP_SYN_RECV
     newsk.sk_dport = req.sk_dport
     newsk.sk_num = req.sk_num

@@ -279,31 +279,28 @@ def tcp_ca_openreq_child(sk: tcp_sock, dst: dst_entry) -> None:
     tcp_cong.tcp_set_ca_state(sk, 0)
 
 
-# What a child inherits of struct tcp_sock: the options set on the listener, and tcp_init_sock()'s initial values.
-_TCP_COPIED = (
-    "nonagle",
-    "notsent_lowat",
-    "keepalive_time",
-    "keepalive_intvl",
-    "keepalive_probes",
-    "linger2",
-    "thin_lto",
-    "save_syn",
-    "snd_cwnd",
-    "snd_cwnd_clamp",
-    "snd_ssthresh",
-    "app_limited",
-    "rate_app_limited",
-    "mss_cache",
-    "reordering",
-    "mdev_us",
-    "icsk_rto",
-)
 
 
 def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
-    for name in _TCP_COPIED:
-        setattr(newtp, name, getattr(oldtp, name))
+    """What a child inherits of struct tcp_sock: the options set on the listener, and tcp_init_sock()'s initial
+    values."""
+    newtp.nonagle = oldtp.nonagle
+    newtp.notsent_lowat = oldtp.notsent_lowat
+    newtp.keepalive_time = oldtp.keepalive_time
+    newtp.keepalive_intvl = oldtp.keepalive_intvl
+    newtp.keepalive_probes = oldtp.keepalive_probes
+    newtp.linger2 = oldtp.linger2
+    newtp.thin_lto = oldtp.thin_lto
+    newtp.save_syn = oldtp.save_syn
+    newtp.snd_cwnd = oldtp.snd_cwnd
+    newtp.snd_cwnd_clamp = oldtp.snd_cwnd_clamp
+    newtp.snd_ssthresh = oldtp.snd_ssthresh
+    newtp.app_limited = oldtp.app_limited
+    newtp.rate_app_limited = oldtp.rate_app_limited
+    newtp.mss_cache = oldtp.mss_cache
+    newtp.reordering = oldtp.reordering
+    newtp.mdev_us = oldtp.mdev_us
+    newtp.icsk_rto = oldtp.icsk_rto
     newtp.rx_opt.user_mss = oldtp.rx_opt.user_mss
 
 
