@@ -29,6 +29,12 @@ class MmapMapping:
             return
 
 
+def _page_size(blksize: int) -> int:
+    """What offset and length must be multiples of: hugetlbfs gives its page size as the block size."""
+    usable = blksize > mmap.ALLOCATIONGRANULARITY and not blksize & (blksize - 1)
+    return blksize if usable else mmap.ALLOCATIONGRANULARITY
+
+
 def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
     """Map `size` bytes at `offset`, which need not be page-aligned and may exceed `size`.
 
@@ -41,11 +47,11 @@ def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
     if info.st_size < offset + size:
         evidence = f"it has {info.st_size} bytes, offset {offset} + size {size} are needed"
         raise MappingError("a memory region's file is too short", evidence)
-    delta = offset % mmap.ALLOCATIONGRANULARITY
+    page = _page_size(info.st_blksize)
+    start = offset - offset % page
+    end = min(-(-(offset + size) // page) * page, info.st_size)
     try:
-        area = mmap.mmap(
-            fd, size + delta, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset - delta
-        )
+        area = mmap.mmap(fd, end - start, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=start)
     except (OSError, ValueError, OverflowError) as error:
         raise MappingError("a memory region cannot be mapped", str(error)) from error
-    return MmapMapping(area, delta, size)
+    return MmapMapping(area, offset - start, size)

@@ -323,17 +323,24 @@ class VirtioNet:
 def scatter(targets: Sequence[memoryview], sources: Sequence[Buffer]) -> None:
     """Copy the bytes of `sources` into `targets`, whose borders lie elsewhere; the targets are large
     enough."""
-    number = 0
-    target, at = targets[0], 0
+    number, at = 0, 0
+    target = targets[0]
+    room = len(target)
     for source in sources:
-        done, size = 0, len(source)
+        left = len(source)
+        if left <= room:
+            target[at : at + left] = source
+            at += left
+            room -= left
+            continue
         view = memoryview(source)
-        while done < size:
-            take = min(size - done, len(target) - at)
-            if not take:
-                number += 1
-                target, at = targets[number], 0
-                continue
-            target[at : at + take] = view[done : done + take]
-            done += take
-            at += take
+        while left > room:
+            target[at:] = view[:room]
+            view = view[room:]
+            left -= room
+            number += 1
+            target, at = targets[number], 0
+            room = len(target)
+        target[:left] = view
+        at = left
+        room -= left
