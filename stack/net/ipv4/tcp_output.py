@@ -1239,7 +1239,7 @@ def __tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
         if cb.seq != sk.snd_una:
             return -EAGAIN
         avail_wnd = cur_mss
-    length = cur_mss * segs
+    length = cur_mss * (segs if sk_can_gso(sk) else 1)
     if length > avail_wnd:
         length = max(avail_wnd - avail_wnd % cur_mss, min(avail_wnd, cur_mss))
     if skb.len > length:
@@ -1285,9 +1285,15 @@ def _retrans_stamp(skb: sk_buff) -> int:
 
 def tcp_xmit_retransmit_queue(sk: tcp_sock) -> None:
     """Send again what is marked lost, oldest first, as far as cwnd allows."""
-    if not sk.packets_out:
-        return
+    if sk.packets_out:
+        while _xmit_retransmit_pass(sk):
+            pass
+
+
+def _xmit_retransmit_pass(sk: tcp_sock) -> bool:
+    """One walk over the queue; True if a packet had to be split, so that its rest is still to be looked at."""
     net = sk.sk_net
+    split = False
     rearm_timer = False
     max_segs = tcp_tso_segs(sk, tcp_current_mss(sk))
     for skb in list(sk.tcp_rtx_queue):
@@ -1301,6 +1307,7 @@ def tcp_xmit_retransmit_queue(sk: tcp_sock) -> None:
             continue
         if tcp_small_queue_check(sk, skb, 1):
             break
+        packets = len(sk.tcp_rtx_queue)
         if tcp_retransmit_skb(sk, skb, min(segs, max_segs)):
             break
         in_loss = sk.icsk_ca_state == TCP_CA_Loss
@@ -1311,8 +1318,12 @@ def tcp_xmit_retransmit_queue(sk: tcp_sock) -> None:
             sk.prr_out += skb.cb.tcp_gso_segs
         if skb is sk.tcp_rtx_queue[0] and sk.icsk_pending != 0:
             rearm_timer = True
+        if len(sk.tcp_rtx_queue) != packets:
+            split = True
+            break
     if rearm_timer:
         tcp_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.icsk_rto, TCP_RTO_MAX)
+    return split
 
 
 # -- FIN, RST, SYN-ACK ----------------------------------------------------------------------------------------------
