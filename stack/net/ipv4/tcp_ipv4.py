@@ -406,13 +406,8 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
         net, net.tcp_hashinfo, iph.daddr, dport, iph.saddr, sport, skb.skb_iif
     )
     if sk is None:
-        sk = inet_hashtables.__inet_lookup_listener(
-            net, net.tcp_hashinfo, iph.daddr, dport, iph.saddr, sport, skb.skb_iif
-        )
-        if sk is None:
-            ICMP_INC_STATS(net, ICMP_MIB_INERRORS)
-            return -errno.ENOENT
-        return 0
+        ICMP_INC_STATS(net, ICMP_MIB_INERRORS)
+        return -errno.ENOENT
     if sk.sk_state == TCP_TIME_WAIT:
         return 0
     if sk.sk_state == TCP_NEW_SYN_RECV:
