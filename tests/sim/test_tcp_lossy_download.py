@@ -40,7 +40,9 @@ class Receiver:
             if segment.opts.ts is not None:
                 self.conn.ts_recent = segment.opts.ts[0]
             count += 1
-            self._take((segment.seq - (self.conn.irs or 0)) & 0xFFFFFFFF, segment.payload, "F" in segment.flags)
+            self._take(
+                (segment.seq - (self.conn.irs or 0)) & 0xFFFFFFFF, segment.payload, "F" in segment.flags
+            )
         return count
 
     def _take(self, seq: int, payload: bytes, fin: bool) -> None:
@@ -85,7 +87,9 @@ class Receiver:
         return order
 
 
-def download(size: int, features: int, seed: int, sack: bool = True, limit_s: int = 600, **wire: Any) -> tuple[Any, ...]:
+def download(
+    size: int, features: int, seed: int, sack: bool = True, limit_s: int = 600, **wire: Any
+) -> tuple[Any, ...]:
     sim = Sim(seed=seed)
     net = sim.add_stack("10.0.2.2/24", features=features)
     peer = sim.add_peer("10.0.2.15", net, delay_ns=5 * MSEC)
@@ -153,7 +157,7 @@ def test_established_one_loss_is_repaired_without_a_timeout() -> None:
             return len(dropped) == 30
         return False
 
-    sim, net, receiver, blob, _ = download(400_000, 0, seed=1, drop_if=once)
+    _, net, receiver, blob, _ = download(400_000, 0, seed=1, drop_if=once)
     assert receiver.data == blob
     assert net.mib.net_statistics[LINUX_MIB_TCPFASTRETRANS] == 1
     assert net.mib.net_statistics[LINUX_MIB_TCPTIMEOUTS] == 0

@@ -722,6 +722,8 @@ def tcp_ack_update_rtt(
     rs.rtt_us = ca_rtt_us
     if seq_rtt_us < 0:
         return False
+    # A clock that did not move (virtual time) still is a sample: the shortest.
+    seq_rtt_us = seq_rtt_us or 1
     tcp_update_rtt_min(sk, ca_rtt_us, flag)
     tcp_rtt_estimator(sk, seq_rtt_us)
     tcp_set_rto(sk)

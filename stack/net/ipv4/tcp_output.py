@@ -19,7 +19,7 @@ completes it.
 The window that is offered (``tcp_select_window``) is what the free half of the receive buffer allows, at most
 ``rcv_ssthresh``; its right edge never moves left.
 
-Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt + 2 ticks (one packet out: + 200 ms),
+Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
 Left out: MD5 and AO signatures, path MTU probing beyond its variables, TCP Fast Open data, pacing (no ``sk_pacing``:
@@ -104,7 +104,6 @@ from stack.include.tcp import (
     TCP_SYNACK_COOKIE,
     TCP_SYNACK_NORMAL,
     TCP_TIMEOUT_INIT,
-    TCP_TIMEOUT_MIN_US,
     TCPCB_EVER_RETRANS,
     TCPCB_LOST,
     TCPCB_RETRANS,
@@ -1155,7 +1154,7 @@ def tcp_rto_min_us(sk: tcp_sock) -> int:
 
 def tcp_schedule_loss_probe(sk: tcp_sock, advancing_rto: bool) -> bool:
     """Arm the probe instead of the RTO where that makes sense; returns whether it did.  Measured on 6.1: after
-    2 x srtt and two ticks, with one packet out 2 x srtt + 200 ms, never later than the RTO."""
+    2 x srtt, with one packet out 2 x srtt + 200 ms, rounded up to a tick; never later than the RTO."""
     if sk.sk_net.ipv4.sysctl_tcp_early_retrans not in (3, 4):
         return False
     if not sk.packets_out or not tcp_is_sack(sk):
@@ -1164,7 +1163,8 @@ def tcp_schedule_loss_probe(sk: tcp_sock, advancing_rto: bool) -> bool:
         return False
     if sk.srtt_us:
         timeout_us = sk.srtt_us >> 2
-        timeout_us += tcp_rto_min_us(sk) if sk.packets_out == 1 else TCP_TIMEOUT_MIN_US
+        if sk.packets_out == 1:
+            timeout_us += tcp_rto_min_us(sk)
         timeout = usecs_to_jiffies(timeout_us)
     else:
         timeout = TCP_TIMEOUT_INIT

@@ -34,6 +34,7 @@ from stack.include.tcp_states import (
     TCP_LAST_ACK,
 )
 from stack.include.timer import TICK_NSEC
+import itertools
 
 SOL_SOCKET, SO_RCVBUF = 1, 8
 MSS = 1448
@@ -53,7 +54,7 @@ def time_wait_states(e: Any) -> list[str]:
     return [str(t["substate"]) for t in e.net.snapshot()["tcp"]["time_wait"]]
 
 
-# -- the window -------------------------------------------------------------------------------------------------------
+# -- the window ------------------------------------------------------------------------------------------
 
 
 def test_established_data_unread_window_falls_to_zero(established: Make) -> None:
@@ -63,7 +64,7 @@ def test_established_data_unread_window_falls_to_zero(established: Make) -> None
         e.conn.send("A", b"x" * MSS)
         windows.append(wanted(e).window)
     assert windows[:4] == [501, 494, 485, 476]
-    assert {a - b for a, b in zip(windows[2:50], windows[3:51], strict=True)} == {9}
+    assert {a - b for a, b in itertools.pairwise(windows)} == {9}
     assert windows[-5:] == [35, 24, 13, 2, 0]
 
 
@@ -143,7 +144,7 @@ def test_established_reader_keeps_up_buffer_grows(established: Make) -> None:
     assert window * 128 > 65535 * 2
 
 
-# -- acknowledging ----------------------------------------------------------------------------------------------------
+# -- acknowledging ------------------------------------------------------------------------------------------
 
 
 def test_established_first_16_segments_acknowledged_at_once(established: Make) -> None:
@@ -231,7 +232,7 @@ def test_established_fin_without_data_is_acknowledged_at_the_next_tick(establish
     assert e.sock.recv(10) == b""
 
 
-# -- order ------------------------------------------------------------------------------------------------------------
+# -- order ------------------------------------------------------------------------------------------
 
 
 def test_established_out_of_order_is_sacked_newest_first(established: Make) -> None:
@@ -330,7 +331,7 @@ def test_established_prediction_takes_plain_data(established: Make) -> None:
     assert mib(e, LINUX_MIB_TCPHPHITS) >= 2
 
 
-# -- what is not believed -----------------------------------------------------------------------------------------------
+# -- what is not believed ------------------------------------------------------------------------------------------
 
 
 def test_established_exact_rst_resets(established: Make) -> None:
@@ -424,7 +425,7 @@ def test_established_third_ack_window_zero_repeated_is_ignored(established: Make
     assert e.sk.snd_wnd == 65535 << 7
 
 
-# -- urgent data --------------------------------------------------------------------------------------------------------
+# -- urgent data ------------------------------------------------------------------------------------------
 
 
 def test_established_urgent_byte_is_read_apart(established: Make) -> None:
@@ -436,7 +437,7 @@ def test_established_urgent_byte_is_read_apart(established: Make) -> None:
     assert e.sock.recv(100) == b"d"
 
 
-# -- closing ------------------------------------------------------------------------------------------------------------
+# -- closing ------------------------------------------------------------------------------------------
 
 
 def test_close_wait_close_sends_fin_and_last_ack_ends_it(established: Make) -> None:
