@@ -19,7 +19,8 @@ a search through the table.
 Whoever can choose ports and addresses must not be able to choose buckets.  The kernel's jhash with a secret costs
 microseconds in Python, on every segment; the hash here is multiply-shift with a secret odd multiplier
 (Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem", 1997): for two different
-keys the chance of a collision is at most 2 / buckets.  """
+keys the chance of a collision is at most 2 / buckets.
+"""
 
 from __future__ import annotations
 

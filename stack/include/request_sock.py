@@ -5,7 +5,7 @@
 A ``tcp_request_sock`` is a ``sock_common``: between SYN and third ACK it hangs in ehash with ``sk_state``
 TCP_NEW_SYN_RECV and holds all that the connection has.  ``rsk_listener`` is whose it is; the listener itself keeps
 only counts (``request_sock_queue.qlen``, ``young``).  After the third ACK it leaves ehash, ``sk`` becomes the
-child and it waits in ``rskq_accept_head`` for accept(). """
+child and it waits in ``rskq_accept_head`` for accept()."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 
 RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.625 million/s) and F is SipHash.
 The time stamp offset (RFC 7323, section 5.4) is the other half of the same hash: each 4-tuple has its own, always
-the same.  """
+the same.
+"""
 
 from __future__ import annotations
 

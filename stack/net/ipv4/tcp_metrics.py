@@ -5,7 +5,8 @@ When a connection ends with a good round trip estimate, that and (unless tcp_no_
 noted for its pair of addresses; the next connection starts from them.  A peer with a noted RTT is *proven*: it
 completed a handshake, so it is no forged address, and a listener without cookies keeps the last quarter of its SYN
 queue for such.  At most TCP_METRICS_MAX pairs are kept, the oldest goes first; a value older than an hour is
-ignored.  """
+ignored.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ A segment for a request (TCP_NEW_SYN_RECV) is judged by ``tcp_check_req``, in th
 
 A segment for a TIME_WAIT socket is judged by ``tcp_timewait_state_process``: TCP_TW_SUCCESS (drop), TCP_TW_ACK
 (repeat our last ACK), TCP_TW_RST, TCP_TW_SYN (a new connection may begin: RFC 6191, RFC 1122 section 4.2.2.13).
-The same object stands in for a closed socket in FIN_WAIT2. """
+The same object stands in for a closed socket in FIN_WAIT2.
+"""
 
 from __future__ import annotations
 
