@@ -222,8 +222,9 @@ class tcp_request_sock_ops:
     """struct tcp_request_sock_ops (include/net/tcp.h): the address family's half of answering a SYN.
 
     Signatures: ``init_req(req, sk, skb)``, ``route_req(sk, skb, fl4, req) -> dst | None``,
-    ``init_seq(skb, req) -> isn`` (sets ``req.ts_off``), ``init_ts_off(net, skb) -> int``, ``init_seq_and_ts_off(net, skb) -> (isn, ts_off)``,
-    ``cookie_init_seq(skb) -> (isn, mss)``, ``send_synack(sk, dst, fl4, req, foc, synack_type, syn_skb) -> int``.
+    ``init_seq(skb, req) -> isn`` (sets ``req.ts_off`` too), ``init_ts_off(net, skb) -> int``,
+    ``init_seq_and_ts_off(net, skb) -> (isn, ts_off)``, ``cookie_init_seq(skb, mss) -> (isn, mss)``,
+    ``send_synack(sk, dst, fl4, req, foc, synack_type, syn_skb) -> int``.
     """
 
     __slots__ = (
