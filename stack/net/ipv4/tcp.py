@@ -8,8 +8,8 @@ No call blocks.  What would wait in the kernel returns -EAGAIN, and the caller w
 ``tcp_sendmsg`` fills packets of ``size_goal`` bytes (64 KB where the device segments) by reference: an immutable
 ``bytes`` object is sliced, anything else copied once.  It takes what ``sk_sndbuf`` has room for; the budget is
 checked per packet, so a call may overrun it by one.  ``tcp_recvmsg`` copies once, out of the received frames;
-``tcp_recv_skbs`` hands out views of them.  Reading calls ``tcp_cleanup_rbuf``, which sends an ACK when reading has opened the window or when
-more than one segment is unacknowledged.
+``tcp_recv_skbs`` hands out views of them.  Reading calls ``tcp_cleanup_rbuf``, which sends an ACK when reading has
+opened the window or when more than one segment is unacknowledged.
 
 Closing, by state (close() with ``__tcp_close``):
 

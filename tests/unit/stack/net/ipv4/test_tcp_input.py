@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,6 @@ from stack.include.tcp_states import (
     TCP_LAST_ACK,
 )
 from stack.include.timer import TICK_NSEC
-import itertools
 
 SOL_SOCKET, SO_RCVBUF = 1, 8
 MSS = 1448
@@ -64,7 +64,7 @@ def test_established_data_unread_window_falls_to_zero(established: Make) -> None
         e.conn.send("A", b"x" * MSS)
         windows.append(wanted(e).window)
     assert windows[:4] == [501, 494, 485, 476]
-    assert {a - b for a, b in itertools.pairwise(windows)} == {9}
+    assert {a - b for a, b in itertools.pairwise(windows[2:52])} == {9}
     assert windows[-5:] == [35, 24, 13, 2, 0]
 
 
