@@ -64,7 +64,7 @@ def test_chargen_sends_rfc_864_lines(served: Guest) -> None:
 def test_page_shows_the_connection_as_the_server_sees_it(served: Guest) -> None:
     page = served.check(f"curl -sS http://{SERVER}/")
     assert re.search(r"10\.0\.2\.15[: ]+\d+", page), page
-    for word in ("ESTABLISHED", "timestamps", "sack", "wscale", "1460", "window scale", "MSS"):
+    for word in ("ESTABLISHED", "timestamps", "sack", "wscale", "1448", "window scale", "MSS"):
         assert word in page, page
 
 
@@ -111,9 +111,9 @@ def test_iperf3_parallel_streams(served: Guest) -> None:
 
 
 def test_closed_port_refuses_at_once(served: Guest) -> None:
-    result = served.run(f"curl -sS --connect-timeout 5 http://{SERVER}:4321/")
-    assert result.code == 7  # curl(1): failed to connect
-    assert "refused" in result.err
+    result = served.run(f"nc -v -w 10 {SERVER} 4321")
+    assert result.code == 1
+    assert "Connection refused" in result.err
     assert result.seconds < 4
 
 
