@@ -153,6 +153,8 @@ class Cache:
         try:
             yield _lock(descriptor)
         finally:
+            # Said aloud, because a process that was forked meanwhile holds a copy of the descriptor.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     @contextlib.contextmanager

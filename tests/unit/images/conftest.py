@@ -128,7 +128,9 @@ class FakeHost:
     def __call__(self, argv: Sequence[str], cwd: Path | None = None) -> Result:
         self.calls.append(list(argv))
         options = [argv[i + 1] for i in range(len(argv) - 1) if argv[i] == "-o"]
-        words = [w for i, w in enumerate(argv) if w != "-o" and (i == 0 or argv[i - 1] != "-o")]
+        words = list(argv)
+        if argv[0].startswith("apt-"):
+            words = [w for i, w in enumerate(argv) if w != "-o" and (i == 0 or argv[i - 1] != "-o")]
         state = next((Path(o.partition("=")[2]) for o in options if o.startswith("Dir::State=")), None)
         program = Path(words[0]).name
         handler: Callable[..., Result] = getattr(self, "_" + program.replace("-", "_"))
