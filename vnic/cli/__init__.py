@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _terminated)
     try:
         return _result(app(args=None if arguments is None else list(arguments), standalone_mode=False))
-    except typer.Abort:
+    except typer.Abort:  # what the parser makes of Ctrl-C
+        output.stage("interrupted; everything that was started has ended")
         return 130
     except Exception as error:
         return _failed(error)

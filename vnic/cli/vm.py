@@ -29,7 +29,7 @@ import typer
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, human_command, shell_form
+from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
 from guest.vm.errors import GuestError
 from guest.vm.interact import interact_with
 from guest.vm.machine import Guest, boot
@@ -119,6 +119,7 @@ def vm(
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
     plan = Plan(machine, net, image, memory, tuple(options), qemu, chosen, not command)
+    check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
     output.stage(said)
@@ -154,19 +155,24 @@ def _run(plan: Plan, image: images.Image, command: str, timeout: float, artifact
             output.stage(f"the back end is {backend.await_ready()}")
             guest = boot(plan.vm(image, socket), rundir, progress=output.stage)
             with contextlib.closing(guest), _watched(backend, guest):
-                return _use(guest, command, timeout)
+                code = _run_command(guest, command, timeout) if command else _hand_over(guest)
+    output.stage("everything that was started has ended")
+    return code
 
 
-def _use(guest: Guest, command: str, timeout: float) -> int:
-    if command:
-        result = guest.run(command, timeout)
-        sys.stdout.write(result.out)
-        sys.stderr.write(result.err)
-        return result.code
+def _run_command(guest: Guest, command: str, timeout: float) -> int:
+    result = guest.run(command, timeout)
+    sys.stdout.write(result.out)
+    sys.stdout.flush()
+    sys.stderr.write(result.err)
+    return result.code
+
+
+def _hand_over(guest: Guest) -> int:
+    """The terminal is the guest's until it is off or its user leaves."""
     _say_banner(guest)
-    outcome = interact_with(guest)
+    interact_with(guest)
     print(file=sys.stderr)
-    output.stage(f"{outcome.value}; everything that was started is being ended")
     return errors.EXIT_OK
 
 

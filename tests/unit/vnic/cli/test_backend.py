@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The back end as a child: ready, silent, or dead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.vm.rundir import RunDir
+from vnic.cli import backend
+from vnic.errors import BackendError, BackendTimeout, exit_code_of
+
+
+@pytest.fixture
+def rundir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with RunDir.create() as made:
+        yield made
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(backend, "serve_command", lambda arguments: [sys.executable, "-S", "-c", code])
+
+
+def test_started_ready_line_is_returned(rundir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, "import time; print('ready: here', flush=True); time.sleep(60)")
+    with backend.Backend([], rundir) as child:
+        assert child.await_ready() == "ready: here"
+        assert child.running
+    assert not child.running
+
+
+def test_started_dies_at_once_with_its_words_and_code(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, "import sys; sys.exit('error: the socket is taken')")
+    with backend.Backend([], rundir) as child, pytest.raises(BackendError) as caught:
+        child.await_ready()
+    assert "error: the socket is taken" in caught.value.evidence
+    assert exit_code_of(caught.value) == 1
+
+
+def test_started_says_nothing_until_the_deadline(rundir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, "import time; time.sleep(60)")
+    with backend.Backend([], rundir) as child:
+        with pytest.raises(BackendTimeout) as caught:
+            child.await_ready(0.1)
+        assert not child.running
+    assert exit_code_of(caught.value) == 5

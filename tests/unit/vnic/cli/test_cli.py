@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line called in this process: parsing, refusals and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from guest.vm import probe
+from guest.vm.errors import GuestPanic
+from vnic import cli
+from vnic.cli import version as version_verb
+
+QEMU = probe.Qemu(
+    "/opt/qemu", (7, 2, 22), "QEMU 7.2.22", frozenset({"vhost-user"}), frozenset({"microvm", "q35"})
+)
+
+
+@pytest.fixture
+def any_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "find_qemu", lambda: QEMU.path)
+    monkeypatch.setattr(probe, "ask_qemu", lambda path: QEMU)
+    monkeypatch.setattr(probe, "tsc_khz", lambda: None)
+
+
+def test_version_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema"] == 1
+    assert told["vnic"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["vm", "--memory", "much"], ["vm", "--machine", "pdp11"], ["serve"]]
+)
+def test_usage_error_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err != ""
+
+
+def test_no_qemu_is_3_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VNIC_QEMU", "/nowhere/qemu")
+    assert cli.main(["vm", "--accel", "tcg"]) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("error: no QEMU")
+    assert any(line.startswith("  to mend it: apt install") for line in told)
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_qemu_without_the_netdev_is_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vm", "--net", "stream", "--accel", "tcg"]) == 3
+    assert "no netdev 'stream'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_guest_that_cannot_be_is_2_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vm", "--memory", "1", "--accel", "tcg"]) == 2
+    assert "back end" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_unknown_image_is_2_and_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vm", "--image", "plan9", "--accel", "tcg"]) == 2
+    assert "debian12" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_dry_run_shows_both_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = [
+        "--accel",
+        "tcg",
+        "--machine",
+        "q35",
+        "--loss",
+        "0.02",
+        "--seed",
+        "7",
+        "--host",
+        "a.test=10.0.2.9",
+    ]
+    assert cli.main(["vm", "--dry-run", *options]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("\\\n", "").split())
+    assert "vnic serve --vhost-user /" in shown
+    assert "--loss 0.02 --seed 7 --host a.test=10.0.2.9" in shown
+    assert "/opt/qemu" in shown
+    assert "vectors=0" in shown
+    assert "image debian12" in shown  # not built: a name stands for its files
+
+
+def test_panic_of_a_layer_below_is_4_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def panics() -> str:
+        raise GuestPanic("the guest's kernel panicked", ["Kernel panic - not syncing"], "read it")
+
+    monkeypatch.setattr(version_verb.platform, "python_version", panics)
+    assert cli.main(["version"]) == 4
+    told = capsys.readouterr().err
+    assert "Kernel panic - not syncing" in told
+    assert "Traceback" not in told
+
+
+def test_debug_adds_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> str:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(version_verb.platform, "python_version", fails)
+    assert cli.main(["--debug", "version"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_image_path_of_one_not_built_is_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["image", "path"]) == 3
+    assert "vnic image build debian12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("variable", "coloured"), [("NO_COLOR", False), ("FORCE_COLOR", True)])
+def test_colour_follows_the_environment(
+    variable: str, coloured: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "1")
+    cli.main(["serve"])
+    assert ("\x1b[" in capsys.readouterr().err) is coloured

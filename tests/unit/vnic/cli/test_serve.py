@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``vnic serve`` as a process: its ready line, its end by signals, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SERVE = [sys.executable, "-m", "vnic", "serve"]
+
+pytestmark = pytest.mark.slow  # a Python process takes a second to start
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A back end that has said that it is ready."""
+    process = subprocess.Popen(
+        [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready:")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["--vhost-user", "--stream"])
+def test_ready_signal_ends_it_cleanly(kind: str, number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving(kind, str(path)) as process:
+        assert path.is_socket()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert not path.exists()
+    assert "ending: 0 frames" in err
+
+
+def test_path_of_a_living_process_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving("--vhost-user", str(path)) as process:
+        code, told = refused("--vhost-user", str(path))
+        assert code == 3
+        assert str(process.pid) in told
+        assert path.is_socket()
+
+
+def test_stale_path_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with serving("--stream", str(path)):
+        assert path.is_socket()
+
+
+def test_bound_port_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, told = refused("--stream", f"127.0.0.1:{port}")
+    assert code == 3
+    assert f"port {port}" in told
+
+
+def test_path_longer_than_107_bytes_is_refused(tmp_path: Path) -> None:
+    code, told = refused("--vhost-user", str(tmp_path / ("x" * 100)))
+    assert code == 3
+    assert "107" in told
+
+
+def test_ordinary_file_at_the_path_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    assert refused("--stream", str(path))[0] == 3
+    assert path.read_text() == "precious"
+
+
+def test_capture_that_cannot_be_written_leaves_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    code, told = refused("--stream", str(path), "--pcap", str(tmp_path / "no" / "x.pcapng"))
+    assert code == 3
+    assert "capture" in told
+    assert not path.exists()
