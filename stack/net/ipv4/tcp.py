@@ -81,7 +81,6 @@ from stack.include.sock import (
     sock_orphan,
 )
 from stack.include.tcp import (
-    MAX_TCP_HEADER,
     MAX_TCP_KEEPCNT,
     MAX_TCP_KEEPIDLE,
     MAX_TCP_KEEPINTVL,
@@ -350,7 +349,7 @@ def tcp_xmit_size_goal(sk: tcp_sock, mss_now: int, large_allowed: bool) -> int:
     """Bytes to collect in one packet: whole segments up to the device's limit and half the peer's window."""
     if not large_allowed:
         return mss_now
-    limit = tcp_output.tcp_bound_to_half_wnd(sk, sk.sk_gso_max_size - 1 - MAX_TCP_HEADER)
+    limit = tcp_output.tcp_bound_to_half_wnd(sk, sk.sk_gso_max_size)
     segs = min(limit // mss_now, sk.sk_gso_max_segs)
     return max(segs, 1) * mss_now
 
@@ -539,6 +538,8 @@ def tcp_recvmsg(sk: tcp_sock, size: int, flags: int) -> bytes | int:
         return -ENOTCONN
     if flags & MSG_OOB:
         return tcp_recv_urg(sk, flags)
+    if size <= 0:
+        return b""
     views = tcp_recvmsg_locked(sk, size, flags)
     if isinstance(views, int):
         return views

@@ -616,7 +616,7 @@ def tcp_rcv_space_adjust(sk: tcp_sock) -> None:
 def _grow_rcvbuf(sk: tcp_sock, copied: int, space: int) -> None:
     rcvwin = 2 * copied + 16 * sk.advmss
     rcvwin += 2 * (rcvwin * (copied - space) // max(space, 1))
-    rcvmem = 576 + ((sk.advmss + 320 + 63) & ~63)
+    rcvmem = SKB_TRUESIZE_OVERHEAD + sk.advmss + 256  # the kernel's MAX_TCP_HEADER
     while tcp_win_from_space(sk, rcvmem) < sk.advmss:
         rcvmem += 128
     rcvbuf = min(rcvwin // sk.advmss * rcvmem, sk.sk_net.ipv4.sysctl_tcp_rmem[2])
@@ -1854,6 +1854,8 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
         flag, rexmit = tcp_fastretrans_alert(sk, prior_snd_una, num_dupack, flag)
     if flag & FLAG_SET_XMIT_TIMER:
         tcp_set_xmit_timer(sk)
+    if flag & FLAG_FORWARD_PROGRESS or not flag & FLAG_NOT_DUP:
+        sk.sk_dst_pending_confirm = 1
     delivered = tcp_newly_delivered(sk, prior_delivered, flag)
     rs = sack.rate
     rs.is_ack_delayed = bool(flag & FLAG_ACK_MAYBE_DELAYED)

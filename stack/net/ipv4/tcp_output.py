@@ -46,6 +46,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_inc_pingpong_cnt,
     inet_csk_reset_xmit_timer,
 )
+from stack.include.net import SOCK_NOSPACE
 from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import (
     CHECKSUM_PARTIAL,
@@ -143,6 +144,7 @@ from stack.include.tcp import (
     tcp_current_ssthresh,
     tcp_full_space,
     tcp_in_cwnd_reduction,
+    tcp_is_cwnd_limited,
     tcp_is_sack,
     tcp_minshall_check,
     tcp_packets_in_flight,
@@ -563,6 +565,8 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         skb.gso_size = tcb.tcp_gso_size
         skb.gso_type = sk.sk_gso_type
     skb.sk = sk
+    if sk.sk_dst_pending_confirm:
+        skb.dst_pending_confirm = True
     skb.destructor = tcp_wfree
     sk.sk_wmem_alloc += skb.truesize
     skb.transport_header = off = skb_push(skb, header_size)
@@ -813,7 +817,8 @@ def sk_can_gso(sk: tcp_sock) -> bool:
 
 def tcp_cwnd_application_limited(sk: tcp_sock) -> None:
     """RFC 2861: cwnd decays towards what was used when the application did not fill it for an RTO."""
-    if sk.icsk_ca_state == TCP_CA_Open and not sk.sk_shutdown & 0:
+    socket_ = sk.sk_socket
+    if sk.icsk_ca_state == TCP_CA_Open and socket_ is not None and not socket_.flags & SOCK_NOSPACE:
         win_used = max(sk.snd_cwnd_used, tcp_input.tcp_init_cwnd(sk, sk.sk_dst_cache))
         if win_used < sk.snd_cwnd:
             sk.snd_ssthresh = tcp_current_ssthresh(sk)
@@ -832,7 +837,7 @@ def tcp_cwnd_validate(sk: tcp_sock, is_cwnd_limited: bool) -> None:
         sk.is_cwnd_limited = is_cwnd_limited
         sk.max_packets_out = sk.packets_out
         sk.cwnd_usage_seq = sk.snd_nxt
-    if sk.is_cwnd_limited:
+    if tcp_is_cwnd_limited(sk):
         sk.snd_cwnd_used = 0
         sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
         return
@@ -959,7 +964,7 @@ def tcp_tso_should_defer(sk: tcp_sock, skb: sk_buff, max_segs: int) -> tuple[boo
         return no
     if sk.tcp_rtx_queue:
         elapsed_ns = now - sk.tcp_rtx_queue[0].skb_mstamp_ns
-        if elapsed_ns * 2 > (sk.srtt_us >> 3) * 1000:
+        if elapsed_ns < (sk.srtt_us >> 4) * 1000:
             return no
     elif not in_flight:
         return no
