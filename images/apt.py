@@ -119,7 +119,7 @@ def unknown(names: Iterable[str], label: str, err: str) -> PackageListError:
 
 def no_network(label: str, complaint: str) -> NoNetwork:
     return NoNetwork(
-        "no guest image is built yet, and no package list can be fetched to build one",
+        "no package list can be fetched, so no guest image can be built",
         f"apt-get update, {label}: {complaint or 'it said nothing'}",
         "connect to the network, or set apt's proxy in /etc/apt/apt.conf.d, then: vnic image build;\n"
         "without any network, copy ~/.cache/vnic/images from a machine that has built it",
