@@ -190,7 +190,6 @@ TCP_CHRONO_SNDBUF_LIMITED = 3
 
 # tp.tsq_flags (enum tsq_enum)
 TSQF_THROTTLED = 1 << 0
-TSQF_QUEUED = 1 << 1
 
 # Socket options of level IPPROTO_TCP: include/uapi/linux/tcp.h.
 IPPROTO_TCP = 6
@@ -441,10 +440,6 @@ class minmax:
 
     def __init__(self, t: int = 0, v: int = MASK32) -> None:
         self.s = [(t, v), (t, v), (t, v)]
-
-
-def minmax_get(m: minmax) -> int:
-    return m.s[0][1]
 
 
 def minmax_reset(m: minmax, t: int, meas: int) -> int:
@@ -869,19 +864,6 @@ def tcp_is_reno(tp: tcp_sock) -> bool:
     return not tp.rx_opt.sack_ok
 
 
-def tcp_snd_cwnd(tp: tcp_sock) -> int:
-    return tp.snd_cwnd
-
-
-def tcp_snd_cwnd_set(tp: tcp_sock, val: int) -> None:
-    assert val > 0
-    tp.snd_cwnd = val
-
-
-def tcp_max_tso_deferred_mss(tp: tcp_sock) -> int:
-    return 3
-
-
 def tcp_is_cwnd_limited(sk: tcp_sock) -> bool:
     """Whether cwnd, not the application, held the sender back, so that growing cwnd means something.  In slow
     start half-used is enough (RFC 7661 is the idea)."""
@@ -899,16 +881,8 @@ def tcp_current_ssthresh(sk: tcp_sock) -> int:
     return max(sk.snd_ssthresh, (sk.snd_cwnd >> 1) + (sk.snd_cwnd >> 2))
 
 
-def tcp_initial_cwnd_reached(tp: tcp_sock) -> bool:
-    return tp.packets_out >= TCP_INIT_CWND
-
-
-def __tcp_fast_path_on(tp: tcp_sock, snd_wnd: int) -> None:
-    """Expect plain ACK segments with the usual header length and this window field (RFC 1144's idea)."""
-    tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | snd_wnd) & MASK32
-
-
 def tcp_fast_path_on(tp: tcp_sock) -> None:
+    """Expect plain ACK segments with the usual header length and this window field (RFC 1144's idea)."""
     tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | tp.snd_wnd >> tp.rx_opt.snd_wscale) & MASK32
 
 
@@ -929,39 +903,8 @@ def tcp_rtx_queue_head(sk: tcp_sock) -> sk_buff | None:
     return sk.tcp_rtx_queue[0] if sk.tcp_rtx_queue else None
 
 
-def tcp_rtx_queue_tail(sk: tcp_sock) -> sk_buff | None:
-    return sk.tcp_rtx_queue[-1] if sk.tcp_rtx_queue else None
-
-
-def tcp_rtx_queue_empty(sk: tcp_sock) -> bool:
-    return not sk.tcp_rtx_queue
-
-
 def tcp_write_queue_empty(sk: tcp_sock) -> bool:
     return sk.write_seq == sk.snd_nxt
-
-
-def tcp_rtx_and_write_queues_empty(sk: tcp_sock) -> bool:
-    return not sk.tcp_rtx_queue and not sk.sk_write_queue
-
-
-def tcp_send_head(sk: tcp_sock) -> sk_buff | None:
-    return sk.sk_write_queue[0] if sk.sk_write_queue else None
-
-
-def tcp_write_queue_tail(sk: tcp_sock) -> sk_buff | None:
-    return sk.sk_write_queue[-1] if sk.sk_write_queue else None
-
-
-def tcp_skb_pcount(skb: sk_buff) -> int:
-    """Segments on the wire that this packet stands for."""
-    segs: int = skb.cb.tcp_gso_segs
-    return segs
-
-
-def tcp_skb_mss(skb: sk_buff) -> int:
-    size: int = skb.cb.tcp_gso_size
-    return size
 
 
 def tcp_skb_is_last(sk: tcp_sock, skb: sk_buff) -> bool:
@@ -974,10 +917,6 @@ def tcp_minshall_check(tp: tcp_sock) -> bool:
     return (una - sml) & MASK32 >= 0x80000000 and not (nxt - sml) & MASK32 >= 0x80000000
 
 
-def tcp_stamp_us_delta(t1: int, t0: int) -> int:
-    return max(t1 - t0, 0)
-
-
 def tcp_time_stamp(tp: tcp_sock) -> int:
     """The TSval clock without the connection's offset: milliseconds."""
     return tp.tcp_mstamp // 1000 & MASK32
@@ -985,10 +924,6 @@ def tcp_time_stamp(tp: tcp_sock) -> int:
 
 def tcp_min_rtt(tp: tcp_sock) -> int:
     return tp.rtt_min.s[0][1]
-
-
-def tcp_skb_timestamp_us(skb: sk_buff) -> int:
-    return skb.skb_mstamp_ns // 1000
 
 
 def tcp_under_memory_pressure(sk: tcp_sock) -> bool:

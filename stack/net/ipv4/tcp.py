@@ -277,16 +277,6 @@ def tcp_poll(sk: tcp_sock) -> int:
     return mask
 
 
-def tcp_inq(sk: tcp_sock) -> int:
-    """Bytes that can be read now (SIOCINQ, TCP_INQ)."""
-    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV):
-        return 0
-    answ = (sk.rcv_nxt - sk.copied_seq) & MASK32
-    if answ and sk.sk_flags & SOCK_DONE:
-        answ -= 1
-    return answ
-
-
 # -- sending --------------------------------------------------------------------------------------------------------
 
 
@@ -494,18 +484,6 @@ def tcp_eat_recv_skb(sk: tcp_sock, skb: sk_buff) -> None:
     """The first packet of the receive queue was read to its end."""
     sk.sk_receive_queue.popleft()
     consume_skb(skb)
-
-
-def tcp_recv_skb(sk: tcp_sock, seq: int) -> tuple[sk_buff | None, int]:
-    """The packet that holds ``seq`` and the offset of it there, dropping what was read already."""
-    queue = sk.sk_receive_queue
-    while queue:
-        skb = queue[0]
-        offset = (seq - skb.cb.seq) & MASK32
-        if offset < skb.len or skb.cb.tcp_flags & TCPHDR_FIN:
-            return skb, offset
-        tcp_eat_recv_skb(sk, skb)
-    return None, 0
 
 
 def skb_slices(skb: sk_buff, offset: int, length: int) -> list[memoryview]:
@@ -852,20 +830,6 @@ def tcp_done(sk: tcp_sock) -> None:
         sk.sk_state_change(sk)
     else:
         inet_connection_sock.inet_csk_destroy_sock(sk)
-
-
-def tcp_abort(sk: tcp_sock, err: int) -> None:
-    """End a connection from outside, with RST and ``err`` for its application."""
-    if sk.sk_state == TCP_LISTEN:
-        tcp_set_state(sk, TCP_CLOSE)
-        inet_connection_sock.inet_csk_listen_stop(sk)
-    if not sk.sk_flags & SOCK_DEAD:
-        sk.sk_err = err
-        sk.sk_error_report(sk)
-        if tcp_need_reset(sk.sk_state):
-            tcp_output.tcp_send_active_reset(sk)
-        tcp_done(sk)
-    tcp_write_queue_purge(sk)
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

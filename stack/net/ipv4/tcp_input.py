@@ -680,17 +680,9 @@ def tcp_update_pacing_rate(sk: tcp_sock) -> None:
     sk.sk_pacing_rate = min(rate, sk.sk_max_pacing_rate)
 
 
-def __tcp_set_rto(tp: tcp_sock) -> int:
-    return usecs_to_jiffies((tp.srtt_us >> 3) + tp.rttvar_us)
-
-
 def tcp_set_rto(sk: tcp_sock) -> None:
     rto = usecs_to_jiffies((sk.srtt_us >> 3) + sk.rttvar_us)
     sk.icsk_rto = rto if rto < TCP_RTO_MAX else TCP_RTO_MAX
-
-
-def tcp_bound_rto(sk: tcp_sock) -> None:
-    sk.icsk_rto = min(sk.icsk_rto, TCP_RTO_MAX)
 
 
 def tcp_init_cwnd(tp: tcp_sock, dst: dst_entry | None) -> int:
@@ -798,10 +790,6 @@ def tcp_timeout_mark_lost(sk: tcp_sock) -> None:
 
 def tcp_is_rack(sk: tcp_sock) -> bool:
     return bool(sk.sk_net.ipv4.sysctl_tcp_recovery & 1) and tcp_is_sack(sk)
-
-
-def tcp_skb_mark_lost_uncond_verify(tp: tcp_sock, skb: sk_buff) -> None:
-    tcp_mark_skb_lost(tp, skb)
 
 
 def tcp_mark_skb_lost(sk: tcp_sock, skb: sk_buff) -> None:
