@@ -1068,7 +1068,7 @@ def tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | b
 
 # -- tcp_info ------------------------------------------------------------------------------------------------------
 
-# struct tcp_info (include/uapi/linux/tcp.h) up to tcpi_rcv_wnd.
+# struct tcp_info (include/uapi/linux/tcp.h) as of 6.1, up to tcpi_snd_wnd: 232 bytes.
 _TCP_INFO_U8 = ("state", "ca_state", "retransmits", "probes", "backoff", "options")
 _TCP_INFO_U32 = (
     "rto", "ato", "snd_mss", "rcv_mss", "unacked", "sacked", "lost", "retrans", "fackets", "last_data_sent",
@@ -1185,7 +1185,7 @@ _TCP_INFO_REST = (
     "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
     "snd_wnd", "rcv_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited",
 )  # fmt: skip
-_TCP_INFO_LAYOUT = Struct("=8B24I4Q6I4Q2I2Q5I")
+_TCP_INFO_LAYOUT = Struct("=8B24I4Q6I4Q2I2Q4I")
 
 
 def _tcp_info_bytes(sk: tcp_sock) -> bytes:
@@ -1194,7 +1194,7 @@ def _tcp_info_bytes(sk: tcp_sock) -> bytes:
     u8 = [info[name] & 0xFF for name in _TCP_INFO_U8]
     wscale = info["snd_wscale"] | info["rcv_wscale"] << 4
     u32 = [info[name] & MASK32 for name in _TCP_INFO_U32]
-    rest = [info[name] for name in _TCP_INFO_REST[:23]]
+    rest = [info[name] for name in _TCP_INFO_REST[:22]]
     return _TCP_INFO_LAYOUT.pack(*u8, wscale, info["delivery_rate_app_limited"], *u32, *rest)
 
 
