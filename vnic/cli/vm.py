@@ -242,9 +242,12 @@ def _transcripts(run: Path, artifacts: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kept = _keep(run, artifacts or Path(tempfile.mkdtemp(prefix="vnic-failed-")))
-        add_evidence(error, f"transcripts of console, QEMU and back end: {kept}")
-        raise
+        try:
+            kept = _keep(run, artifacts or Path(tempfile.mkdtemp(prefix="vnic-failed-")))
+            add_evidence(error, f"transcripts of console, QEMU and back end: {kept}")
+        except OSError as also:
+            add_evidence(error, f"the transcripts of console, QEMU and back end could not be kept: {also}")
+        raise error
     else:
         if artifacts is not None:
             _keep(run, artifacts)

@@ -13,6 +13,8 @@ from guest.vm.rundir import RunDir
 from vnic.cli import backend
 from vnic.errors import BackendError, BackendTimeout, exit_code_of
 
+pytestmark = pytest.mark.slow  # starts interpreters
+
 
 @pytest.fixture
 def rundir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDir]:
