@@ -41,6 +41,7 @@ class Client:
         self.dev.features = NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO
         self.dev.ndo_start_xmit = self.take
         self.sent: list[sk_buff] = []
+        self.seq = self.ack = self.tsecr = 0
         self._arp()
         self.listener = Socket(self.net)
         self.listener.bind(("10.0.2.2", PORT))
@@ -67,7 +68,9 @@ class Client:
         else:
             options = b"\x01\x01" + options
         doff = 20 + len(options)
-        tcp = pack("!HHIIBBHHH", self.sport, PORT, self.seq, self.ack, doff << 2, flags, 65535, 0, 0) + options
+        tcp = (
+            pack("!HHIIBBHHH", self.sport, PORT, self.seq, self.ack, doff << 2, flags, 65535, 0, 0) + options
+        )
         ip = pack("!BBHHHBBHII", 0x45, 0, 20 + doff + len(payload), 0, 0x4000, 64, 6, 0, CLIENT, SERVER)
         total = sum(int.from_bytes(ip[i : i + 2], "big") for i in range(0, 20, 2))
         check = 0xFFFF - ((total - 1) % 0xFFFF + 1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A server on the Python stack: echo on port 7777 of 10.0.2.2, for one QEMU guest.
 
-    python examples/echo_server.py /tmp/vnic.sock        and, in the guest:  nc 10.0.2.2 7777
+python examples/echo_server.py /tmp/vnic.sock        and, in the guest:  nc 10.0.2.2 7777
 """
 
 import asyncio

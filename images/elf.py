@@ -46,7 +46,9 @@ def dynamic(data: bytes) -> Dynamic:
 
 def _dynamic(data: bytes) -> Dynamic:
     segments = list(_segments(data))
-    entries = [pair for kind, off, _, size in segments if kind == PT_DYNAMIC for pair in _tags(data, off, size)]
+    entries = [
+        pair for kind, off, _, size in segments if kind == PT_DYNAMIC for pair in _tags(data, off, size)
+    ]
     interpreter = next((_string(data, off) for kind, off, _, _ in segments if kind == PT_INTERP), "")
     table = next((value for tag, value in entries if tag == DT_STRTAB), None)
     if table is None:

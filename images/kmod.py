@@ -64,7 +64,9 @@ class Modules:
             data = lzma.decompress(raw) if path.endswith(".xz") else raw
             info = modinfo(data)
         except (lzma.LZMAError, NotElf) as error:
-            raise ContentError(f"module {path} cannot be read", str(error), "build again with --refresh") from None
+            raise ContentError(
+                f"module {path} cannot be read", str(error), "build again with --refresh"
+            ) from None
         inside = _SUFFIX.sub(".ko", path.removeprefix(self.base + "/"))
         return Module(name, inside, data, _wanted(info), tuple(info.get("alias", ())))
 

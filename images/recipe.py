@@ -99,7 +99,14 @@ def _recipe(name: str, table: dict[str, Any], digest: str) -> Recipe:
     if missing := {"busybox", "sh"} - {program.name for program in programs}:
         raise ValueError(f"`programs` lacks {sorted(missing)}, which /init needs")
     return Recipe(
-        name, str(table["description"]), kernel["package"], kernel["suite"], modules, load_list, programs, digest
+        name,
+        str(table["description"]),
+        kernel["package"],
+        kernel["suite"],
+        modules,
+        load_list,
+        programs,
+        digest,
     )
 
 

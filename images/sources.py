@@ -152,6 +152,8 @@ def resolve_kernel(view: View, name: str) -> tuple[Package, ...]:
     while waiting:
         package = view.candidate(waiting.pop(0))
         found[package.name] = package
-        waiting += [other for other in _KERNEL_PART.findall(package.depends) if other not in {*found, *waiting}]
+        waiting += [
+            other for other in _KERNEL_PART.findall(package.depends) if other not in {*found, *waiting}
+        ]
     parts = tuple(package for package in found.values() if package.name != name)
     return parts or tuple(found.values())

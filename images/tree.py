@@ -28,7 +28,9 @@ class Tree:
     def find(self, path: str) -> str | None:
         """The regular file that `path` leads to, through links and the merged /usr; None when there is none."""
         for _ in range(_MAX_LINKS):
-            known = next((name for name in _spellings(path) if name in self.files or name in self.links), None)
+            known = next(
+                (name for name in _spellings(path) if name in self.files or name in self.links), None
+            )
             if known is None or known in self.files:
                 return known
             target = self.links[known]

@@ -110,7 +110,6 @@ class Stack:
         self.rt_input_cache: dict[tuple[int, int, int], rtable] = {}
         self.fib_nh_exceptions: dict[int, fib_nh_exception] = {}
 
-
     def _init_ipv4(self) -> None:
         """inet_init() of net/ipv4/af_inet.c and the per-namespace initialisers that it registers."""
         fib_frontend.fib_net_init(self)

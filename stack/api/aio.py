@@ -245,7 +245,9 @@ class _StackTransport(transports._FlowControlMixin):
 
     _loop: asyncio.AbstractEventLoop
 
-    def __init__(self, runner: Runner, socket: Socket, protocol: asyncio.BaseProtocol, extra: dict[str, Any]) -> None:
+    def __init__(
+        self, runner: Runner, socket: Socket, protocol: asyncio.BaseProtocol, extra: dict[str, Any]
+    ) -> None:
         super().__init__(extra, runner.loop)
         self._runner = runner
         self._socket = socket
@@ -367,9 +369,13 @@ class StackStreamTransport(_StackTransport):
     says now, None once closed)."""
 
     _start_tls_compatible = True
-    _sendfile_compatible = constants._SendfileMode.FALLBACK  # loop.sendfile reads and writes, it has no descriptor
+    _sendfile_compatible = (
+        constants._SendfileMode.FALLBACK
+    )  # loop.sendfile reads and writes, it has no descriptor
 
-    def __init__(self, runner: Runner, socket: Socket, protocol: asyncio.BaseProtocol, extra: dict[str, Any]) -> None:
+    def __init__(
+        self, runner: Runner, socket: Socket, protocol: asyncio.BaseProtocol, extra: dict[str, Any]
+    ) -> None:
         super().__init__(runner, socket, protocol, extra)
         self._eof = False  # write_eof was called
         self._eof_received = False

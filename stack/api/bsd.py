@@ -106,7 +106,13 @@ class Socket:
     __slots__ = ("__weakref__", "_fd", "_net", "_on_event", "_sock")
 
     def __init__(
-        self, stack: Stack, family: int = AF_INET, type: int = SOCK_STREAM, proto: int = 0, *, fd: int | None = None
+        self,
+        stack: Stack,
+        family: int = AF_INET,
+        type: int = SOCK_STREAM,
+        proto: int = 0,
+        *,
+        fd: int | None = None,
     ) -> None:
         if fd is None:
             fd = net_socket.sys_socket(stack, family, type, proto)

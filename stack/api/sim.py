@@ -155,7 +155,7 @@ class Segment:
 
 
 def flags_to_bits(flags: str) -> int:
-    """"SA" as the header's flag byte; KeyError for a letter that is not one of SFRPAUEW."""
+    """ "SA" as the header's flag byte; KeyError for a letter that is not one of SFRPAUEW."""
     bits = 0
     for letter in flags.replace(".", "A"):
         bits |= _FLAG_BITS[letter]
@@ -590,20 +590,28 @@ class RawPeer:
         check = ip_fast_csum(head, ihl)
         return IPHDR_STRUCT.pack(*fields, check, *addrs) + ip_options + body
 
-    def send_ip(self, proto: int, body: bytes, dst: str, *, dest_mac: bytes | None = None, **fields: Any) -> None:
+    def send_ip(
+        self, proto: int, body: bytes, dst: str, *, dest_mac: bytes | None = None, **fields: Any
+    ) -> None:
         """Send an IPv4 packet; ``fields`` are those of ``ip_packet``."""
         head = (dest_mac or self.remote_mac) + self.mac + ETH_P_IP.to_bytes(2, "big")
         self.send_frame((head + self.ip_packet(proto, body, dst, **fields)).ljust(60, b"\0"))
 
-    def send_udp(self, dst: str, sport: int, dport: int, data: bytes, *, checksum: bool = True, **fields: Any) -> None:
+    def send_udp(
+        self, dst: str, sport: int, dport: int, data: bytes, *, checksum: bool = True, **fields: Any
+    ) -> None:
         head = b"".join(v.to_bytes(2, "big") for v in (sport, dport, 8 + len(data), 0))
         if checksum:
             src = in_aton(fields.get("src") or self.addr)
-            check = csum_tcpudp_magic(src, in_aton(dst), 8 + len(data), IPPROTO_UDP, csum_partial(head + data))
+            check = csum_tcpudp_magic(
+                src, in_aton(dst), 8 + len(data), IPPROTO_UDP, csum_partial(head + data)
+            )
             head = head[:6] + (check or 0xFFFF).to_bytes(2, "big")
         self.send_ip(IPPROTO_UDP, head + data, dst, **fields)
 
-    def send_icmp(self, dst: str, icmp_type: int, code: int, rest: int = 0, data: bytes = b"", **fields: Any) -> None:
+    def send_icmp(
+        self, dst: str, icmp_type: int, code: int, rest: int = 0, data: bytes = b"", **fields: Any
+    ) -> None:
         """An ICMP message; ``rest`` are the header's last 32 bits."""
         head = bytes((icmp_type, code, 0, 0)) + rest.to_bytes(4, "big")
         check = ip_compute_csum(head + data)
@@ -663,7 +671,10 @@ class RawPeer:
         """The next datagram; returns its packet (payload from body[8:])."""
         packet = self.next_packet(IPPROTO_UDP, within_ns)
         ports = (sport, dport)
-        if packet is None or (int.from_bytes(packet.body[:2], "big"), int.from_bytes(packet.body[2:4], "big")) != ports:
+        if (
+            packet is None
+            or (int.from_bytes(packet.body[:2], "big"), int.from_bytes(packet.body[2:4], "big")) != ports
+        ):
             raise SimError(f"expected a datagram {sport} > {dport}, got {_what(packet)}")
         if data is not None and packet.body[8:] != data:
             raise SimError(f"expected the payload {data!r}, got {packet.body[8:]!r}")

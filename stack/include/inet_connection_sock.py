@@ -277,5 +277,3 @@ def inet_csk_reqsk_queue_is_full(sk: inet_connection_sock) -> bool:
 
 def inet_csk_listen_poll(sk: inet_connection_sock) -> int:
     return EPOLLIN | EPOLLRDNORM if sk.icsk_accept_queue.rskq_accept_head else 0
-
-

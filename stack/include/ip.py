@@ -140,7 +140,19 @@ ICMPHDR_STRUCT = Struct("!BBHHH")
 class iphdr:
     """struct iphdr; ``ihl`` counts 32-bit words, ``frag_off`` has the flag bits."""
 
-    __slots__ = ("check", "daddr", "frag_off", "id", "ihl", "protocol", "saddr", "tos", "tot_len", "ttl", "version")
+    __slots__ = (
+        "check",
+        "daddr",
+        "frag_off",
+        "id",
+        "ihl",
+        "protocol",
+        "saddr",
+        "tos",
+        "tot_len",
+        "ttl",
+        "version",
+    )
 
     def __init__(
         self,
@@ -210,7 +222,13 @@ class ip_reply_arg:
     __slots__ = ("bound_dev_if", "csum", "csumoffset", "flags", "iov", "tos")
 
     def __init__(
-        self, iov: bytearray, csum: int = 0, csumoffset: int = -1, bound_dev_if: int = 0, tos: int = 0, flags: int = 0
+        self,
+        iov: bytearray,
+        csum: int = 0,
+        csumoffset: int = -1,
+        bound_dev_if: int = 0,
+        tos: int = 0,
+        flags: int = 0,
     ) -> None:
         self.iov = iov
         self.csum = csum
@@ -291,9 +309,11 @@ def INET_ECN_is_not_ect(tos: int) -> bool:
 
 
 def in_aton(text: str) -> int:
-    """"10.0.2.2" as an int; ValueError with the reason for anything that is not four decimal bytes."""
+    """ "10.0.2.2" as an int; ValueError with the reason for anything that is not four decimal bytes."""
     parts = text.split(".")
-    if len(parts) != 4 or not all(p.isascii() and p.isdigit() and len(p) <= 3 and int(p) < 256 for p in parts):
+    if len(parts) != 4 or not all(
+        p.isascii() and p.isdigit() and len(p) <= 3 and int(p) < 256 for p in parts
+    ):
         raise ValueError(f"{text!r} is not an IPv4 address: four numbers 0..255 with dots between them")
     return int.from_bytes(bytes(int(p) for p in parts), "big")
 

@@ -141,5 +141,7 @@ class files_struct:
     def __init__(self, max_fds: int = 1 << 20) -> None:
         self.fdt: dict[int, file] = {}
         self.free: list[int] = []  # a heap of descriptors given back
-        self.next_fd = 3  # 0, 1 and 2 stay free, so that no descriptor is ever false or looks like a standard one
+        self.next_fd = (
+            3  # 0, 1 and 2 stay free, so that no descriptor is ever false or looks like a standard one
+        )
         self.max_fds = max_fds

@@ -234,7 +234,8 @@ def test_fragments_of_any_shape_keep_the_books(pieces: list[tuple[int, int, bool
     assert (net.ipv4_fqdir.mem, net.ipv4_fqdir.queues) == (0, {})
 
 
-# -- connections -------------------------------------------------------------------------------------------------------
+# -- connections
+# -------------------------------------------------------------------------------------------------------
 
 
 @st.composite

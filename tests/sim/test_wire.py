@@ -143,7 +143,9 @@ def test_expectation_that_fails_says_what_came() -> None:
     peer = sim.add_peer("10.0.0.9", net)
     conn = peer.tcp(80)
     conn.send("S", mss=1460)
-    with pytest.raises(SimError, match=r"expected flags 'SA', got 'RA' in: .*10\.0\.0\.1:80 > 10\.0\.0\.9:40000"):
+    with pytest.raises(
+        SimError, match=r"expected flags 'SA', got 'RA' in: .*10\.0\.0\.1:80 > 10\.0\.0\.9:40000"
+    ):
         conn.expect("SA")
     with pytest.raises(SimError, match="got nothing"):
         conn.expect("SA", within_ns=MSEC)

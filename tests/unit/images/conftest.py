@@ -55,9 +55,7 @@ def make_elf(
     at_names = at_info + len(info)
     at_sections = at_names + len(names)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 3, 62, 1, 0, 64, at_sections, 0, 64, 56, 3, 64, 3, 2
-    )
+    header = struct.pack("<16sHHIQQQIHHHHHH", ident, 3, 62, 1, 0, 64, at_sections, 0, 64, 56, 3, 64, 3, 2)
     segments = [
         struct.pack("<IIQQQQQQ", 1, 4, base, address, address, len(strings), len(strings), 1),
         struct.pack("<IIQQQQQQ", 2 if needed or soname else 0, 4, at_dynamic, 0, 0, len(dynamic), 0, 8),
@@ -117,11 +115,18 @@ class FakeHost:
     mirror_lacks: set[str] = field(default_factory=set)
     cc_error: str = ""
     download_error: str = "Err:1 Could not resolve 'deb.example'"
-    targets: str = "http://mirror.example/debian/|bookworm|main\nhttp://mirror.example/debian-security/|x|main\n"
+    targets: str = (
+        "http://mirror.example/debian/|bookworm|main\nhttp://mirror.example/debian-security/|x|main\n"
+    )
     calls: list[list[str]] = field(default_factory=list)
 
     def add(
-        self, name: str, files: dict[str, bytes | str], version: str = "1.0", section: str = "net", depends: str = ""
+        self,
+        name: str,
+        files: dict[str, bytes | str],
+        version: str = "1.0",
+        section: str = "net",
+        depends: str = "",
     ) -> None:
         self.debs[name] = FakeDeb(name, version, section, depends, make_tar(files))
 
@@ -177,7 +182,9 @@ class FakeHost:
         while waiting:
             deb = self.debs[waiting.pop()]
             found[deb.name] = deb
-            waiting += [d.split()[0] for d in deb.depends.split(",") if d.strip() and d.split()[0] not in found]
+            waiting += [
+                d.split()[0] for d in deb.depends.split(",") if d.strip() and d.split()[0] not in found
+            ]
         return list(found.values())
 
     def _apt_cache(self, words: list[str], _: Path | None, state: Path | None) -> Result:
@@ -190,7 +197,9 @@ class FakeHost:
 
     def _dpkg_deb(self, words: list[str], *_: object) -> Result:
         content = Path(words[1]).read_bytes()
-        return Result(0, content, "") if content else Result(2, b"", "dpkg-deb: error: unexpected end of file")
+        return (
+            Result(0, content, "") if content else Result(2, b"", "dpkg-deb: error: unexpected end of file")
+        )
 
     def _cc(self, words: list[str], *_: object) -> Result:
         if words == ["--version"]:
@@ -208,7 +217,9 @@ def debian() -> FakeHost:
     """A host on which the recipe RECIPE builds."""
     host = FakeHost()
     modules = "lib/modules/6.1.0-1-cloud-amd64"
-    host.add("linux-image-cloud-amd64", {}, depends="linux-image-6.1.0-1-cloud-amd64 (= 1.0)", section="kernel")
+    host.add(
+        "linux-image-cloud-amd64", {}, depends="linux-image-6.1.0-1-cloud-amd64 (= 1.0)", section="kernel"
+    )
     host.add(
         "linux-image-6.1.0-1-cloud-amd64",
         {
@@ -216,13 +227,17 @@ def debian() -> FakeHost:
             f"{modules}/modules.builtin": b"kernel/net/inet_diag.ko\n",
             f"{modules}/kernel/virtio_net.ko": make_elf(modinfo=["depends=virtio"]),
             f"{modules}/kernel/virtio.ko": make_elf(modinfo=["depends="]),
-            f"{modules}/kernel/tcp_diag.ko": make_elf(modinfo=["depends=inet_diag", "alias=net-pf-16-type-2-6"]),
+            f"{modules}/kernel/tcp_diag.ko": make_elf(
+                modinfo=["depends=inet_diag", "alias=net-pf-16-type-2-6"]
+            ),
         },
         section="kernel",
         depends="kmod, linux-base (>= 4)",
     )
     host.add("busybox-static", {"bin/busybox": make_elf()}, version="1:1.35")
-    host.add("busybox", {"bin/busybox": make_elf(["libc.so.6"], interpreter="/lib64/ld.so.2")}, depends="libc6")
+    host.add(
+        "busybox", {"bin/busybox": make_elf(["libc.so.6"], interpreter="/lib64/ld.so.2")}, depends="libc6"
+    )
     host.add("curl", {"usr/bin/curl": make_elf(["libcurl.so.4", "libc.so.6"])}, depends="libcurl4, adduser")
     libcurl = {
         "usr/lib/x86_64-linux-gnu/libcurl.so.4": "libcurl.so.4.8",

@@ -101,7 +101,9 @@ def test_download_other_bytes_than_listed_are_refused(host: Any, tmp_path: Path)
 
 
 def test_mirror_is_the_archive_and_not_the_security_one(host: Any) -> None:
-    host.targets = "http://m.example/debian-security/|bookworm-security|main\nhttp://m.example/debian/|bookworm|main\n"
+    host.targets = (
+        "http://m.example/debian-security/|bookworm-security|main\nhttp://m.example/debian/|bookworm|main\n"
+    )
     assert apt.mirror(host) == "http://m.example/debian/"
 
 

@@ -40,11 +40,15 @@ def content(image: Image) -> dict[str, bytes]:
     return {entry.path: entry.data for entry in cpio.read(image.initramfs.read_bytes())}
 
 
-def test_build_has_kernel_programs_libraries_modules_and_init(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_has_kernel_programs_libraries_modules_and_init(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     image = build(host, cache, fake_recipe)
     found = content(image)
     assert image.kernel.read_bytes() == b"the kernel"
-    assert {"init", "bin/busybox", "bin/sh", "usr/bin/curl", "usr/bin/vnicbench", "lib64/ld.so.2"} <= set(found)
+    assert {"init", "bin/busybox", "bin/sh", "usr/bin/curl", "usr/bin/vnicbench", "lib64/ld.so.2"} <= set(
+        found
+    )
     assert {"lib/x86_64-linux-gnu/libcurl.so.4", "lib/x86_64-linux-gnu/libc.so.6"} <= set(found)
     base = "/lib/modules/6.1.0-1-cloud-amd64/kernel"
     assert found["etc/modules.load"].decode().split() == [f"{base}/virtio.ko", f"{base}/virtio_net.ko"]
@@ -58,7 +62,9 @@ def test_build_applet_links_do_not_hide_real_programs(host: Any, cache: Cache, f
     assert "bin/curl" not in found
 
 
-def test_build_manifest_records_packages_files_and_tools(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_manifest_records_packages_files_and_tools(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     image = build(host, cache, fake_recipe)
     packages = {package["name"]: package for package in image.manifest["packages"]}
     assert packages["busybox-static"]["version"] == "1:1.35"
@@ -72,7 +78,9 @@ def test_build_manifest_records_packages_files_and_tools(host: Any, cache: Cache
     verify(image)
 
 
-def test_build_same_inputs_elsewhere_give_the_same_bytes(host: Any, tmp_path: Path, fake_recipe: Recipe) -> None:
+def test_build_same_inputs_elsewhere_give_the_same_bytes(
+    host: Any, tmp_path: Path, fake_recipe: Recipe
+) -> None:
     one, two = (build(host, Cache(tmp_path / name), fake_recipe) for name in "ab")
     assert one.key == two.key
     assert one.initramfs.read_bytes() == two.initramfs.read_bytes()
@@ -106,7 +114,9 @@ def test_build_changed_recipe_is_resolved_again(host: Any, cache: Cache, recipe_
     assert host.count("apt-get", "install") == 2
 
 
-def test_build_refresh_takes_newer_versions_from_fresh_lists(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_refresh_takes_newer_versions_from_fresh_lists(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     first = build(host, cache, fake_recipe)
     host.add("curl", {"usr/bin/curl": b"#!new"}, version="2.0", depends="libc6")
     assert build(host, cache, fake_recipe) == first
@@ -116,7 +126,9 @@ def test_build_refresh_takes_newer_versions_from_fresh_lists(host: Any, cache: C
     assert Cache(cache.root).find(fake_recipe) == second
 
 
-def test_build_refresh_without_newer_versions_keeps_the_image(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_refresh_without_newer_versions_keeps_the_image(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     first = build(host, cache, fake_recipe)
     assert build(host, cache, fake_recipe, refresh=True) == first
     assert host.count("cc") == 2  # one compilation and one --version
@@ -131,7 +143,9 @@ def test_build_host_without_lists_fetches_its_own(host: Any, cache: Cache, fake_
     assert "fetching fresh lists of the host's sources" in lines
 
 
-def test_build_no_lists_and_no_network_is_one_clear_error(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_no_lists_and_no_network_is_one_clear_error(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     host.host_lists = host.network = False
     with pytest.raises(NoNetwork) as caught:
         build(host, cache, fake_recipe)
@@ -150,7 +164,9 @@ def test_build_lists_but_no_network_is_the_same_error(host: Any, cache: Cache, f
     assert visible(cache) == []
 
 
-def test_build_version_gone_from_the_mirror_is_resolved_again(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_version_gone_from_the_mirror_is_resolved_again(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     def moved_on(argv: list[str], cwd: Path | None = None) -> Any:
         # The list was read, then the mirror replaced curl before it was downloaded.
         if "download" in argv and host.count("apt-get", "download") == 0:
@@ -177,7 +193,9 @@ def test_build_unknown_package_is_a_list_error(host: Any, cache: Cache, recipe_t
         build(host, cache, which)
 
 
-def test_build_damaged_package_in_the_cache_is_fetched_again(host: Any, cache: Cache, fake_recipe: Recipe) -> None:
+def test_build_damaged_package_in_the_cache_is_fetched_again(
+    host: Any, cache: Cache, fake_recipe: Recipe
+) -> None:
     image = build(host, cache, fake_recipe)
     for deb in (cache.root / "packages").iterdir():
         deb.write_bytes(deb.read_bytes()[:-1])
@@ -187,7 +205,9 @@ def test_build_damaged_package_in_the_cache_is_fetched_again(host: Any, cache: C
     verify(again)
 
 
-def test_build_suite_gives_the_kernel_and_never_the_programs(host: Any, cache: Cache, recipe_text: bytes) -> None:
+def test_build_suite_gives_the_kernel_and_never_the_programs(
+    host: Any, cache: Cache, recipe_text: bytes
+) -> None:
     which = recipe.parse("unit", recipe_text.replace(b'suite = ""', b'suite = "trixie"'))
     build(host, cache, which)
     with_suite = [call for call in host.calls if any("Dir::Etc::SourceList=" in word for word in call)]

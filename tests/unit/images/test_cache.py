@@ -44,7 +44,9 @@ def publish(cache: Cache, key: str = KEY) -> Image:
         return cache.publish("unit", key, work, files(key))
 
 
-def test_key_is_stable_and_changes_with_every_input(fake_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_stable_and_changes_with_every_input(
+    fake_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = lock_of(fake_recipe)
     key = image_key(fake_recipe, lock)
     assert key == image_key(fake_recipe, lock_of(fake_recipe))
@@ -75,7 +77,9 @@ def test_lock_reads_back_what_was_written(fake_recipe: Recipe) -> None:
     assert Lock.from_json(lock_of(fake_recipe).to_json()) == lock_of(fake_recipe)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe_digest": 1, "kernel": [{}], "packages": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"recipe_digest": 1, "kernel": [{}], "packages": []}']
+)
 def test_read_lock_damaged_file_is_no_lock(cache: Cache, fake_recipe: Recipe, text: str) -> None:
     cache.root.mkdir(parents=True)
     (cache.root / "unit.lock.json").write_text(text)
@@ -115,7 +119,9 @@ def test_publish_over_a_broken_directory_replaces_it(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("failing", ["vmlinuz", "initramfs.cpio", "manifest.json"])
-def test_publish_full_disk_leaves_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_publish_full_disk_leaves_nothing(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     real = module._write_durably
 
     def write(path: Path, data: bytes) -> None:
@@ -136,7 +142,10 @@ def test_publish_full_disk_leaves_nothing(cache: Cache, monkeypatch: pytest.Monk
 
 def test_exclusive_cache_that_cannot_be_made_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match="cannot be written"), Cache(tmp_path / "file" / "images").exclusive("unit"):
+    with (
+        pytest.raises(DiskError, match="cannot be written"),
+        Cache(tmp_path / "file" / "images").exclusive("unit"),
+    ):
         pytest.fail("entered")
 
 
@@ -203,7 +212,9 @@ def test_prune_keeps_what_is_asked_for_and_drops_packages(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize(("value", "home"), [("", ".cache"), ("relative/path", ".cache"), ("{tmp}/x", "x")])
-def test_cache_root_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, home: str) -> None:
+def test_cache_root_follows_xdg(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, home: str
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp=tmp_path))
     assert cache_root() == tmp_path / home / "vnic" / "images"

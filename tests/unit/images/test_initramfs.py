@@ -15,7 +15,9 @@ LIB = "usr/lib/x86_64-linux-gnu"
 
 def test_needed_libraries_follows_every_level_and_link(elf: Maker) -> None:
     trees = {
-        "liba": Tree({f"{LIB}/liba.so.1.5": elf(["libb.so.2", "libc.so.6"])}, {f"{LIB}/liba.so.1": "liba.so.1.5"}),
+        "liba": Tree(
+            {f"{LIB}/liba.so.1.5": elf(["libb.so.2", "libc.so.6"])}, {f"{LIB}/liba.so.1": "liba.so.1.5"}
+        ),
         "libb": Tree({f"{LIB}/libb.so.2": elf(["libc.so.6"])}),
         "libc": Tree({"lib/x86_64-linux-gnu/libc.so.6": elf()}),
     }

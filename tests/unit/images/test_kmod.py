@@ -23,7 +23,9 @@ def names(found: Modules, *wanted: str) -> list[str]:
 
 
 def test_load_order_puts_dependencies_first_and_each_once(elf: Maker) -> None:
-    found = modules(elf, {"net": "failover,virtio", "failover": "", "virtio": "ring", "ring": "", "mmio": "virtio"})
+    found = modules(
+        elf, {"net": "failover,virtio", "failover": "", "virtio": "ring", "ring": "", "mmio": "virtio"}
+    )
     assert names(found, "mmio", "net") == ["ring", "virtio", "mmio", "failover", "net"]
 
 

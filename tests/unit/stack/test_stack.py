@@ -45,7 +45,8 @@ def test_unknown_profile_or_sysctl_is_named_in_the_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("tcp_rmem", 5), ("tcp_rmem", (1, 2)), ("tcp_syncookies", "1"), ("tcp_congestion_control", 1)]
+    ("name", "value"),
+    [("tcp_rmem", 5), ("tcp_rmem", (1, 2)), ("tcp_syncookies", "1"), ("tcp_congestion_control", 1)],
 )
 def test_sysctl_of_the_wrong_kind_is_refused(name: str, value: SysctlValue) -> None:
     with pytest.raises(TypeError, match=name):

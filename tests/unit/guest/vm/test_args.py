@@ -156,7 +156,7 @@ def test_kernel_words_under_tcg_name_the_hosts_tsc() -> None:
 
 def test_kernel_words_under_kvm_leave_the_clock_alone() -> None:
     words = args.kernel_words(replace(BASE, accel="kvm", machine="q35", tsc_khz=2596140))
-    assert words == ["console=ttyS0", "net.ifnames=0"]
+    assert words == ["console=ttyS0", "net.ifnames=0", "cryptomgr.notests"]
 
 
 def test_reboot_is_an_end_unless_asked_for() -> None:

@@ -588,9 +588,7 @@ class Datagrams(asyncio.DatagramProtocol):
 
 
 def test_datagram_endpoint_receives_and_answers(world):
-    transport, proto = world.run(
-        aio.create_datagram_endpoint(world.runner, Datagrams, ("10.0.2.2", 53))
-    )
+    transport, proto = world.run(aio.create_datagram_endpoint(world.runner, Datagrams, ("10.0.2.2", 53)))
     assert transport.get_extra_info("sockname") == ("10.0.2.2", 53)
     world.peer.send_udp("10.0.2.2", 5000, 53, b"question")
     world.settle()

@@ -89,7 +89,9 @@ def test_accept_that_fails_gives_its_descriptor_back(net):
     assert net_socket.sys_socket(net, AF_INET, SOCK_STREAM) == fd + 1
 
 
-@pytest.mark.parametrize(("asked", "got"), [(0, 0), (7, 7), (4096, 4096), (4097, 4096), (-1, 4096), (-5, 4096)])
+@pytest.mark.parametrize(
+    ("asked", "got"), [(0, 0), (7, 7), (4096, 4096), (4097, 4096), (-1, 4096), (-5, 4096)]
+)
 def test_listen_backlog_ends_at_somaxconn(net, asked, got):
     fd = net_socket.sys_socket(net, AF_INET, SOCK_STREAM)
     assert net_socket.sys_listen(net, fd, asked) == 0

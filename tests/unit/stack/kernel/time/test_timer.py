@@ -37,7 +37,8 @@ def test_jiffies_at_boot_are_300_s_below_the_wrap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("jiffies_ahead", "slack_ms"), [(5, 4), (50, 4), (250, 32), (1000, 256), (10_000, 2048), (100_000, 16_384)]
+    ("jiffies_ahead", "slack_ms"),
+    [(5, 4), (50, 4), (250, 32), (1000, 256), (10_000, 2048), (100_000, 16_384)],
 )
 def test_armed_timer_fires_late_by_at_most_its_level(jiffies_ahead: int, slack_ms: int) -> None:
     net, clock, fired = make()

@@ -73,7 +73,9 @@ def test_gso_frame_that_makes_no_sense_is_dropped(gso_size: int, gso_type: int, 
     net = Sim().add_stack("10.0.2.2/24")
     dev = net.devices_by_name["eth0"]
     frame = dev.dev_addr + b"\x02" * 6 + b"\x08\x00" + bytes(3000)
-    net.netif_rx(dev, frame, csum_start=34, csum_offset=16, ip_summed=summed, gso_size=gso_size, gso_type=gso_type)
+    net.netif_rx(
+        dev, frame, csum_start=34, csum_offset=16, ip_summed=summed, gso_size=gso_size, gso_type=gso_type
+    )
     assert net.drop_reasons == {"DEV_RX_OFFLOAD": 1}
 
 

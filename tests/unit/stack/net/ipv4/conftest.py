@@ -57,7 +57,9 @@ def udp_socket(net: Stack) -> UdpFactory:
 def listen(net: Stack) -> ListenFactory:
     """A listening socket on port 80 of every address; ``before`` are (level, option, value) set before listen()."""
 
-    def make(backlog: int = 5, port: int = 80, addr: str = "", before: tuple[tuple[int, int, int], ...] = ()) -> Socket:
+    def make(
+        backlog: int = 5, port: int = 80, addr: str = "", before: tuple[tuple[int, int, int], ...] = ()
+    ) -> Socket:
         sock = Socket(net)
         for option in before:
             sock.setsockopt(*option)

@@ -76,9 +76,7 @@ def test_known_neighbour_that_announces_a_new_address_is_updated(net: Stack, pee
     assert state(net) == "STALE"
 
 
-@pytest.mark.parametrize(
-    ("offset", "value"), [(14, 0), (16, 0x86), (18, 5), (19, 16), (21, 9), (22, 0x03)]
-)
+@pytest.mark.parametrize(("offset", "value"), [(14, 0), (16, 0x86), (18, 5), (19, 16), (21, 9), (22, 0x03)])
 def test_malformed_arp_is_dropped(net: Stack, peer: RawPeer, offset: int, value: int) -> None:
     peer.send_arp(1, "10.0.2.2")
     frame = bytearray(peer.sim.frames[-1].data)
@@ -201,7 +199,9 @@ def test_delayed_neighbour_that_a_transport_confirms_is_not_probed(
     assert state(net) == "REACHABLE"
 
 
-def test_full_table_refuses_new_neighbours_but_keeps_those_in_use(sim: Sim, net: Stack, peer: RawPeer) -> None:
+def test_full_table_refuses_new_neighbours_but_keeps_those_in_use(
+    sim: Sim, net: Stack, peer: RawPeer
+) -> None:
     tbl = net.arp_tbl
     tbl.gc_thresh2, tbl.gc_thresh3 = 4, 6
     dev = net.devices_by_name["eth0"]

@@ -161,7 +161,12 @@ def send_error(
 
 @pytest.mark.parametrize(
     ("icmp_type", "code", "error"),
-    [(3, 3, errno.ECONNREFUSED), (3, 2, errno.ENOPROTOOPT), (3, 13, errno.EHOSTUNREACH), (12, 0, errno.EPROTO)],
+    [
+        (3, 3, errno.ECONNREFUSED),
+        (3, 2, errno.ENOPROTOOPT),
+        (3, 13, errno.EHOSTUNREACH),
+        (12, 0, errno.EPROTO),
+    ],
 )
 def test_connected_socket_hears_of_a_hard_error_once(
     net: Stack, peer: RawPeer, udp_socket: UdpFactory, icmp_type: int, code: int, error: int
@@ -195,7 +200,9 @@ def test_unconnected_socket_hears_of_errors_only_with_ip_recverr(
     assert udp.udp_recvmsg(sk, 100, 0) == -errno.EHOSTUNREACH
 
 
-def test_error_about_a_datagram_of_nobody_counts_as_wrong(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_error_about_a_datagram_of_nobody_counts_as_wrong(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     send_error(peer, udp_socket(7), 3, 3, sport=8)
     counters = proc.counters(net)
     assert counters["IcmpInErrors"] == counters["IcmpInDestUnreachs"] == 1

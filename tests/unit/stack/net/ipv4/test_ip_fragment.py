@@ -19,7 +19,9 @@ def echo(size: int) -> bytes:
     return head[:2] + ip_compute_csum(head + data).to_bytes(2, "big") + head[4:] + data
 
 
-def send_piece(peer: RawPeer, body: bytes, start: int, end: int, *, last: bool, ip_id: int = 9, **fields: int) -> None:
+def send_piece(
+    peer: RawPeer, body: bytes, start: int, end: int, *, last: bool, ip_id: int = 9, **fields: int
+) -> None:
     frag = start // 8 | (0 if last else MF)
     peer.send_ip(1, body[start:end], "10.0.2.2", frag=frag, ip_id=ip_id, **fields)
 
@@ -96,7 +98,9 @@ def test_waiting_last_fragment_contradicted_throws_the_datagram_away(
     assert net.drop_reasons["IP_INHDR"] == 2
 
 
-def test_incomplete_datagram_times_out_with_an_error_to_its_sender(sim: Sim, net: Stack, peer: RawPeer) -> None:
+def test_incomplete_datagram_times_out_with_an_error_to_its_sender(
+    sim: Sim, net: Stack, peer: RawPeer
+) -> None:
     body = echo(3000)
     send_piece(peer, body, 0, 1480, last=False)
     sim.run_for(29 * SEC)
@@ -129,7 +133,9 @@ def test_flood_of_first_fragments_stays_within_the_memory_limit(sim: Sim) -> Non
     assert net.drop_reasons["NOMEM"] > 100
 
 
-def test_fragments_far_apart_in_their_senders_count_are_not_joined(sim: Sim, net: Stack, peer: RawPeer) -> None:
+def test_fragments_far_apart_in_their_senders_count_are_not_joined(
+    sim: Sim, net: Stack, peer: RawPeer
+) -> None:
     body = echo(3000)
     send_piece(peer, body, 0, 1480, last=False, ip_id=1)
     for i in range(70):

@@ -44,7 +44,9 @@ def test_host_packet_is_delivered_and_counted(net: Stack, peer: RawPeer) -> None
     assert net.drop_reasons == {}
 
 
-@pytest.mark.parametrize(("tos", "name"), [(1, "IpExtInECT1Pkts"), (2, "IpExtInECT0Pkts"), (3, "IpExtInCEPkts")])
+@pytest.mark.parametrize(
+    ("tos", "name"), [(1, "IpExtInECT1Pkts"), (2, "IpExtInECT0Pkts"), (3, "IpExtInCEPkts")]
+)
 def test_host_packet_with_ecn_bits_is_counted_by_them(net: Stack, peer: RawPeer, tos: int, name: str) -> None:
     peer.send_ip(*ECHO, "10.0.2.2", tos=tos)
     peer.expect_icmp(0, 0)
@@ -68,7 +70,9 @@ def test_host_packet_shorter_than_a_header_is_dropped(net: Stack, peer: RawPeer)
 
 
 @pytest.mark.parametrize("first", [0x65, 0x35, 0x05, 0x44, 0x40])
-def test_host_packet_with_wrong_version_or_header_length_is_dropped(net: Stack, peer: RawPeer, first: int) -> None:
+def test_host_packet_with_wrong_version_or_header_length_is_dropped(
+    net: Stack, peer: RawPeer, first: int
+) -> None:
     packet = bytearray(peer.ip_packet(*ECHO, "10.0.2.2"))
     packet[0] = first
     deliver(peer, bytes(packet))

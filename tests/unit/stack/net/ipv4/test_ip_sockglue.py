@@ -64,7 +64,8 @@ def test_option_reads_back(sockets, name, value, read):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(IP_TTL, 0), (IP_TTL, 256), (IP_MINTTL, -1), (IP_MTU_DISCOVER, 6), (IP_OPTIONS, bytes(41))]
+    ("name", "value"),
+    [(IP_TTL, 0), (IP_TTL, 256), (IP_MINTTL, -1), (IP_MTU_DISCOVER, 6), (IP_OPTIONS, bytes(41))],
 )
 def test_option_out_of_range_is_invalid(sockets, name, value):
     assert sockets.set(sockets.dgram, name, value) == -errno.EINVAL

@@ -109,7 +109,9 @@ def test_deleted_primary_address_promotes_the_secondary(net: Stack) -> None:
     assert fib_frontend.inet_addr_type(net, in_aton("10.0.2.2")) == RTN_UNICAST
 
 
-@pytest.mark.parametrize("cidr", ["10.0.2.2", "10.0.2/24", "10.0.2.2/33", "10.0.2.256/24", "10.0.2.2/x", "::1/64"])
+@pytest.mark.parametrize(
+    "cidr", ["10.0.2.2", "10.0.2/24", "10.0.2.2/33", "10.0.2.256/24", "10.0.2.2/x", "::1/64"]
+)
 def test_malformed_address_is_refused_with_a_reason(net: Stack, cidr: str) -> None:
     with pytest.raises(ValueError, match="address"):
         net.dev_addr_add(net.devices_by_name["eth0"], cidr)
@@ -120,7 +122,9 @@ def test_gateway_off_every_link_is_refused(net: Stack) -> None:
         net.route_add("0.0.0.0/0", via="192.168.1.1")
 
 
-@pytest.mark.parametrize(("mtu", "advmss"), [(1500, 1460), (576, 536), (9000, 8960), (68, 256), (65535, 65495)])
+@pytest.mark.parametrize(
+    ("mtu", "advmss"), [(1500, 1460), (576, 536), (9000, 8960), (68, 256), (65535, 65495)]
+)
 def test_advertised_mss_follows_the_mtu(sim: Sim, mtu: int, advmss: int) -> None:
     net = sim.add_stack("10.0.2.2/24", mtu=mtu)
     assert dst_metric_advmss(found(net, "10.0.2.15")) == advmss

@@ -46,13 +46,17 @@ def test_listen_full_syn_queue_answers_with_cookies(listen: Listen, peer: RawPee
     assert sock.sk.icsk_accept_queue.qlen == 1  # type: ignore[attr-defined]
 
 
-def test_cookie_synack_keeps_the_options_only_with_time_stamps(listen: Listen, peer: RawPeer, always: Stack) -> None:
+def test_cookie_synack_keeps_the_options_only_with_time_stamps(
+    listen: Listen, peer: RawPeer, always: Stack
+) -> None:
     listen()
     assert cookie(peer, mss=1460, sackok=True, wscale=7)[1].opts.kinds == (2,)
     assert cookie(peer, mss=1460, sackok=True, wscale=7, ts=(1, 0))[1].opts.kinds == (2, 4, 8, 1, 3)
 
 
-def test_cookie_ack_makes_the_child_with_its_options(listen: Listen, peer: RawPeer, always: Stack, sim: Sim) -> None:
+def test_cookie_ack_makes_the_child_with_its_options(
+    listen: Listen, peer: RawPeer, always: Stack, sim: Sim
+) -> None:
     sim.run_for(1 * SEC)
     sock = listen()
     conn, _ = cookie(peer, mss=1460, sackok=True, wscale=7, ts=(1000, 0))
@@ -98,7 +102,9 @@ def test_cookie_forged(listen: Listen, peer: RawPeer, always: Stack) -> None:
     assert always.mib.net_statistics[LINUX_MIB_SYNCOOKIESFAILED] == 1
 
 
-def test_cookie_forged_at_a_listener_that_never_sent_any(listen: Listen, peer: RawPeer, always: Stack) -> None:
+def test_cookie_forged_at_a_listener_that_never_sent_any(
+    listen: Listen, peer: RawPeer, always: Stack
+) -> None:
     listen()
     peer.tcp(80).send("A", ack=77)
     peer.expect("R", seq=77)

@@ -24,7 +24,9 @@ def connect(sim: Sim, peer: RawPeer, listen: ListenFactory) -> tuple[RawTcp, Any
     return conn, listener.accept()[0]
 
 
-def test_established_ecn_data_are_ect_and_pure_acks_are_not(sim: Sim, peer: RawPeer, listen: ListenFactory) -> None:
+def test_established_ecn_data_are_ect_and_pure_acks_are_not(
+    sim: Sim, peer: RawPeer, listen: ListenFactory
+) -> None:
     conn, sock = connect(sim, peer, listen)
     sock.send(b"data")
     assert conn.expect("PA").packet.tos == ECT0
@@ -44,7 +46,9 @@ def test_established_ecn_ce_is_echoed_until_cwr(sim: Sim, peer: RawPeer, listen:
     conn.expect("A")
 
 
-def test_established_ecn_echo_reduces_once_and_says_cwr(sim: Sim, peer: RawPeer, listen: ListenFactory) -> None:
+def test_established_ecn_echo_reduces_once_and_says_cwr(
+    sim: Sim, peer: RawPeer, listen: ListenFactory
+) -> None:
     conn, sock = connect(sim, peer, listen)
     sock.send(b"x" * 14480)
     for _ in range(10):

@@ -32,7 +32,9 @@ def established(listen: Listen, peer: RawPeer) -> tuple[RawTcp, Socket]:
     return conn, sock.accept()[0]
 
 
-def icmp(peer: RawPeer, conn: RawTcp, type_: int, code: int, rel_seq: int, mtu: int = 0, port: int = 80) -> None:
+def icmp(
+    peer: RawPeer, conn: RawTcp, type_: int, code: int, rel_seq: int, mtu: int = 0, port: int = 80
+) -> None:
     """An ICMP error that quotes a segment of the stack's with that relative sequence number."""
     assert conn.irs is not None
     seq = (conn.irs + rel_seq) & 0xFFFFFFFF

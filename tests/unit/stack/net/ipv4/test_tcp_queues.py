@@ -167,9 +167,7 @@ def test_listen_over_half_full_takes_retries_from_old_requests(
     assert 0 < left < 17
 
 
-def test_listen_close_resets_children_and_forgets_requests(
-    listen: Listen, peer: RawPeer, net: Stack
-) -> None:
+def test_listen_close_resets_children_and_forgets_requests(listen: Listen, peer: RawPeer, net: Stack) -> None:
     sock = listen()
     waiting = connect(peer, 40000)
     half = peer.tcp(80, sport=40001)

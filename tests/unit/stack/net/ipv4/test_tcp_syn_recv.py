@@ -253,7 +253,9 @@ def test_new_syn_recv_child_takes_the_window_scale(
     assert _child(sock, peer).rx_opt.snd_wscale == child
 
 
-@pytest.mark.parametrize(("mss", "child"), [(None, 536), (0, 536), (20, 48), (1000, 1000), (1460, 1460), (9000, 1460)])
+@pytest.mark.parametrize(
+    ("mss", "child"), [(None, 536), (0, 536), (20, 48), (1000, 1000), (1460, 1460), (9000, 1460)]
+)
 def test_new_syn_recv_child_takes_the_mss(listen: Listen, peer: RawPeer, mss: int | None, child: int) -> None:
     sock = listen()
     conn = peer.tcp(80)

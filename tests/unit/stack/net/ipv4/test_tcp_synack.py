@@ -89,7 +89,9 @@ def test_listen_syn_with_rcvbuf_on_the_listener(
     assert (answer.window, answer.opts.wscale) == (window, wscale)
 
 
-@pytest.mark.parametrize(("maxseg", "mss", "window"), [(500, 500, 65392), (1000, 1000, 65208), (4000, 1460, 65160)])
+@pytest.mark.parametrize(
+    ("maxseg", "mss", "window"), [(500, 500, 65392), (1000, 1000, 65208), (4000, 1460, 65160)]
+)
 def test_listen_syn_with_maxseg_on_the_listener(
     listen: Listen, peer: RawPeer, maxseg: int, mss: int, window: int
 ) -> None:
@@ -212,5 +214,3 @@ def test_closed_port_rst(peer: RawPeer) -> None:
     peer.tcp(81).send("R")
     peer.tcp(81).send("RA", ack=5)
     peer.expect_nothing()
-
-

@@ -24,7 +24,9 @@ Listen = Callable[..., Socket]
 
 
 def time_waits(net: Stack) -> list[tcp_timewait_sock]:
-    return [sk for chain in net.tcp_hashinfo.ehash.values() for sk in chain if isinstance(sk, tcp_timewait_sock)]
+    return [
+        sk for chain in net.tcp_hashinfo.ehash.values() for sk in chain if isinstance(sk, tcp_timewait_sock)
+    ]
 
 
 def closed(sock: Socket, peer: RawPeer, *, ts: bool = True) -> RawTcp:

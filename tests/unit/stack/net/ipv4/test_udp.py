@@ -79,7 +79,9 @@ def test_sent_datagram_above_the_mtu_with_df_is_too_long(udp_socket: UdpFactory)
     assert udp.udp_sendmsg(sk, bytes(1473), (HOST, 9), 0) == -errno.EMSGSIZE
 
 
-def test_received_datagram_with_bad_checksum_is_dropped(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_received_datagram_with_bad_checksum_is_dropped(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     udp_socket(9)
     peer.send_ip(17, b"\x03\xe8\x00\x09\x00\x09\x12\x34x", "10.0.2.2")
     peer.expect_nothing()
@@ -88,7 +90,9 @@ def test_received_datagram_with_bad_checksum_is_dropped(net: Stack, peer: RawPee
     assert net.drop_reasons == {"UDP_CSUM": 1}
 
 
-def test_received_datagram_without_checksum_is_taken(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_received_datagram_without_checksum_is_taken(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     sk = udp_socket(9)
     peer.send_udp("10.0.2.2", 1000, 9, b"x", checksum=False)
     peer.sim.settle()
@@ -182,7 +186,9 @@ def test_lookup_spreads_over_reuseport_sockets_and_keeps_a_flow_on_one(
     assert all(size % 2 == 0 for size in sizes)
 
 
-def test_broadcast_goes_to_every_socket_on_the_port(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_broadcast_goes_to_every_socket_on_the_port(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     first, second = udp_socket(67, sk_reuse=1), udp_socket(67, sk_reuse=1)
     peer.send_udp("255.255.255.255", 68, 67, b"discover", src="0.0.0.0", dest_mac=b"\xff" * 6)
     peer.sim.settle()
@@ -250,7 +256,9 @@ def test_bound_port_is_taken_unless_shared(
         assert udp_socket(9, **second).sk_num == 9
 
 
-def test_closed_socket_frees_its_port_and_what_it_holds(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_closed_socket_frees_its_port_and_what_it_holds(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     sk = udp_socket(9)
     peer.send_udp("10.0.2.2", 1000, 9, b"x")
     peer.sim.settle()
@@ -260,7 +268,9 @@ def test_closed_socket_frees_its_port_and_what_it_holds(net: Stack, peer: RawPee
     assert udp_socket(9).sk_num == 9
 
 
-def test_unbound_socket_gets_an_ephemeral_port_on_sending(net: Stack, peer: RawPeer, udp_socket: UdpFactory) -> None:
+def test_unbound_socket_gets_an_ephemeral_port_on_sending(
+    net: Stack, peer: RawPeer, udp_socket: UdpFactory
+) -> None:
     sk = udp_socket(0)
     assert 32768 <= sk.sk_num <= 60999
     udp.udp_lib_unhash(sk)
