@@ -17,10 +17,11 @@ import select
 import shlex
 import shutil
 import signal
+import socket as socketlib
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,6 +42,7 @@ from vnic.cli.backend import Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed
 
 NetKind = Literal["vhost-user", "stream"]
+Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
 RECONNECT_S = 1
 COMMAND_S = 3600.0
 
@@ -54,6 +56,8 @@ class Plan:
     image: str
     memory_mib: int
     backend_options: tuple[str, ...]
+    socket: Path | None
+    """Of a back end that runs already; None: one is started."""
     qemu: probe.Qemu
     accel: Accel
     interactive: bool
@@ -96,6 +100,9 @@ def vm(
     accel: Annotated[
         Literal["auto", "tcg", "kvm"], typer.Option(help="auto: KVM if it really works.")
     ] = "auto",
+    socket: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Use the back end that listens there; start none.")
+    ] = None,
     pcap: Pcap = None,
     loss: Loss = 0.0,
     reorder: Reorder = 0.0,
@@ -115,10 +122,16 @@ def vm(
     options += ["--seed", str(seed)] if options else []
     options += ["--pcap", str(pcap.absolute())] if pcap else []
     options += [word for pair in host or [] for word in ("--host", pair)]
+    if socket is not None and options:
+        raise errors.UsageError(
+            "these options are for a back end that is started, and --socket uses one that runs",
+            " ".join(options),
+            "give them to that back end, or leave --socket out",
+        )
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), qemu, chosen, not command)
+    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command)
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
@@ -140,24 +153,51 @@ def _accelerator(wanted: str, qemu: probe.Qemu) -> tuple[Accel, str]:
 
 
 def _show(plan: Plan) -> int:
-    socket = Path(tempfile.gettempdir()) / "vnic.sock"
-    print("# 1. the back end, in one terminal")
-    print(shell_form(serve_command(plan.backend_arguments(socket))))
-    print("# 2. the guest, in another (Ctrl-A x ends it)")
+    socket = plan.socket or Path(tempfile.gettempdir()) / "vnic.sock"
+    if plan.socket is None:
+        print("# 1. the back end, in one terminal")
+        print(shell_form(serve_command(plan.backend_arguments(socket))))
+        print("# 2. the guest, in another (Ctrl-A x ends it)")
     print(human_command(plan.vm(images.find(plan.image), socket)))
     return errors.EXIT_OK
 
 
 def _run(plan: Plan, image: images.Image, command: str, timeout: float, artifacts: Path | None) -> int:
-    with RunDir.create() as rundir, _transcripts(rundir.path, artifacts):
-        socket = rundir.socket_path("backend.sock")
-        with Backend(plan.backend_arguments(socket), rundir) as backend, _blamed(backend):
-            output.stage(f"the back end is {backend.await_ready()}")
-            guest = boot(plan.vm(image, socket), rundir, progress=output.stage)
-            with contextlib.closing(guest), _watched(backend, guest):
-                code = _run_command(guest, command, timeout) if command else _hand_over(guest)
+    with (
+        RunDir.create() as rundir,
+        _transcripts(rundir.path, artifacts),
+        _backend(plan, rundir) as (socket, watch),
+    ):
+        guest = boot(plan.vm(image, socket), rundir, progress=output.stage)
+        with contextlib.closing(guest), watch(guest):
+            code = _run_command(guest, command, timeout) if command else _hand_over(guest)
     output.stage("everything that was started has ended")
     return code
+
+
+@contextlib.contextmanager
+def _backend(plan: Plan, rundir: RunDir) -> Iterator[tuple[Path, Watch]]:
+    """The socket of a back end, and how to watch it: one of our own, or one that somebody else runs."""
+    if plan.socket is not None:
+        check_back_end(plan.socket, plan.net)
+        yield plan.socket, lambda guest: contextlib.nullcontext()
+        return
+    path = rundir.socket_path("backend.sock")
+    with Backend(plan.backend_arguments(path), rundir) as backend, _blamed(backend):
+        output.stage(f"the back end is {backend.await_ready()}")
+        yield path, lambda guest: _watched(backend, guest)
+
+
+def check_back_end(path: Path, net: NetKind) -> None:
+    """BackendError unless somebody listens there; QEMU would wait for it without a word."""
+    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as probe:
+        probe.settimeout(5.0)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            raise errors.BackendError(
+                f"no back end listens on {path}", str(error), f"start it first: vnic serve --{net} {path}"
+            ) from error
 
 
 def _run_command(guest: Guest, command: str, timeout: float) -> int:

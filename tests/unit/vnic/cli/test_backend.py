@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from guest.vm.rundir import RunDir
 from vnic.cli import backend
+from vnic.cli.vm import check_back_end
 from vnic.errors import BackendError, BackendTimeout, exit_code_of
 
 pytestmark = pytest.mark.slow  # starts interpreters
@@ -52,3 +54,17 @@ def test_started_says_nothing_until_the_deadline(rundir: RunDir, monkeypatch: py
             child.await_ready(0.1)
         assert not child.running
     assert exit_code_of(caught.value) == 5
+
+
+def test_back_end_that_nobody_runs_is_an_error_that_says_how_to_start_it(tmp_path: Path) -> None:
+    with pytest.raises(BackendError) as told:
+        check_back_end(tmp_path / "vnic.sock", "stream")
+    assert told.value.exit_code == 3
+    assert f"vnic serve --stream {tmp_path}/vnic.sock" in told.value.remedy
+
+
+def test_back_end_that_listens_is_taken(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "vnic.sock"))
+        listener.listen()
+        check_back_end(tmp_path / "vnic.sock", "vhost-user")
