@@ -5,6 +5,7 @@ removed."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -113,7 +114,16 @@ def listen_inet(host: str, port: int) -> Listener:
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
-        remedy = f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"
-        raise AddressInUse(f"cannot listen at {host} port {port}", str(error), remedy) from error
+        raise AddressInUse(
+            f"cannot listen at {host} port {port}", str(error), _inet_remedy(error, port)
+        ) from error
     sock.setblocking(False)
     return Listener(sock)
+
+
+def _inet_remedy(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "choose a port above 1023, or run it as root"
+    return "choose an address of this host: ip -br address shows them; 127.0.0.1 is always one"

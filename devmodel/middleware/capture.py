@@ -11,11 +11,15 @@ The file is written to at each flush of the port, so that what a crash leaves be
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
+
+log = logging.getLogger(__name__)
 
 INBOUND = 1
 OUTBOUND = 2
@@ -89,7 +93,8 @@ class CapturePort:
     """A Port round `inner` that writes each frame that passes.
 
     `clock` gives nanoseconds since 1970. Frames to the guest are written when the inner port took them, so
-    that what it dropped is not in the file. `close()` closes the file and the inner port.
+    that what it dropped is not in the file. `close()` closes the file and the inner port. A file that can be
+    written no longer (a full disk) ends the capture with a warning; the traffic goes on.
     """
 
     def __init__(self, inner: Port, writer: PcapngWriter, clock: Callable[[], int]) -> None:
@@ -114,37 +119,58 @@ class CapturePort:
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         sent = self.inner.send(hdr, parts)
-        if sent and self._open:
-            self._writer.write(self._clock(), OUTBOUND, parts)
+        if sent:
+            self._record(OUTBOUND, parts)
         return sent
 
     def flush(self) -> None:
         self.inner.flush()
-        if self._open:
-            self._writer.flush()
+        self._flush_file()
 
     def stats(self) -> dict[str, int]:
         return self.inner.stats()
 
     def close(self) -> None:
+        self.inner.close()
         if self._open:
             self._open = False
-            self.inner.close()
+            self._close_file()
+
+    def _record(self, direction: int, parts: Sequence[Buffer]) -> None:
+        if self._open:
+            try:
+                self._writer.write(self._clock(), direction, parts)
+            except OSError as error:
+                self._give_up(error)
+
+    def _flush_file(self) -> None:
+        if self._open:
+            try:
+                self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._open = False
+        log.warning("the capture of %s ends here, the traffic goes on: %s", self.name, error)
+        self._close_file()
+
+    def _close_file(self) -> None:
+        """A buffered file tries what it holds once more, and is closed even when that fails."""
+        with contextlib.suppress(OSError):
             self._writer.close()
 
     # -- PortHandler, for the inner port ----------------------------------------------------------------
 
     def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
-        if self._open:
-            self._writer.write(self._clock(), INBOUND, (frame,))
+        self._record(INBOUND, (frame,))
         if self._handler is not None:
             self._handler.frame_received(hdr, frame)
 
     def batch_done(self) -> None:
         if self._handler is not None:
             self._handler.batch_done()
-        if self._open:
-            self._writer.flush()
+        self._flush_file()
 
     def link_changed(self, up: bool, offloads: Offloads) -> None:
         if self._handler is not None:

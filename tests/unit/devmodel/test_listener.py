@@ -95,3 +95,9 @@ def test_taken_port_is_said() -> None:
     assert "in use" in caught.value.evidence
     assert "ss -ltnp" in caught.value.remedy
     first.close()
+
+
+def test_address_of_another_host_is_said_with_its_own_remedy() -> None:
+    with pytest.raises(AddressInUse) as caught:
+        listen_inet("192.0.2.1", 0)
+    assert "ip -br address" in caught.value.remedy

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from vu_driver import Recorder
 
 from devmodel.middleware.capture import CapturePort, PcapngWriter
 from devmodel.netdev.loopback import Loopback
+from devmodel.port import Buffer
 
 REQUEST = bytes.fromhex(
     "ffffffffffff525400123456 0806 0001080006040001 525400123456 0a00020f 000000000000 0a000202"
@@ -100,3 +102,45 @@ def test_tshark_reads_stamps_names_and_directions(tmp_path: Path) -> None:
     assert [line[1] for line in lines] == ["vnic0", "vnic0"]
     assert [int(line[2], 16) for line in lines] == [1, 2]
     assert [line[3] for line in lines] == ["1", "2"]
+
+
+class FullDisk(io.BytesIO):
+    """Takes `room` bytes, then fails as write(2), flush and close of a buffered file do."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def _check(self) -> None:
+        if self.tell() > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(self, data: Buffer, /) -> int:
+        done = super().write(data)
+        self._check()
+        return done
+
+    def flush(self) -> None:
+        self._check()
+
+    def close(self) -> None:
+        self._check()
+        super().close()
+
+
+def test_full_disk_ends_the_capture_and_not_the_traffic(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Loopback()
+    port = CapturePort(wire.a, PcapngWriter(FullDisk(200), "vnic0"), lambda: 0)
+    behind = Recorder()
+    port.attach(behind)
+    for _ in range(5):
+        wire.b.send(None, [REQUEST])
+        wire.b.flush()
+        wire.pump()
+        assert port.send(None, [ANSWER])
+        port.flush()
+    assert len(behind.frames) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the capture of {wire.a.name} ends here, the traffic goes on: [Errno 28] No space left on device"
+    ]
+    port.close()
