@@ -116,7 +116,8 @@ class QemuDied(GuestError):
         super().__init__(
             f"QEMU ended after {uptime:.1f} s: {how}",
             f"its stderr:\n{said}\ncommand line:\n{command}",
-            remedy or "run the command line above by hand; `vnic doctor` shows what this QEMU can do",
+            remedy
+            or "`vnic vm --dry-run` shows commands to run by hand, `vnic doctor` what this QEMU can do",
         )
         self.returncode = returncode
         self.stderr = stderr

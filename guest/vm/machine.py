@@ -162,7 +162,11 @@ class Machine:
             raise self._obituary()
         nics = [str(nic.path) for nic in self.vm.nics if not isinstance(nic, args.User)]
         waits = f"it may be waiting for the back end at {', '.join(nics)}" if nics else "it hangs"
-        raise GuestTimeout(f"QEMU did not come up within {CONNECT_S:g} s", context=waits + self._said())
+        raise GuestTimeout(
+            f"QEMU did not come up within {CONNECT_S:g} s",
+            remedy="end other guests on this host and try again; `vnic doctor` shows what this QEMU can do",
+            context=waits + self._said(),
+        )
 
     # -- while it runs
 
@@ -277,7 +281,10 @@ _KNOWN_DEATHS = (
     ("Failed to connect", "start the back end first, or give its card reconnect_s=1"),
     ("cannot set up guest memory", "give the guest less memory, or free some"),
     ("Cannot allocate memory", "give the guest less memory, or free some"),
-    ("could not load kernel", "the image is broken: vnic image build --force"),
+    (
+        "could not load kernel",
+        "the image is damaged: `vnic image verify` says which file, and how to mend it",
+    ),
     ("Could not access KVM", "use --accel tcg, or see `vnic doctor`"),
     ("failed to initialize kvm", "use --accel tcg, or see `vnic doctor`"),
     ("is not a valid netdev backend type", "this QEMU was built without that netdev: see `vnic doctor`"),

@@ -96,7 +96,7 @@ class Qemu:
             raise QemuTooOld(
                 f"this QEMU has no netdev '{netdev}'",
                 seen,
-                "use --backend with one that is listed, or install Debian's QEMU",
+                "use --net with one that is listed, or install Debian's QEMU: apt install qemu-system-x86",
             )
         if machine is not None and machine not in self.machines:
             listed = " ".join(sorted(self.machines))
@@ -129,6 +129,9 @@ _KVM_REMEDY = {
     "hangs": "nothing to mend from inside: guests run under TCG, with time limits x10",
     "fails": "read QEMU's words above; guests run under TCG, with time limits x10",
 }
+
+
+_KVM_MENDABLE = ("missing", "closed", "odd")
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,11 @@ def choose_accel(wanted: str, kvm: KvmVerdict) -> tuple[Accel, str]:
         return "kvm", f"accelerator: KVM ({kvm.evidence})"
     if wanted == "kvm":
         raise KvmUnusable(
-            f"KVM was asked for and is not usable: it {_KVM_SAYS[kvm.state]}", kvm.evidence, kvm.remedy
+            f"KVM was asked for and is not usable: it {_KVM_SAYS[kvm.state]}",
+            kvm.evidence,
+            f"leave out --accel kvm, to run under TCG with time limits x{TCG_TIME_FACTOR}; or {kvm.remedy}"
+            if kvm.state in _KVM_MENDABLE
+            else f"leave out --accel kvm: the guest then runs under TCG, with time limits x{TCG_TIME_FACTOR}",
         )
     why = f"/dev/kvm {_KVM_SAYS[kvm.state]}: {kvm.evidence}"
     return "tcg", f"accelerator: NO KVM, continuing with TCG, time limits x{TCG_TIME_FACTOR} ({why})"

@@ -177,6 +177,7 @@ def test_accel_kvm_with_hanging_kvm_is_refused() -> None:
     with pytest.raises(KvmUnusable) as caught:
         probe.choose_accel("kvm", KvmVerdict("hangs", "no end"))
     assert caught.value.exit_code == 3
+    assert caught.value.remedy.startswith("leave out --accel kvm")
 
 
 def test_accel_auto_with_working_kvm_is_kvm() -> None:
