@@ -95,14 +95,19 @@ class View:
             raise unknown(missing, self.label, err)
         return [known[pair] for pair in wanted]
 
-    def download(self, packages: Sequence[Package], directory: Path) -> dict[str, Path]:
-        """Fetches the .debs into `directory`, by package name.  Raises DownloadError, PackageCorrupt, DiskError."""
+    def download(
+        self, packages: Sequence[Package], directory: Path, cache: Path | None = None
+    ) -> dict[str, Path]:
+        """Fetches the .debs into `directory`, by package name.  Raises DownloadError, PackageCorrupt, DiskError.
+
+        `cache` is the directory that a full disk is reported for; `directory` itself is gone by then.
+        """
         pairs = [f"{package.name}={package.version}" for package in packages]
         code, _, err = self._call("apt-get", "download", "-qq", *pairs, cwd=directory)
         found = {package.name: sorted(directory.glob(f"{package.name}_*.deb")) for package in packages}
         missing = [package for package in packages if not found[package.name]]
         if code or missing:
-            raise_if_full(err, directory)
+            raise_if_full(err, cache or directory)
             raise _download_error(missing or packages, self.label, err)
         for package in packages:
             check(found[package.name][0], package)

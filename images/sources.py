@@ -111,9 +111,9 @@ class Sources:
             self._say(f"fetching {len(missing)} packages ({sum(p.size for p in missing) / 1e6:.0f} MB)")
         foreign = [package for package in missing if package in lock.kernel] if self._recipe.suite else []
         if foreign:
-            self._keep(foreign, self._suite().download(foreign, self._downloads("kernel")))
+            self._keep(foreign, self._download(self._suite(), foreign, "kernel"))
         if ours := [package for package in missing if package not in foreign]:
-            self._keep(ours, self._ask(lambda view: view.download(ours, self._downloads(view.label))))
+            self._keep(ours, self._ask(lambda view: self._download(view, ours, view.label)))
         return {package.name: self._cache.package_path(package) for package in lock.all}
 
     def _is_kept(self, package: Package) -> bool:
@@ -129,6 +129,9 @@ class Sources:
                 path.unlink()
             return False
         return True
+
+    def _download(self, view: View, packages: Sequence[Package], label: str) -> dict[str, Path]:
+        return view.download(packages, self._downloads(label), self._cache.root)
 
     def _downloads(self, label: str) -> Path:
         with self._cache.disk_errors():
