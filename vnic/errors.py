@@ -58,8 +58,8 @@ class HostIOError(VnicError):
 
 
 _REMEDY_OF_ERRNO = {
-    errno.ENOSPC: "free some space (df -h shows where), or set XDG_CACHE_HOME to a larger disk",
-    errno.EDQUOT: "free some of your quota, or set XDG_CACHE_HOME to another disk",
+    errno.ENOSPC: "free some space (df -h shows where); XDG_RUNTIME_DIR and TMPDIR say where short-lived files go",
+    errno.EDQUOT: "free some of your quota; XDG_RUNTIME_DIR and TMPDIR say where short-lived files go",
     errno.EADDRINUSE: "end the program that has it (ss -ltnp shows it), or name another port or path",
     errno.EACCES: "name a path that you may write",
     errno.EPERM: "name a path that you may write",

@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from devmodel.middleware.capture import CapturePort, PcapngWriter
 from devmodel.middleware.fault import FaultPort, Faults
@@ -191,8 +191,9 @@ async def _open_port(options: Options, cleanup: AsyncExitStack) -> Port:
         port = await VhostUserServer.listen(options.vhost_user)
     else:
         port = await StreamServer.listen(stream_address(options.stream or ""), mtu=options.mtu)
+    cleanup.callback(port.close)  # closing twice, here and through what goes around it, does no harm
     if options.capture is not None:
-        port = CapturePort(port, PcapngWriter(_open_capture(options.capture, port), port.name), time.time_ns)
+        port = CapturePort(port, _capture_writer(options.capture, port.name), time.time_ns)
     if options.loss or options.reorder or options.duplicate:
         faults = Faults(loss=options.loss, reorder=options.reorder, duplicate=options.duplicate, segment=True)
         rng = random.Random(options.seed)
@@ -201,9 +202,9 @@ async def _open_port(options: Options, cleanup: AsyncExitStack) -> Port:
     return port
 
 
-def _open_capture(path: Path, port: Port) -> BinaryIO:
+def _capture_writer(path: Path, interface: str) -> PcapngWriter:
+    """The file with its first blocks, which a full disk refuses as the opening does not."""
     try:
-        return path.open("wb")
+        return PcapngWriter(path.open("wb"), interface)
     except OSError as error:
-        port.close()
         raise from_oserror(error, f"write the capture to {path}") from error

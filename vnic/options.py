@@ -36,6 +36,9 @@ class Options:
                 f"--vhost-user {self.vhost_user}, --stream {self.stream}",
                 "vnic serve --vhost-user /tmp/vnic.sock",
             )
+        for option, value in (("--vhost-user", self.vhost_user), ("--stream", self.stream)):
+            if value == "":
+                raise UsageError(f"{option} has an empty value", f"{option} ''", f"{option} /tmp/vnic.sock")
         for name in ("loss", "reorder", "duplicate"):
             chance = getattr(self, name)
             if not 0 <= chance <= 1:
@@ -60,6 +63,10 @@ class AddressPlan:
             raise UsageError(
                 f"--address {cidr} is no IPv4 address with a prefix", str(error), "10.0.2.2/24"
             ) from error
+        if server.is_multicast or server.is_loopback or server.is_unspecified:
+            raise UsageError(
+                f"--address {cidr} cannot be a server's", "multicast, loopback or unspecified", "10.0.2.2/24"
+            )
         name_server = server.ip + 1
         if server.network.prefixlen > 27 or server.ip == server.network.network_address:
             raise UsageError(

@@ -64,13 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _terminated)
     try:
         return _result(app(args=None if arguments is None else list(arguments), standalone_mode=False))
-    except typer.Abort:  # what the parser makes of Ctrl-C
-        output.stage("interrupted; everything that was started has ended")
+    except (KeyboardInterrupt, typer.Abort):  # the latter is what the parser makes of Ctrl-C
         return 130
     except Exception as error:
         return _failed(error)
-    except KeyboardInterrupt:
-        return 130
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from guest.vm.args import shell_form
 from guest.vm.process import Child
 from guest.vm.rundir import RunDir
 from vnic.cli.serve import READY
@@ -22,6 +21,7 @@ READY_S = 30.0
 """From start to ready line: 1 s on an idle machine."""
 _POLL_S = 0.02
 _LOG_LINES = 15
+_COMPLAINTS = ("WARNING ", "ERROR ", "CRITICAL ")
 
 
 def serve_command(arguments: Sequence[str]) -> list[str]:
@@ -72,12 +72,18 @@ class Backend:
             error.exit_code = code
         return error
 
+    def complaints(self) -> list[str]:
+        """What it logged as a warning or worse while it worked, for a user who would not look into its log."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        return [line for line in lines if line.startswith(_COMPLAINTS)][-_LOG_LINES:]
+
     def _evidence(self) -> str:
         said = self.log.read_text("utf-8", "replace").strip().splitlines()[-_LOG_LINES:]
         return "it said:\n" + "\n".join(said) if said else "it said nothing"
 
     def _remedy(self) -> str:
-        return f"run it by hand to see more:\n{shell_form(self.argv)}"
+        """Not this very command: its socket's directory is gone with the run."""
+        return "do what it says; if that does not help, `vnic vm --dry-run` shows the commands to run by hand"
 
     def __enter__(self) -> Backend:
         return self

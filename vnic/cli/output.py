@@ -7,6 +7,7 @@ anything (no-color.org) or TERM is "dumb"; FORCE_COLOR turns it on anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -31,19 +32,25 @@ def _painted(text: str, colour: str) -> str:
     return f"{colour}{text}{_RESET}" if use_colour(sys.stderr) else text
 
 
+def say(text: str) -> None:
+    """A line on stderr; lost, and no error, if whoever read it is gone (a closed terminal: EIO)."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def stage(text: str) -> None:
     """One line that says what is being done, after the seconds since this command began."""
     stamp = _painted(f"[{time.monotonic() - _started:6.1f} s]", _DIM)
-    print(f"{stamp} {text}", file=sys.stderr, flush=True)
+    say(f"{stamp} {text}")
 
 
 def headline(text: str) -> None:
     """A line that should not be overlooked."""
-    print(_painted(text, _BOLD), file=sys.stderr, flush=True)
+    say(_painted(text, _BOLD))
 
 
 def show_error(error: BaseException) -> None:
     """Fact, evidence and remedy on stderr."""
     first, *rest = errors.render(error).split("\n")
     label, _, fact = first.partition(" ")
-    print("\n".join([f"{_painted(label, _RED)} {fact}", *rest]), file=sys.stderr, flush=True)
+    say("\n".join([f"{_painted(label, _RED)} {fact}", *rest]))

@@ -70,12 +70,13 @@ def serve(
 
 
 async def _serve(options: Options) -> None:
-    from vnic.host import Host  # the stack takes a while to load: `vnic --help` should not
-
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
+
+    from vnic.host import Host  # the stack takes a while to load: `vnic --help` should not
+
     # What is loaded now stays: the collector need not look at it again on the packet path.
     gc.collect()
     gc.freeze()

@@ -40,6 +40,7 @@ from vnic import errors
 from vnic.cli import output
 from vnic.cli.backend import Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed
+from vnic.options import Options, parse_hosts
 
 NetKind = Literal["vhost-user", "stream"]
 Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
@@ -109,7 +110,9 @@ def vm(
     duplicate: Duplicate = 0.0,
     seed: Seed = 0,
     host: Hosts = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that the command after -- may take.")] = COMMAND_S,
+    timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
+    ] = COMMAND_S,
     artifacts: Annotated[Path | None, typer.Option(help="Keep the transcripts in this directory.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the commands and start nothing.")] = False,
 ) -> int:
@@ -122,6 +125,9 @@ def vm(
     options += ["--seed", str(seed)] if options else []
     options += ["--pcap", str(pcap.absolute())] if pcap else []
     options += [word for pair in host or [] for word in ("--host", pair)]
+    # The back end would refuse these too, but only once the image is built.
+    Options(vhost_user="any", loss=loss, reorder=reorder, duplicate=duplicate, hosts=parse_hosts(host or []))
+    images.find(image)  # refuses a name that no recipe has
     if socket is not None and options:
         raise errors.UsageError(
             "these options are for a back end that is started, and --socket uses one that runs",
@@ -136,8 +142,12 @@ def vm(
     if dry_run:
         return _show(plan)
     output.stage(said)
-    found = images.ensure(image, output.stage)
-    return _run(plan, found, _command_line(command or []), timeout, artifacts)
+    try:
+        found = images.ensure(image, output.stage)
+        return _run(plan, found, _command_line(command or []), timeout, artifacts)
+    except KeyboardInterrupt:
+        output.stage("interrupted; everything that was started has ended")
+        raise
 
 
 def _command_line(words: list[str]) -> str:
@@ -186,6 +196,8 @@ def _backend(plan: Plan, rundir: RunDir) -> Iterator[tuple[Path, Watch]]:
     with Backend(plan.backend_arguments(path), rundir) as backend, _blamed(backend):
         output.stage(f"the back end is {backend.await_ready()}")
         yield path, lambda guest: _watched(backend, guest)
+        for line in backend.complaints():
+            output.headline(f"the back end said: {line}")
 
 
 def check_back_end(path: Path, net: NetKind) -> None:
@@ -211,8 +223,10 @@ def _run_command(guest: Guest, command: str, timeout: float) -> int:
 def _hand_over(guest: Guest) -> int:
     """The terminal is the guest's until it is off or its user leaves."""
     _say_banner(guest)
-    interact_with(guest)
-    print(file=sys.stderr)
+    try:
+        interact_with(guest)
+    finally:
+        output.say("")  # the guest's last line has no end
     return errors.EXIT_OK
 
 
@@ -233,7 +247,7 @@ BANNER = """
 def _say_banner(guest: Guest) -> None:
     if guest.ready.get("dhcp", "ok") != "ok":
         output.headline(f"the guest got no address by DHCP: {guest.ready['dhcp']}")
-    print(BANNER, file=sys.stderr, flush=True)
+    output.say(BANNER)
 
 
 # -- ends ------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,12 @@ def test_plan_without_room_is_refused(cidr: str) -> None:
         AddressPlan.of(cidr)
 
 
+@pytest.mark.parametrize("cidr", ["224.0.0.1/24", "127.0.0.2/8", "239.1.2.3/16"])
+def test_plan_with_an_address_no_server_can_have_is_refused(cidr: str) -> None:
+    with pytest.raises(UsageError):
+        AddressPlan.of(cidr)
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [
@@ -57,6 +63,8 @@ def test_bad_host_is_refused(pair: str) -> None:
         {"vhost_user": "/a", "stream": "/b"},
         {"stream": "/b", "loss": 1.5},
         {"stream": "/b", "reorder": -0.1},
+        {"stream": ""},
+        {"vhost_user": ""},
     ],
 )
 def test_options_that_cannot_be(fields: dict[str, object]) -> None:

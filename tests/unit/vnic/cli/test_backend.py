@@ -68,3 +68,13 @@ def test_back_end_that_listens_is_taken(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "vnic.sock"))
         listener.listen()
         check_back_end(tmp_path / "vnic.sock", "vhost-user")
+
+
+def test_complaints_are_what_it_logged_and_not_its_ready_lines(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = "WARNING devmodel.middleware.capture: the capture ends here"
+    scripted(monkeypatch, f"print({warning!r}); print('ready: x', flush=True); import time; time.sleep(60)")
+    with backend.Backend([], rundir) as child:
+        child.await_ready()
+        assert child.complaints() == [warning]

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+import images
 from guest.vm import probe
 from guest.vm.errors import GuestPanic
 from vnic import cli
+from vnic.cli import output
 from vnic.cli import version as version_verb
 
 QEMU = probe.Qemu(
@@ -135,3 +140,36 @@ def test_colour_follows_the_environment(
     monkeypatch.setenv(variable, "1")
     cli.main(["serve"])
     assert ("\x1b[" in capsys.readouterr().err) is coloured
+
+
+@pytest.mark.usefixtures("any_qemu")
+@pytest.mark.parametrize("wrong", [["--loss", "7"], ["--host", "nonsense"], ["--timeout", "-1"]])
+def test_option_that_the_back_end_would_refuse_is_2_before_the_image(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["vm", "--accel", "tcg", *wrong]) == 2
+    told = capsys.readouterr().err
+    assert wrong[0] in told
+    assert "accelerator" not in told
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_ctrl_c_while_the_image_is_built_is_130_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, progress: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "ensure", interrupted)
+    assert cli.main(["vm", "--accel", "tcg"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_stage_on_a_closed_terminal_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HungUp(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", HungUp())
+    output.stage("nobody reads this")
+    output.show_error(ValueError("nor this"))

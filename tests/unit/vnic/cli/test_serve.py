@@ -96,3 +96,11 @@ def test_capture_that_cannot_be_written_leaves_no_socket(tmp_path: Path) -> None
     assert code == 3
     assert "capture" in told
     assert not path.exists()
+
+
+def test_capture_on_a_full_disk_leaves_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    code, told = refused("--stream", str(path), "--pcap", "/dev/full")
+    assert code == 3
+    assert "could not write the capture to /dev/full" in told
+    assert not path.exists()
