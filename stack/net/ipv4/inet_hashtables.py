@@ -280,6 +280,7 @@ def inet_ehash_nolisten(sk: inet_connection_sock, osk: sock_common | None, check
     else:
         from stack.net.ipv4 import inet_connection_sock as net_inet_connection_sock
 
+        sk.sk_net.ipv4.tcp_orphan_count += 1
         sk.sk_state = TCP_CLOSE
         sk.sk_flags |= SOCK_DEAD
         net_inet_connection_sock.inet_csk_destroy_sock(sk)

@@ -316,6 +316,10 @@ REXMIT_NEW = 2
 TCP_HP_BITS = ~(TCPHDR_PSH << 16) & 0xF0FFFFFF
 TCP_REMNANT = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 
+# A merged fragment keeps its whole frame alive: after so many they are copied into one.  Without that a peer who sends
+# single bytes to a reader who does not read costs 430 bytes for each.
+_MAX_COALESCED = 8
+
 _SIGN = 0x80000000
 _TIMESTAMP = Struct("!II")
 _SACK_BLOCKS = tuple(Struct(f"!{2 * n}I") for n in range(5))
@@ -2242,6 +2246,8 @@ def tcp_try_coalesce(sk: tcp_sock, to: sk_buff, from_: sk_buff) -> bool:
     if from_.len > to.truesize - SKB_TRUESIZE_OVERHEAD - 130 - to.len:
         return False
     if from_.len:
+        if len(to.frags) >= _MAX_COALESCED:
+            to.frags = [b"".join(to.frags)]
         view = memoryview(from_.head)[from_.data : from_.tail]
         to.frags.append(view)
         to.len += from_.len

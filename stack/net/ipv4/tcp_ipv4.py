@@ -345,7 +345,8 @@ def tcp_v4_syn_recv_sock(
     sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, dst: dst_entry | None, req_unhash: Any
 ) -> tuple[tcp_sock | None, bool]:
     """The third ACK makes the child.  (child, whether it took the place of ``req_unhash``), or (None, False): the
-    accept queue is full (ListenOverflows) or there is no route; either counts in ListenDrops."""
+    accept queue is full (ListenOverflows) or there is no route; either counts in ListenDrops.  (None, False) also for a
+    cookie (no ``req_unhash``) whose 4-tuple is in ehash already."""
     if sk_acceptq_is_full(sk):
         NET_INC_STATS(sk.sk_net, LINUX_MIB_LISTENOVERFLOWS)
         tcp_listendrop(sk)
@@ -366,9 +367,11 @@ def tcp_v4_syn_recv_sock(
     if inet_hashtables.__inet_inherit_port(sk, newsk) < 0:
         return _put_and_exit(sk, newsk)
     own_req = inet_hashtables.inet_ehash_nolisten(newsk, req_unhash, check_dup=req_unhash is None)
-    if own_req or req_unhash is None:
+    if own_req:
         tcp_move_syn(newsk, req)
         req.ireq_opt = None
+    elif req_unhash is None:
+        return None, False  # a cookie for a 4-tuple that is taken meanwhile
     return newsk, own_req
 
 
@@ -619,7 +622,9 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     tcp_timer.tcp_clear_xmit_timers(sk)
     tcp_cong.tcp_cleanup_congestion_control(sk)
     tcp.tcp_write_queue_purge(sk)
-    sk.out_of_order_queue.clear()
+    for skb in sk.out_of_order_queue:
+        consume_skb(skb)
+    sk.out_of_order_queue = []
     if sk.icsk_bind_hash is not None:
         inet_hashtables.inet_put_port(sk)
     sk.saved_syn = None

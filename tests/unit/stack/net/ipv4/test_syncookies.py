@@ -135,6 +135,19 @@ def test_cookie_ack_with_a_full_accept_queue(listen: Listen, peer: RawPeer, net:
     assert net.mib.net_statistics[LINUX_MIB_LISTENOVERFLOWS] == 1
 
 
+def test_cookie_ack_while_a_request_has_the_4_tuple(listen: Listen, peer: RawPeer, always: Stack) -> None:
+    sock = listen()
+    conn, _ = cookie(peer, mss=1460)
+    always.sysctl_set("tcp_syncookies", 1)
+    peer.tcp(80).send("S", mss=1460)
+    conn.send("A")
+    peer.sim.settle()
+    assert sock.sk.sk_ack_backlog == 0
+    assert sock.sk.icsk_accept_queue.qlen == 1  # type: ignore[attr-defined]
+    assert always.ipv4.tcp_orphan_count == 0
+    assert [len(tb.owners) for chain in always.tcp_hashinfo.bhash.values() for tb in chain] == [1]
+
+
 def test_cookie_hash_round_trip(net: Stack) -> None:
     made = syncookies.secure_tcp_syn_cookie(net, 1, 2, 3, 4, 5, 0xABCDEF)
     assert syncookies.check_tcp_syn_cookie(net, made, 1, 2, 3, 4, 5) == 0xABCDEF
