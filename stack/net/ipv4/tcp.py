@@ -539,25 +539,26 @@ def tcp_recvmsg_locked(sk: tcp_sock, size: int, flags: int) -> list[memoryview] 
     copied = 0
     got_fin = False
     for skb in list(sk.sk_receive_queue) if peek else _take_queue(sk):
-        if copied >= size:
+        if copied >= size or (copied and sk.urg_data and sk.urg_seq == seq):
             break
         cb = skb.cb
         offset = (seq - cb.seq) & MASK32
         used = min(skb.len - offset, size - copied)
         if used > 0:
-            used, skip = _before_urgent(sk, seq, used, copied)
+            if sk.urg_data:
+                skip, used = _before_urgent(sk, seq, skb.len - offset, size - copied)
+                offset += skip
+                seq = (seq + skip) & MASK32
             if used:
                 views += skb_slices(skb, offset, used)
-            seq = (seq + used + skip) & MASK32
+            seq = (seq + used) & MASK32
             copied += used
             if not peek:
                 sk.copied_seq = seq
                 tcp_input.tcp_rcv_space_adjust(sk)
-            if skip:
-                _urgent_passed(sk)
-            if offset + used + skip < skb.len:
-                if skip and not copied:
-                    continue
+                if sk.urg_data:
+                    _urgent_passed(sk)
+            if offset + used < skb.len:
                 break
         if cb.tcp_flags & TCPHDR_FIN:
             got_fin = True
@@ -583,18 +584,14 @@ def _take_queue(sk: tcp_sock) -> Iterator[sk_buff]:
         yield queue[0]
 
 
-def _before_urgent(sk: tcp_sock, seq: int, used: int, copied: int) -> tuple[int, int]:
-    """(bytes up to the urgent mark, 1 if the urgent byte comes next and is skipped)."""
-    if not sk.urg_data:
-        return used, 0
+def _before_urgent(sk: tcp_sock, seq: int, there: int, wanted: int) -> tuple[int, int]:
+    """With urgent data pending and ``there`` bytes of a packet from ``seq`` on: (1 if the first is the urgent byte,
+    which is skipped unless it is inline; how many to take behind it, at most up to the mark)."""
     urg_offset = (sk.urg_seq - seq) & MASK32
-    if urg_offset >= used:
-        return used, 0
     if urg_offset:
-        return urg_offset, 0
-    if sk.sk_flags & SOCK_URGINLINE:
-        return used, 0
-    return 0, 1
+        return 0, min(there, wanted, urg_offset)
+    skip = 0 if sk.sk_flags & SOCK_URGINLINE else 1
+    return skip, min(there - skip, wanted)
 
 
 def _urgent_passed(sk: tcp_sock) -> None:

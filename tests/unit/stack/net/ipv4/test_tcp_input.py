@@ -36,7 +36,7 @@ from stack.include.tcp_states import (
 )
 from stack.include.timer import TICK_NSEC
 
-SOL_SOCKET, SO_RCVBUF = 1, 8
+SOL_SOCKET, SO_RCVBUF, SO_OOBINLINE = 1, 8, 10
 MSS = 1448
 Make = Callable[..., Any]
 
@@ -52,6 +52,32 @@ def wanted(e: Any, within_ns: int = SEC) -> Any:
 
 def time_wait_states(e: Any) -> list[str]:
     return [str(t["substate"]) for t in e.net.snapshot()["tcp"]["time_wait"]]
+
+
+# -- memory ----------------------------------------------------------------------------------------------
+
+
+def test_established_rst_with_data_in_all_queues_gives_the_memory_back(established: Make) -> None:
+    e = established()
+    e.conn.send("PA", b"read never")
+    e.conn.send("PA", b"behind a hole", seq=100)
+    e.sim.settle()
+    assert e.sk.sk_rmem_alloc > 0
+    e.conn.send("R")
+    e.sim.settle()
+    e.sock.close()
+    assert (e.sk.sk_rmem_alloc, e.sk.sk_wmem_queued, e.sk.sk_forward_alloc) == (0, 0, 0)
+
+
+def test_established_single_bytes_unread_hold_few_frames(established: Make) -> None:
+    e = established()
+    sent = bytes(i & 0xFF for i in range(3000))
+    for i in range(len(sent)):
+        e.conn.send("PA", sent[i : i + 1])
+        e.sim.settle()
+    frames = sum(1 + len(skb.frags) for skb in e.sk.sk_receive_queue)
+    assert frames < 10 * len(e.sk.sk_receive_queue) < 1000
+    assert e.sock.recv(5000) == sent
 
 
 # -- the window ------------------------------------------------------------------------------------------
@@ -434,7 +460,23 @@ def test_established_urgent_byte_is_read_apart(established: Make) -> None:
     e.sim.settle()
     assert e.sock.recv(1, 1) == b"c"
     assert e.sock.recv(100) == b"ab"
-    assert e.sock.recv(100) == b"d"
+    assert e.sock.recv(100, 2) == b"d"  # MSG_PEEK
+    assert e.sock.recv(1) == b"d"
+
+
+def test_established_urgent_byte_inline_stops_one_read_and_is_over(established: Make) -> None:
+    e = established()
+    e.sock.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
+    e.conn.send("PA", b"ab")
+    e.conn.send("UA", b"cd", urg_ptr=1)
+    e.sim.settle()
+    assert e.sock.recv(100) == b"ab"
+    assert e.sock.recv(100) == b"cd"
+    assert e.sk.urg_data == 0
+    predicted = mib(e, LINUX_MIB_TCPHPHITS)
+    e.conn.send("PA", b"plain")
+    e.sim.settle()
+    assert mib(e, LINUX_MIB_TCPHPHITS) == predicted + 1
 
 
 # -- closing ------------------------------------------------------------------------------------------
