@@ -826,12 +826,13 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
             self._received(bytes(data), (ntoa(addr), port))
 
     def _received(self, data: bytes, address: Address) -> None:
+        """As asyncio: a datagram that the protocol stumbles over is reported, the endpoint goes on."""
         try:
             self._protocol.datagram_received(data, address)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.datagram_received() call failed.")
+            self._report(exc, "protocol.datagram_received() failed")
 
     def sendto(self, data: Buffer, addr: Any = None) -> None:
         """One datagram to ``addr``; what the network refuses comes back through error_received."""

@@ -626,6 +626,24 @@ def test_datagram_broadcast_leaves_by_the_bound_device(world):
     assert world.sim.frames[-1].data.endswith(b"offer")
 
 
+def test_datagram_received_raising_is_reported_and_the_endpoint_goes_on(world):
+    class Stumbling(Datagrams):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            if data == b"bad":
+                raise ValueError("not mine")
+
+    reports: list[Any] = []
+    world.loop.set_exception_handler(lambda _, context: reports.append(context["exception"]))
+    _, proto = world.run(aio.create_datagram_endpoint(world.runner, Stumbling, ("10.0.2.2", 53)))
+    world.peer.send_udp("10.0.2.2", 5000, 53, b"bad")
+    world.peer.send_udp("10.0.2.2", 5000, 53, b"good")
+    world.settle()
+    assert [data for data, _ in proto.got] == [b"bad", b"good"]
+    assert [str(exc) for exc in reports] == ["not mine"]
+    assert not proto.lost
+
+
 def test_datagram_close_calls_connection_lost_once(world):
     transport, proto = world.run(aio.create_datagram_endpoint(world.runner, Datagrams, ("10.0.2.2", 53)))
     transport.close()
