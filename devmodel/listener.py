@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
 import struct
 
 from devmodel.errors import AddressInUse, SocketPathBlocked, SocketPathInUse, SocketPathTooLong
+
+log = logging.getLogger(__name__)
 
 MAX_UNIX_PATH = 107  # sockaddr_un.sun_path has 108 bytes, one of them the final NUL (unix(7))
 _BACKLOG = 8
@@ -24,12 +27,33 @@ class Listener:
         self.sock = sock
         self.path = path
         self._inode = _inode(path) if path else None
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         return self.sock.fileno()
 
+    def accept(self) -> socket.socket | None:
+        """The next connection, or None. Out of descriptors, it is hung up on with the help of a spare one: left in
+        the queue it would make the listener readable for ever, and keep the event loop busy."""
+        try:
+            return self.sock.accept()[0]
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare < 0:
+                return None
+        os.close(self._spare)
+        self._spare = -1
+        with contextlib.suppress(OSError):
+            self.sock.accept()[0].close()
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        log.warning("a connection was refused: this process has no descriptor left (see ulimit -n)")
+        return None
+
     def close(self) -> None:
         self.sock.close()
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
         if self.path and _inode(self.path) == self._inode:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)

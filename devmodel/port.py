@@ -20,7 +20,7 @@ Middleware (capture, faults, meters) is a Port round a Port, so it works on ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,6 +91,24 @@ class PortHandler(Protocol):
 
     def link_changed(self, up: bool, offloads: Offloads) -> None:
         """The guest's driver came, went or negotiated anew; also from `attach()` when it is up."""
+
+
+def deliver(
+    handler: PortHandler,
+    frames: Iterable[tuple[VnetHdr | None, bytes]],
+    failed: Callable[[Exception], None],
+) -> None:
+    """Hand over a batch. A fault of the handler costs the frame that met it and no other, and `batch_done()` is
+    called whatever happened: the device goes on."""
+    for hdr, frame in frames:
+        try:
+            handler.frame_received(hdr, frame)
+        except Exception as error:
+            failed(error)
+    try:
+        handler.batch_done()
+    except Exception as error:
+        failed(error)
 
 
 class Port(Protocol):

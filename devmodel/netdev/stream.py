@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from devmodel.listener import Listener, listen_inet, listen_unix
 from devmodel.netdev.offload import finish
-from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr
+from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
 
 log = logging.getLogger(__name__)
@@ -213,9 +213,8 @@ class StreamServer:
     def _accept(self) -> None:
         if self._listener is None:
             return
-        try:
-            sock, _ = self._listener.sock.accept()
-        except OSError:
+        sock = self._listener.accept()
+        if sock is None:
             return
         if self._sock is not None:
             self._read_now(self._sock)  # its end of file may be waiting beside this connection
@@ -284,22 +283,22 @@ class StreamServer:
             self._disconnect()
 
     def _deliver(self, frames: list[bytes]) -> None:
-        count, handler = self._count, self._handler
+        count = self._count
         count["batches"] += 1
-        try:
-            for frame in frames:
-                if len(frame) < ETH_HLEN:
-                    count["rx_drop_short" if frame else "rx_drop_empty"] += 1
-                    continue
-                count["rx_frames"] += 1
-                count["rx_bytes"] += len(frame)
-                if handler is not None:
-                    handler.frame_received(None, frame)
-            if handler is not None:
-                handler.batch_done()
-        except Exception as error:  # a fault of whoever is behind the port: the device goes on
-            self._loop.call_exception_handler({"message": f"{self.name}: handler failed", "exception": error})
+        sound: list[tuple[VnetHdr | None, bytes]] = []
+        for frame in frames:
+            if len(frame) < ETH_HLEN:
+                count["rx_drop_short" if frame else "rx_drop_empty"] += 1
+                continue
+            count["rx_frames"] += 1
+            count["rx_bytes"] += len(frame)
+            sound.append((None, frame))
+        if self._handler is not None:
+            deliver(self._handler, sound, self._handler_failed)
         self.flush()
+
+    def _handler_failed(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": f"{self.name}: handler failed", "exception": error})
 
     def _write(self) -> None:
         """Write until all is written or the socket is full; then wait for it."""

@@ -58,6 +58,10 @@ TOO_BIG = 2  # it will never fit
 
 DEFAULT_MTU = 1500
 
+# What a chain may have before it counts as more than one against a budget of work. Linux needs up to 18 for a TSO
+# frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
+DESCRIPTORS_PER_CHAIN = 32
+
 
 class NetCounters:
     """What happened to frames. rx is from the guest, tx to the guest; each drop has its reason."""
@@ -157,13 +161,15 @@ class VirtioNet:
     # -- from the guest ---------------------------------------------------------------------------------
 
     def receive(self, ring: SplitRing, budget: int) -> list[Frame]:
-        """Take up to `budget` chains off the transmit queue; their buffers are pushed, not yet published.
+        """Take up to `budget` chains off the transmit queue; their buffers are pushed, not yet published. Fewer if
+        they are long: DESCRIPTORS_PER_CHAIN on average is what a budget pays for.
 
         BrokenRing comes out of here with the frames before it lost: that guest's driver is not to be trusted.
         """
         frames: list[Frame] = []
         pop, push, parse = ring.pop, ring.push, self._parse
-        while budget:
+        enough = ring.walked + budget * DESCRIPTORS_PER_CHAIN
+        while budget and ring.walked < enough:
             chain = pop()
             if chain is None:
                 break

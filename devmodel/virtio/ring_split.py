@@ -84,6 +84,7 @@ class SplitRing:
         "last_avail",
         "num",
         "resynchronised",
+        "walked",
     )
 
     def __init__(
@@ -103,6 +104,7 @@ class SplitRing:
         fence = Lock()
         self._fence_acquire = fence.acquire
         self._fence_release = fence.release
+        self.walked = 0  # descriptors read beyond the first of each chain, since the start
         self._views: list[memoryview] = []
         self.rebind(memory, areas)
         self._used_idx = self._used[1]
@@ -184,7 +186,7 @@ class SplitRing:
         chain = Chain(head, [], [])
         table: bytes | memoryview = self._desc
         size, at, nested = self.num, head, False
-        for _ in range(self.num):
+        for count in range(self.num):
             if flags & _INDIRECT:
                 table = self._indirect_table(head, at, addr, length, flags, nested)
                 size, at, nested = length >> 4, 0, True
@@ -193,6 +195,7 @@ class SplitRing:
                     raise self._broken("INDIRECT inside an indirect table", "2.7.5.3.1", head, 0)
             self._take(chain, at, addr, length, flags)
             if not flags & _NEXT:
+                self.walked += count
                 return chain
             if nxt >= size:
                 raise self._broken(f"next is {nxt}, the table has {size}", "2.7.5", head, at)

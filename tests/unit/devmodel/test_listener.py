@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import select
 import socket
 from pathlib import Path
 
@@ -28,8 +31,8 @@ def refused(path: str, kind: type[TransportError]) -> TransportError:
     return caught.value
 
 
-def test_path_of_107_bytes_works_and_108_do_not(tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_path_of_107_bytes_works_and_108_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     listen_unix("x" * 107).close()
     assert "108" in refused("x" * 108, SocketPathTooLong).evidence
     assert "214" in refused("ü" * 107, SocketPathTooLong).evidence
@@ -101,3 +104,30 @@ def test_address_of_another_host_is_said_with_its_own_remedy() -> None:
     with pytest.raises(AddressInUse) as caught:
         listen_inet("192.0.2.1", 0)
     assert "ip -br address" in caught.value.remedy
+
+
+def test_accept_without_descriptors_hangs_up_instead_of_spinning(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = listen_unix(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as waiting, socket.socket(socket.AF_UNIX) as late:
+        waiting.connect(path)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
+        taken = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            assert listener.accept() is None
+            assert waiting.recv(1) == b""
+            assert not select.select([listener], [], [], 0)[0]
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        late.connect(path)
+        connected = listener.accept()
+        assert connected is not None
+        connected.close()
+    listener.close()
+    assert listener.accept() is None

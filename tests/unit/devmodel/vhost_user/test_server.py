@@ -129,15 +129,22 @@ def test_failing_handler_does_not_stop_the_device(tmp_path: Path) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         fe = await rig.frontend()
 
+        received = rig.behind.frame_received
+
         def fail(hdr: object, frame: bytes) -> None:
-            raise RuntimeError("a fault behind the port")
+            if frame == FRAME:
+                raise RuntimeError("a fault behind the port")
+            received(hdr, frame)
 
         rig.behind.frame_received = fail  # type: ignore[method-assign]
         for number in (1, 2):
             fe.tx.add_out(HDR + FRAME)
+            fe.tx.add_out(HDR + FRAME[::-1])
             fe.kick_ring(1)
-            await rig.until(lambda number=number: fe.tx.used_idx == number)
+            await rig.until(lambda number=number: fe.tx.used_idx == 2 * number)
         await rig.until(lambda: len(failures) == 2)
+        assert [frame for _, frame in rig.behind.frames] == [FRAME[::-1]] * 2
+        assert rig.behind.batches == 2
 
     run(tmp_path, script)
 
@@ -185,6 +192,25 @@ def test_ring_of_thousands_is_drained_in_turns(tmp_path: Path) -> None:
         per_turn = [after - before for before, after in pairwise(seen)]
         assert max(per_turn) == server_module.CHAINS_PER_TURN
         assert rig.behind.batches == 12
+
+    run(tmp_path, script)
+
+
+def test_ring_of_long_chains_is_drained_in_turns(tmp_path: Path) -> None:
+    async def script(rig: Rig) -> None:
+        fe = await rig.frontend(num=256)
+        gpa, _ = fe.ram.put(HDR + FRAME)
+        head = fe.tx.add([(gpa, 1, 0)] * 256)
+        for _ in range(255):
+            fe.tx.offer(head)
+        fe.kick_ring(1)
+        seen = [0]
+        while seen[-1] < 256 and len(seen) < 1000:
+            await asyncio.sleep(0)
+            seen.append(fe.tx.used_idx)
+        per_turn = [after - before for before, after in pairwise(seen)]
+        assert seen[-1] == 256
+        assert max(per_turn) * 256 < 2 * 32 * server_module.CHAINS_PER_TURN
 
     run(tmp_path, script)
 
