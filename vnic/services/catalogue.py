@@ -13,6 +13,8 @@ from vnic.services.base import Network, ProtocolFactory, Server
 
 POOL_FIRST = 15
 """Offset in the subnet of the first address handed out: 10.0.2.15."""
+POOL_MAX = 1024
+"""Addresses in the pool however large the subnet is: each is a record that every message looks at."""
 
 
 class Services:
@@ -81,10 +83,11 @@ class Services:
 
 def _dhcp_config(server: IPv4Interface, name_server: IPv4Address, mtu: int) -> dhcp.Config:
     network = server.network
+    first = network.network_address + POOL_FIRST
     return dhcp.Config(
         server=server,
-        first=network.network_address + POOL_FIRST,
-        last=network.broadcast_address - 1,
+        first=first,
+        last=min(network.broadcast_address - 1, first + POOL_MAX - 1),
         router=server.ip,
         name_servers=(name_server,),
         mtu=mtu,

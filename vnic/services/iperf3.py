@@ -107,7 +107,7 @@ def parse_parameters(raw: bytes) -> Parameters:
     """The parameter JSON; ProtocolError if it is none or asks for what can't be done."""
     try:
         told = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the parameters are no JSON: {error}") from error
     if not isinstance(told, dict):
         raise ProtocolError("the parameters are no JSON object")
@@ -334,7 +334,7 @@ class Test:
             return
         self._enter(TEST_START, SETUP_S)
         patience = self.parameters.seconds + self.parameters.omit + SETUP_S
-        self._enter(TEST_RUNNING, patience if self.parameters.seconds else MAX_TEST_S)
+        self._enter(TEST_RUNNING, min(patience, MAX_TEST_S) if self.parameters.seconds else MAX_TEST_S)
         self._began, self._cpu = self._loop.time(), os.times()
         if self.parameters.omit:
             self._omitting = self._loop.call_later(self.parameters.omit, self._end_of_omission)
@@ -354,7 +354,7 @@ class Test:
         self._enter(EXCHANGE_RESULTS, SETUP_S)
 
     def _on_results(self, raw: bytes) -> None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             self.server.last_client_results = json.loads(raw)
         own = json.dumps(self.results()).encode()
         self.control.write(struct.pack(">I", len(own)) + own)

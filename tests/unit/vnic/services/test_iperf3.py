@@ -151,12 +151,25 @@ def test_cookie_in_pieces_with_parameters_behind_it() -> None:
         (b'{"len": 10000000000}', iperf3.IEBLOCKSIZE),
         (b'{"num": -5}', iperf3.IERECVPARAMS),
         (b'{"time": NaN}', iperf3.IERECVPARAMS),
+        (b"[" * 100_000, iperf3.IERECVPARAMS),
     ],
 )
 def test_bad_parameters_are_refused_with_a_number(raw: bytes, number: int) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_parameters(raw)
     assert caught.value.number == number
+
+
+def test_running_longer_than_a_day_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iperf3, "MAX_TEST_S", 0.05)
+
+    async def check(service: Iperf3Server, port: int) -> None:
+        control, streams = await start_test(port, time=10**18)
+        assert await asyncio.wait_for(streams[0].reader.read(), 5) == b""
+        assert await control.reader.read() == b""
+        assert service.test is None
+
+    with_server(check)
 
 
 def test_bad_parameters_end_the_test_with_server_error() -> None:
