@@ -285,7 +285,7 @@ def reqsk_alloc(ops: request_sock_ops, sk_listener: sock, attach_listener: bool)
     req = ops.obj(sk_listener.sk_net, ops.family, ops)
     if attach_listener:
         req.rsk_listener = sk_listener
-        # > req->rsk_listener = sk_listener;
+        #> req->rsk_listener = sk_listener;
     req.sk_prot = sk_listener.sk_prot
     return req
 

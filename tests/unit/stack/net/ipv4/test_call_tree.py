@@ -7,6 +7,7 @@ allowed between.  A helper of ours (one leading underscore) is transparent: its 
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -16,26 +17,30 @@ import pytest
 
 from stack.api.bsd import Socket
 from stack.api.sim import RawPeer, Sim
+from stack.include import request_sock
+from stack.net.ipv4 import inet_connection_sock, tcp_input, tcp_ipv4
 from stack.stack import Stack
 
 BIND = """
-inet_bind
-  inet_csk_get_port
-    inet_bind_bucket_create
-    inet_bind_hash
-      sk_add_bind_node
-fput_light
+sys_bind
+  inet_bind
+    inet_csk_get_port
+      inet_bind_bucket_create
+      inet_bind_hash
+        sk_add_bind_node
+  fput_light
 """
 
 LISTEN = """
-inet_listen
-  inet_csk_listen_start
-    reqsk_queue_alloc
-    inet_csk_delack_init
-    inet_csk_get_port
-      inet_csk_bind_conflict
-    inet_hash
-      __inet_hash
+sys_listen
+  inet_listen
+    inet_csk_listen_start
+      reqsk_queue_alloc
+      inet_csk_delack_init
+      inet_csk_get_port
+        inet_csk_bind_conflict
+      inet_hash
+        __inet_hash
 """
 
 SYN = """
@@ -154,6 +159,26 @@ tcp_v4_rcv
       wake_up_interruptible_sync_poll
 """
 
+# The lines of the tree that are no calls: marker comments, by the function that has them.
+MARKERS = {
+    inet_connection_sock.inet_csk_get_port: [
+        "goto have_snum:",
+        "goto tb_not_found:  tb == NULL",
+        "goto tb_found:",
+        "goto tb_not_found:  tb != NULL",
+        "goto success:",
+    ],
+    inet_connection_sock.inet_csk_listen_start: ["set sk->sk_state = TCP_LISTEN"],
+    tcp_ipv4.tcp_v4_do_rcv: ["sk_state == TCP_LISTEN"],
+    request_sock.reqsk_alloc: ["req->rsk_listener = sk_listener;"],
+    tcp_input.inet_reqsk_alloc: ["ireq->ireq_state = TCP_NEW_SYN_RECV;"],
+    tcp_ipv4._rcv_request: ["sk->sk_state == TCP_NEW_SYN_RECV"],
+    tcp_input.tcp_ack: ["return 1"],
+    tcp_input._rcv_acked: ["sk_state == TCP_SYN_RECV"],
+    tcp_input._syn_recv_acked: ["TCP_ESTABLISHED", "out of switch"],
+    tcp_input._rcv_data: ["switch TCP_ESTABLISHED"],
+}
+
 Node = tuple[str, list[Any]]
 
 
@@ -266,6 +291,13 @@ def test_new_syn_recv_ack_call_tree(sock: Socket, peer: RawPeer, sim: Sim) -> No
     sim.run_for(1_000_000)
     conn.send("A")
     check_all(ACK, sim.settle)
+
+
+@pytest.mark.parametrize("function", MARKERS, ids=lambda function: function.__name__)
+def test_markers_stand_in_their_function_in_order(function: Callable[..., object]) -> None:
+    lines = inspect.getsource(function).splitlines()
+    found = [line.partition("#> ")[2] for line in lines if line.lstrip().startswith("#> ")]
+    assert found == MARKERS[function]
 
 
 def test_check_notices_a_missing_call_and_a_wrong_order() -> None:
