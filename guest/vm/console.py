@@ -234,7 +234,7 @@ class Console:
             quiet_until = max(self._last_byte_at, self._wait_began) + self._silence
             if now >= quiet_until:
                 raise GuestSilent(
-                    f"the guest said nothing for {self._silence:g} s", self.last_lines(), _SPIN_HINT
+                    f"the guest said nothing for {self._silence:g} s", self.last_lines(), _SILENCE_HINT
                 )
             limits.append(quiet_until)
         if now >= limits[0]:
@@ -354,6 +354,9 @@ def _compiled(pattern: Pattern) -> re.Pattern[bytes]:
     return re.compile(re.escape(pattern)) if isinstance(pattern, bytes) else pattern
 
 
-_PANIC_HINT = "read the whole trace in console.log; `vnic vm` boots the same image by hand"
-_SPIN_HINT = "microvm under TCG at times spins before its first line: start it again, or use the q35 machine"
+_PANIC_HINT = "read the whole trace in console.log; if it died while booting: `vnic image verify`"
+_SILENCE_HINT = (
+    "console.log shows how far it came; if a boot ends there again: `vnic image verify`, or --machine q35"
+)
+_SPIN_HINT = "microvm under TCG at times spins before its first line: start it again, or use --machine q35"
 _TIMEOUT_HINT = "under TCG steps take up to 10 times longer: give it more time, or look into console.log"

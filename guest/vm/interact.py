@@ -7,7 +7,8 @@ Ctrl-A h helps.  A terminal that hangs up, or an output nobody reads any more, e
 
 Input that is no terminal (`echo 'nc 10.0.2.2 7' | make vm`) is typed as it comes.  At its end the guest is
 watched: once it stands at its prompt it gets `exit`, which powers it off; if it shows nothing for EOF_QUIET_S
-and is not at its prompt, a program is waiting for input and gets Ctrl-D, the end of its.
+and is not at its prompt, a program is waiting for input and gets Ctrl-D, the end of its.  One that
+neither ends nor says a word at EOF_TRIES of them gets Ctrl-C: Debian's nc stays for as long as its peer does.
 
 The session ends with the guest: its power off, QEMU's death, its kernel's panic, Ctrl-A x, or Ctrl-C where
 input is no terminal (a KeyboardInterrupt, which passes through).
@@ -28,11 +29,13 @@ from enum import Enum
 
 from guest.vm.errors import GuestError, GuestLeft
 from guest.vm.machine import Guest, Machine
-from guest.vm.shell import END_OF_FILE, PROMPT
+from guest.vm.shell import END_OF_FILE, INTERRUPT, PROMPT
 
 ESCAPE = b"\x01"
 HELP = b"\r\n[Ctrl-A x: leave and end the guest; Ctrl-A Ctrl-A: send Ctrl-A; Ctrl-A h: this]\r\n"
 EOF_QUIET_S = 5.0
+EOF_TRIES = 6
+"""Half a minute in all, which a command that works in silence may take after the end of input."""
 PANIC_QUIET_S = 1.0
 _TAIL = 256
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[@-~]")
@@ -115,6 +118,7 @@ class _Session:
         self._tail = b""
         self._quiet_since = time.monotonic()
         self._input_ended = False
+        self._unheeded = 0
         self._output_lost = False
         self._output = threading.Lock()
         self.escapes = True
@@ -146,6 +150,7 @@ class _Session:
     def _write(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-_TAIL:]
         self._quiet_since = time.monotonic()
+        self._unheeded = 0
         while data and not self._output_lost:
             try:
                 data = data[os.write(self._stdout, data) :]
@@ -182,7 +187,8 @@ class _Session:
             self._tail = b""
             self._console.send(b"exit\n")
         elif self._is_quiet_for(EOF_QUIET_S):
-            self._console.send(END_OF_FILE)
+            self._console.send(END_OF_FILE if self._unheeded < EOF_TRIES else INTERRUPT)
+            self._unheeded += 1
             self._quiet_since = time.monotonic()
 
     def _at_prompt(self) -> bool:

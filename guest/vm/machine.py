@@ -277,14 +277,13 @@ def _suspicion(said: str) -> str:
     return ""
 
 
+_DAMAGED = "the image is damaged: `vnic image verify` says which file, and how to mend it"
 _KNOWN_DEATHS = (
     ("Failed to connect", "start the back end first, or give its card reconnect_s=1"),
     ("cannot set up guest memory", "give the guest less memory, or free some"),
     ("Cannot allocate memory", "give the guest less memory, or free some"),
-    (
-        "could not load kernel",
-        "the image is damaged: `vnic image verify` says which file, and how to mend it",
-    ),
+    ("could not load kernel", _DAMAGED),
+    ("too old to load a ram disk", _DAMAGED),
     ("Could not access KVM", "use --accel tcg, or see `vnic doctor`"),
     ("failed to initialize kvm", "use --accel tcg, or see `vnic doctor`"),
     ("is not a valid netdev backend type", "this QEMU was built without that netdev: see `vnic doctor`"),

@@ -48,6 +48,8 @@ def _before_verb(
     global _debug
     _debug = debug
     level = _LEVELS[3 if debug else 0 if quiet else min(1 + verbose, 3)]
+    if not debug:  # what it logs as an error we meet as an exception, and tell in three parts
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 

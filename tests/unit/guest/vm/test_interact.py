@@ -223,6 +223,22 @@ def test_pipe_that_ends_under_a_waiting_program_gets_it_ctrl_d_then_exit(
     assert piper.end() is Outcome.GUEST_OFF
 
 
+def test_pipe_that_ends_under_a_program_deaf_to_ctrl_d_gets_it_ctrl_c(
+    machine: FakeMachine, piper: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interact_module, "EOF_QUIET_S", 0.01)
+    monkeypatch.setattr(interact_module, "EOF_TRIES", 1)
+    monkeypatch.setattr(interact_module, "_TICK_S", 0.01)
+    piper.start()
+    machine.hears(b"\n")
+    piper.hangs_up()
+    machine.hears(b"\x04\x03")
+    machine.says(b"^C\r\nvnic# ")
+    machine.hears(b"exit\n")
+    machine.goes()
+    assert piper.end() is Outcome.GUEST_OFF
+
+
 def test_panic_ends_the_session(machine: FakeMachine, typist: User) -> None:
     typist.start()
     machine.hears(b"\n")
