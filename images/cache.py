@@ -81,10 +81,22 @@ class Lock:
 
 
 def cache_root() -> Path:
+    """DiskError for a user without a home who names no cache either."""
     base = os.environ.get("XDG_CACHE_HOME") or ""
     # The XDG base directory specification: relative paths are to be ignored.
-    home = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    home = Path(base) if base.startswith("/") else _home() / ".cache"
     return home / "vnic" / "images"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise DiskError(
+            "there is no home directory to keep guest images in",
+            f"HOME is not set and user {os.getuid()} is not in /etc/passwd: {error}",
+            "set HOME or XDG_CACHE_HOME to a directory that can be written",
+        ) from error
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:

@@ -292,19 +292,20 @@ def cache_dir() -> Path:
 
 
 def _cached_verdict(key: str) -> KvmVerdict | None:
+    """None also for a user without a home, whom nothing is remembered for (RuntimeError)."""
     try:
         noted = json.loads((cache_dir() / "kvm-probe.json").read_text())
         state = noted["state"]
         if noted["key"] == key and state in _KVM_REMEDY:
             return KvmVerdict(state, f"{noted['evidence']} (found earlier since this boot)")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         pass
     return None
 
 
 def _remember(key: str, verdict: KvmVerdict) -> None:
     """Atomic, and no loss if it fails: the probe then runs again next time."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
         cache_dir().mkdir(parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(prefix="kvm-probe.", dir=cache_dir())
         with open(fd, "w") as file:

@@ -218,3 +218,14 @@ def test_cache_root_follows_xdg(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp=tmp_path))
     assert cache_root() == tmp_path / home / "vnic" / "images"
+
+
+def test_root_of_a_user_without_home_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(DiskError, match="no home directory") as caught:
+        cache_root()
+    assert "XDG_CACHE_HOME" in caught.value.remedy

@@ -234,3 +234,15 @@ def test_tiny_guest_under_tcg_reaches_its_end() -> None:
     verdict = probe.run_tiny_guest(path, "tcg", deadline_s=20)
     assert verdict.ok
     assert "a timer interrupt" in verdict.evidence
+
+
+def test_kvm_verdict_of_a_user_without_home_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    tries = stand_in(monkeypatch, KvmVerdict("ok", "ran"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    for _ in range(2):
+        assert probe.probe_kvm(qemu_of((7, 2))).ok
+    assert tries == ["kvm", "kvm"]
