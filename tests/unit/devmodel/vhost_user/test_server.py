@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -69,6 +70,10 @@ def run(tmp_path: Path, script: Callable[[Rig], Awaitable[None]], **options: int
     asyncio.run(main())
 
 
+def readable_now(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
 def fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -119,6 +124,41 @@ def test_handler_answers_inside_batch_done(tmp_path: Path) -> None:
         fe.kick_ring(1)
         assert await fe.called(0)
         assert fe.rx.used() == [(0, 72)]
+
+    run(tmp_path, script)
+
+
+def test_answered_batch_is_one_interrupt_and_completions_follow_within_the_recheck(tmp_path: Path) -> None:
+    async def script(rig: Rig) -> None:
+        fe = await rig.frontend()
+        for _ in range(2):
+            fe.rx.add_in(1536)
+        rig.behind.batch_done = lambda: rig.port.send(None, [FRAME])  # type: ignore[method-assign]
+        fe.tx.add_out(HDR + FRAME)
+        fe.kick_ring(1)
+        assert await fe.called(0)
+        assert fe.tx.used() == [(0, 0)]
+        assert not readable_now(fe.call[1])
+        assert await fe.called(1, timeout=0.1)
+        assert rig.port.stats()["signals"] == 2
+
+    run(tmp_path, script)
+
+
+def test_answered_batch_whose_driver_looked_by_itself_is_not_signalled_later(tmp_path: Path) -> None:
+    async def script(rig: Rig) -> None:
+        fe = await rig.frontend()
+        fe.rx.add_in(1536)
+        fe.tx.add_out(HDR + FRAME)
+        fe.kick_ring(1)
+        assert await fe.called(1)  # the first batch of a ring is always signalled
+        rig.behind.batch_done = lambda: rig.port.send(None, [FRAME])  # type: ignore[method-assign]
+        fe.tx.add_out(HDR + FRAME)
+        fe.kick_ring(1)
+        assert await fe.called(0)
+        fe.tx.set_used_event(2)  # all that was completed is seen: tell of the next
+        await asyncio.sleep(0.02)
+        assert rig.port.stats()["signals"] == 2
 
     run(tmp_path, script)
 
