@@ -6,7 +6,7 @@ SHELL := /bin/sh
 VENV := .venv
 VNIC := $(VENV)/bin/vnic
 
-.PHONY: help setup setup-test vm test check unit test-vm bench clean
+.PHONY: help setup setup-test vm test check unit test-vm bench bench-compiled clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -37,6 +37,11 @@ bench: setup ## vnic over vhost-user and stream against QEMU's user networking, 
 	@echo "$(VENV)/bin/python -m bench $(ARGS)"
 	@exec $(VENV)/bin/python -m bench $(ARGS)
 
+bench-compiled: setup ## the same with the stack compiled by mypyc (takes minutes the first time)
+	@tools/compile
+	@echo "PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:. $(VENV)/bin/python -m bench $(ARGS)"
+	@PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/compiled:$(CURDIR)" exec $(VENV)/bin/python -m bench $(ARGS)
+
 clean: ## remove .venv, caches of the checks and artifacts of failed tests (the image cache stays: vnic image prune)
-	rm -rf $(VENV) artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,6 +58,22 @@ sockaddr_in = tuple[int, int]
 optval_t = int | bytes
 
 
+_PROTO_OPS_FUNCTIONS = (
+    "accept",
+    "bind",
+    "connect",
+    "getname",
+    "getsockopt",
+    "listen",
+    "poll",
+    "recvmsg",
+    "release",
+    "sendmsg",
+    "setsockopt",
+    "shutdown",
+)
+
+
 class proto_ops:
     """struct proto_ops: a family's socket calls, each taking the ``socket`` first.
 
@@ -68,21 +84,7 @@ class proto_ops:
     ``recvmsg(sock, size, flags)`` -> bytes of a stream, (bytes, addr) of a datagram, or a negative errno.
     """
 
-    __slots__ = (
-        "accept",
-        "bind",
-        "connect",
-        "family",
-        "getname",
-        "getsockopt",
-        "listen",
-        "poll",
-        "recvmsg",
-        "release",
-        "sendmsg",
-        "setsockopt",
-        "shutdown",
-    )
+    __slots__ = ("family", *_PROTO_OPS_FUNCTIONS)
 
     release: Any
     bind: Any
@@ -99,9 +101,8 @@ class proto_ops:
 
     def __init__(self, family: int, **functions: Callable[..., Any]) -> None:
         self.family = family
-        for slot in self.__slots__:
-            if slot != "family":
-                setattr(self, slot, functions.pop(slot))
+        for slot in _PROTO_OPS_FUNCTIONS:
+            setattr(self, slot, functions.pop(slot))
         if functions:
             raise TypeError(f"struct proto_ops has no member {sorted(functions)}")
 

@@ -390,37 +390,39 @@ def sock_graft(sk: sock, parent: socket) -> None:
     parent.sk = sk
 
 
+_PROTO_FUNCTIONS = (
+    "accept",
+    "bind",
+    "close",
+    "connect",
+    "destroy",
+    "disconnect",
+    "get_port",
+    "getsockopt",
+    "h",
+    "hash",
+    "init",
+    "keepalive",
+    "obj_size",
+    "recvmsg",
+    "release_cb",
+    "rsk_prot",
+    "sendmsg",
+    "setsockopt",
+    "shutdown",
+    "slab",
+    "twsk_prot",
+    "unhash",
+)
+
+
 class proto:
     """struct proto: a protocol's functions, called as ``sk.sk_prot.close(sk, timeout)``.
 
     Each attribute is a plain function; a protocol leaves out (None) what it has not.
     """
 
-    __slots__ = (
-        "accept",
-        "bind",
-        "close",
-        "connect",
-        "destroy",
-        "disconnect",
-        "get_port",
-        "getsockopt",
-        "h",
-        "hash",
-        "init",
-        "keepalive",
-        "name",
-        "obj_size",
-        "recvmsg",
-        "release_cb",
-        "rsk_prot",
-        "sendmsg",
-        "setsockopt",
-        "shutdown",
-        "slab",
-        "twsk_prot",
-        "unhash",
-    )
+    __slots__ = ("name", *_PROTO_FUNCTIONS)
 
     name: str
     accept: Any
@@ -448,8 +450,7 @@ class proto:
 
     def __init__(self, name: str, **functions: Any) -> None:
         self.name = name
-        for slot in self.__slots__[0:]:
-            if slot != "name":
-                setattr(self, slot, functions.pop(slot, None))
+        for slot in _PROTO_FUNCTIONS:
+            setattr(self, slot, functions.pop(slot, None))
         if functions:
             raise TypeError(f"struct proto has no member {sorted(functions)}")

@@ -376,9 +376,22 @@ class tcp_options_received:
         self.sack_blocks: list[tcp_sack_block] = []  # of the packet at hand
 
     def copy(self) -> tcp_options_received:
-        new = tcp_options_received.__new__(tcp_options_received)
-        for slot in tcp_options_received.__slots__:
-            setattr(new, slot, getattr(self, slot))
+        new = tcp_options_received()
+        new.dsack = self.dsack
+        new.mss_clamp = self.mss_clamp
+        new.num_sacks = self.num_sacks
+        new.rcv_tsecr = self.rcv_tsecr
+        new.rcv_tsval = self.rcv_tsval
+        new.rcv_wscale = self.rcv_wscale
+        new.sack_blocks = self.sack_blocks
+        new.sack_ok = self.sack_ok
+        new.saw_tstamp = self.saw_tstamp
+        new.snd_wscale = self.snd_wscale
+        new.ts_recent = self.ts_recent
+        new.ts_recent_stamp = self.ts_recent_stamp
+        new.tstamp_ok = self.tstamp_ok
+        new.user_mss = self.user_mss
+        new.wscale_ok = self.wscale_ok
         return new
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import pytest
 
+from stack.clock import ManualClock
+from stack.include.sock import AF_INET
 from stack.include.tcp import tcp_sock
 from stack.net.ipv4 import tcp_cong, tcp_cubic
 from stack.net.ipv4.tcp_cubic import BETA, C, bictcp, bictcp_update
+from stack.rng import SeededRng
+from stack.stack import Stack
 
 
 def make_sock() -> tcp_sock:
-    """A socket far enough along for congestion control: no Stack is asked for anything here."""
-    sk = tcp_sock.__new__(tcp_sock)
-    sk._init_send()
-    sk._init_congestion()
-    sk._init_timing()
-    sk.icsk_ca_priv = None
+    """A socket far enough along for congestion control."""
+    sk = tcp_sock(Stack(ManualClock(), SeededRng()), AF_INET)
     sk.is_cwnd_limited = True
     return sk
 
