@@ -14,6 +14,7 @@ server leads with single bytes, the states::
     TEST_START (1), TEST_RUNNING (2) -->
            ... data in the streams, the server sending if "reverse" ...
                              <--    TEST_END (4)
+           ... the server closes the streams that it sent on ...
     EXCHANGE_RESULTS (13)    -->
                              <--    results: length, JSON
     results                  -->
@@ -148,7 +149,9 @@ class Stream:
         self.counting_from = 0  # bytes at the end of the omitted part
         self.paused = False
         self.running = False
+        self.lost = False  # the connection has ended, ours or the client's doing
         self.retransmits_before = 0
+        self._retransmits_at_end: int | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -162,9 +165,19 @@ class Stream:
         if self._timer is not None:
             self._timer.cancel()
 
+    def finish(self) -> None:
+        """The time is over.  A sender closes, as the original does: its client may be in a read that waits for the
+        rest of a block, and would never come to read what the control connection says."""
+        self._retransmits_at_end = self.retransmits()
+        self.stop()
+        if self.sends:
+            self.transport.close()
+
     def end(self) -> None:
         """Close; what a sender still has queued is of no use to anybody."""
         self.stop()
+        if self.lost:
+            return
         if self.sends:
             self.transport.abort()
         else:
@@ -175,6 +188,8 @@ class Stream:
             self.bytes += count
 
     def retransmits(self) -> int:
+        if self._retransmits_at_end is not None:
+            return self._retransmits_at_end
         return tcpinfo.tcp_info(self.transport).get("tcpi_total_retrans", self.retransmits_before)
 
     def feed(self) -> None:
@@ -233,6 +248,7 @@ class Test:
         self._began = 0.0
         self._ended: float | None = None
         self._cpu = os.times()
+        self._knows_retransmits = False
         self._used_cpu = (0.0, 0.0, 0.0)  # total, user and system, percent of one processor
         self._deadline: asyncio.TimerHandle | None = None
         self._omitting: asyncio.TimerHandle | None = None
@@ -349,8 +365,11 @@ class Test:
     def _end(self) -> None:
         self._ended = self._loop.time()
         self._used_cpu = _cpu_percent(self._cpu, os.times())
+        self._knows_retransmits = any(
+            "tcpi_total_retrans" in tcpinfo.tcp_info(stream.transport) for stream in self.streams
+        )
         for stream in self.streams:
-            stream.stop()
+            stream.finish()
         self._enter(EXCHANGE_RESULTS, SETUP_S)
 
     def _on_results(self, raw: bytes) -> None:
@@ -368,16 +387,13 @@ class Test:
             "cpu_util_total": total,
             "cpu_util_user": user,
             "cpu_util_system": system,
-            "sender_has_retransmits": int(self._knows_retransmits()) if sends else -1,
+            "sender_has_retransmits": int(self._knows_retransmits) if sends else -1,
             "congestion_used": "cubic",
             "streams": [stream.result() for stream in self.streams],
         }
         if self.parameters.wants_output:
             told["server_output_text"] = self._output(told)
         return told
-
-    def _knows_retransmits(self) -> bool:
-        return any("tcpi_total_retrans" in tcpinfo.tcp_info(stream.transport) for stream in self.streams)
 
     def _output(self, told: dict[str, Any]) -> str:
         lines = ["vnic iperf3 server"]
@@ -487,5 +503,6 @@ class _Connection(asyncio.Protocol):
         role = self._role
         if isinstance(role, Stream):
             role.stop()
+            role.lost = True
         elif role is not None and role.state:
             role.close()

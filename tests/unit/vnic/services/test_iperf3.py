@@ -104,6 +104,22 @@ def test_reverse_with_limit_sends_that_many_bytes() -> None:
     with_server(check)
 
 
+def test_reverse_end_closes_the_streams_for_a_client_in_the_middle_of_a_block() -> None:
+    async def check(service: Iperf3Server, port: int) -> None:
+        control, streams = await start_test(port, time=1, reverse=True)
+        await streams[0].reader.readexactly(1000)
+        control.writer.write(bytes([iperf3.TEST_END]))
+        rest = await asyncio.wait_for(streams[0].reader.read(), 5)
+        assert (1000 + len(rest)) % iperf3.DEFAULT_BLOCK == 0
+        assert await control.state() == iperf3.EXCHANGE_RESULTS
+        control.send_json({"streams": []})
+        told = await control.read_json()
+        assert told["streams"][0]["bytes"] == 1000 + len(rest)
+        assert told["sender_has_retransmits"] == 1
+
+    with_server(check)
+
+
 def test_running_second_client_is_denied() -> None:
     async def check(service: Iperf3Server, port: int) -> None:
         first = await start_test(port)
