@@ -149,10 +149,6 @@ def flowi4_init_output(
     fl4.fl4_sport = sport
 
 
-def dst_metric_raw(dst: dst_entry, metric: int) -> int:
-    return dst.metrics.get(metric, 0)
-
-
 def dst_metric(dst: dst_entry, metric: int) -> int:
     return dst.metrics.get(metric, 0)
 

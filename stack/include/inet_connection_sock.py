@@ -14,7 +14,6 @@ from stack.include.request_sock import reqsk_queue_added, reqsk_queue_len, reque
 from stack.include.sock import EPOLLIN, EPOLLRDNORM, sock
 from stack.include.timer import HZ, timer_list
 from stack.kernel.time.timer import jiffies, mod_timer
-from stack.net.core.sock import sk_stop_timer
 
 if TYPE_CHECKING:
     from stack.include.inet_hashtables import inet_bind2_bucket, inet_bind_bucket
@@ -216,12 +215,6 @@ def inet_csk_clear_xmit_timer(sk: inet_connection_sock, what: int) -> None:
         ack.retry = 0
     else:
         sk.icsk_pending = 0
-
-
-def inet_csk_stop_xmit_timer(sk: inet_connection_sock, what: int) -> None:
-    """Forget a timer and disarm it."""
-    inet_csk_clear_xmit_timer(sk, what)
-    sk_stop_timer(sk, sk.icsk_delack_timer if what == ICSK_TIME_DACK else sk.icsk_retransmit_timer)
 
 
 def inet_csk_reset_xmit_timer(sk: inet_connection_sock, what: int, when: int, max_when: int) -> None:

@@ -73,19 +73,3 @@ class inet_sock(sock):
         self.transparent = False
         self.cmsg_flags = 0
         self.cork_queue: list[bytes] = []
-
-    @property
-    def inet_daddr(self) -> int:
-        return self.sk_daddr
-
-    @property
-    def inet_rcv_saddr(self) -> int:
-        return self.sk_rcv_saddr
-
-    @property
-    def inet_dport(self) -> int:
-        return self.sk_dport
-
-    @property
-    def inet_num(self) -> int:
-        return self.sk_num

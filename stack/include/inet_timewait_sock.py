@@ -90,9 +90,3 @@ class tcp_timewait_sock(inet_timewait_sock):
         self.tw_ts_recent_stamp = 0
         self.last_oow_ack_time = 0  # tw_last_oow_ack_time
         self.tw_tx_delay = 0
-
-
-def inet_twsk(sk: sock_common) -> tcp_timewait_sock:
-    """The TIME_WAIT socket that a look-up in ehash found (its state says so)."""
-    assert isinstance(sk, tcp_timewait_sock)
-    return sk

@@ -12,9 +12,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stack.include.inet_sock import ip_options
     from stack.include.sk_buff import sk_buff
-    from stack.include.sock import sock
     from stack.stack import Stack
 
 Buffer = bytes | bytearray | memoryview
@@ -265,11 +263,6 @@ def ip_hdr(skb: sk_buff) -> iphdr:
     return iph
 
 
-def udp_hdr(skb: sk_buff) -> udphdr:
-    uh: udphdr = skb.h_th
-    return uh
-
-
 def icmp_hdr(skb: sk_buff) -> icmphdr:
     icmph: icmphdr = skb.h_th
     return icmph
@@ -278,10 +271,6 @@ def icmp_hdr(skb: sk_buff) -> icmphdr:
 def iphdr_at(buf: Buffer, offset: int) -> iphdr:
     """Unpack the IPv4 header at ``offset``; struct.error if 20 bytes are not there."""
     return iphdr(*IPHDR_STRUCT.unpack_from(buf, offset))
-
-
-def ip_is_fragment(iph: iphdr) -> bool:
-    return iph.frag_off & (IP_MF | IP_OFFSET) != 0
 
 
 def ipv4_is_multicast(addr: int) -> bool:
@@ -300,14 +289,6 @@ def ipv4_is_loopback(addr: int) -> bool:
     return addr >> 24 == 127
 
 
-def INET_ECN_is_ce(tos: int) -> bool:
-    return tos & INET_ECN_MASK == INET_ECN_CE
-
-
-def INET_ECN_is_not_ect(tos: int) -> bool:
-    return tos & INET_ECN_MASK == INET_ECN_NOT_ECT
-
-
 def in_aton(text: str) -> int:
     """ "10.0.2.2" as an int; ValueError with the reason for anything that is not four decimal bytes."""
     parts = text.split(".")
@@ -323,15 +304,6 @@ def in_ntoa(addr: int) -> str:
     return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
 
 
-def ip_sk_use_pmtu(sk: sock) -> bool:
-    """IP_PMTUDISC_PROBE and INTERFACE go by the device's MTU alone."""
-    return getattr(sk, "pmtudisc", 1) < 3
-
-
 def inet_get_local_port_range(net: Stack) -> tuple[int, int]:
     """The first and the last port of the ephemeral range, both included."""
     return net.ipv4.ip_local_ports_range
-
-
-def ip_options_len(opt: ip_options | None) -> int:
-    return opt.optlen if opt is not None else 0

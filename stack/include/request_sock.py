@@ -182,11 +182,6 @@ class inet_request_sock(request_sock):
     def ireq_state(self, state: int) -> None:
         self.sk_state = state
 
-    @property
-    def ireq_family(self) -> int:
-        return self.sk_family
-
-
 class tcp_request_sock(inet_request_sock):
     """struct tcp_request_sock.  ``snt_synack`` in us of the stack's clock (0: not known), ``rcv_isn`` and
     ``snt_isn`` the two initial sequence numbers, ``rcv_nxt`` what the SYN-ACK acknowledges."""
@@ -337,21 +332,4 @@ def reqsk_queue_len_young(queue: request_sock_queue) -> int:
     return queue.young
 
 
-def inet_rsk(req: request_sock) -> inet_request_sock:
-    assert isinstance(req, inet_request_sock)
-    return req
-
-
-def tcp_rsk(req: request_sock) -> tcp_request_sock:
-    assert isinstance(req, tcp_request_sock)
-    return req
-
-
 _NEW_SYN_RECV = TCP_NEW_SYN_RECV
-
-
-def inet_reqsk(sk: sock_common) -> tcp_request_sock:
-    """The request that a look-up in ehash found (its state says so)."""
-    assert sk.sk_state == _NEW_SYN_RECV
-    assert isinstance(sk, tcp_request_sock)
-    return sk

@@ -110,7 +110,7 @@ class sk_buff:
         self._skb_refdst: dst_entry | None = None
         self.cb: Any = None
         self.h_iph: Any = None  # the parsed network header: ip_hdr(skb), ipv6_hdr(skb)
-        self.h_th: Any = None  # the parsed transport header: tcp_hdr(skb), udp_hdr(skb), icmp_hdr(skb)
+        self.h_th: Any = None  # the parsed transport header: tcp_hdr(skb), icmp_hdr(skb)
         self.ip_opt: ip_options | None = None  # IPCB(skb)->opt of a received packet with IP options
         self.protocol = 0
         self.dst_pending_confirm = False
@@ -166,35 +166,6 @@ def skb_pull(skb: sk_buff, length: int) -> bool:
     skb.data += length
     skb.len -= length
     return True
-
-
-def skb_headlen(skb: sk_buff) -> int:
-    """Bytes in the linear area."""
-    return skb.tail - skb.data
-
-
-def pskb_may_pull(skb: sk_buff, length: int) -> bool:
-    """Whether ``length`` bytes are there in the linear area (a received frame is linear)."""
-    return length <= skb.tail - skb.data
-
-
-def pskb_trim(skb: sk_buff, length: int) -> None:
-    """Cut a linear packet to ``length`` bytes: Ethernet padding behind a short datagram."""
-    if length < skb.len:
-        skb.tail -= skb.len - length
-        skb.len = length
-
-
-def skb_is_gso(skb: sk_buff) -> bool:
-    return skb.gso_size != 0
-
-
-def skb_dst(skb: sk_buff) -> dst_entry | None:
-    return skb._skb_refdst
-
-
-def skb_dst_set(skb: sk_buff, dst: dst_entry | None) -> None:
-    skb._skb_refdst = dst
 
 
 def skb_add_frag(skb: sk_buff, buf: Buffer) -> None:

@@ -516,10 +516,6 @@ def IP_INC_STATS(net: Stack, field: int) -> None:
     net.mib.ip_statistics[field] += 1
 
 
-def IP_ADD_STATS(net: Stack, field: int, value: int) -> None:
-    net.mib.ip_statistics[field] += value
-
-
 def IP_UPD_PO_STATS(net: Stack, packets: int, octets: int, length: int) -> None:
     """One packet of ``length`` bytes; both fields are named, as Python has no token pasting."""
     stats = net.mib.ip_statistics

@@ -231,22 +231,6 @@ def sock_flag(sk: sock, flag: int) -> bool:
     return sk.sk_flags & flag != 0
 
 
-def sock_set_flag(sk: sock, flag: int) -> None:
-    sk.sk_flags |= flag
-
-
-def sock_reset_flag(sk: sock, flag: int) -> None:
-    sk.sk_flags &= ~flag
-
-
-def sk_hashed(sk: sock_common) -> bool:
-    return sk.sk_node is not None
-
-
-def sk_unhashed(sk: sock_common) -> bool:
-    return sk.sk_node is None
-
-
 def sk_add_node_rcu(sk: sock_common, chain: list[sock_common]) -> None:
     """Hang a socket at the head of a chain."""
     chain.insert(0, sk)
@@ -282,10 +266,6 @@ def sock_prot_inuse_add(net: Stack, prot: Any, inc: int) -> None:
     inuse[prot.name] = inuse.get(prot.name, 0) + inc
 
 
-def sk_acceptq_removed(sk: sock) -> None:
-    sk.sk_ack_backlog -= 1
-
-
 def sk_acceptq_added(sk: sock) -> None:
     sk.sk_ack_backlog += 1
 
@@ -295,50 +275,14 @@ def sk_acceptq_is_full(sk: sock) -> bool:
     return sk.sk_ack_backlog > sk.sk_max_ack_backlog
 
 
-def __sk_dst_get(sk: sock) -> dst_entry | None:
-    return sk.sk_dst_cache
-
-
-def sk_dst_get(sk: sock) -> dst_entry | None:
-    return sk.sk_dst_cache
-
-
-def __sk_dst_set(sk: sock, dst: dst_entry | None) -> None:
-    sk.sk_dst_cache = dst
-
-
-def sk_dst_set(sk: sock, dst: dst_entry | None) -> None:
-    sk.sk_dst_cache = dst
-
-
-def __sk_dst_reset(sk: sock) -> None:
-    sk.sk_dst_cache = None
-
-
 def sk_dst_reset(sk: sock) -> None:
     sk.sk_dst_cache = None
-
-
-def sk_wmem_queued_add(sk: sock, val: int) -> None:
-    sk.sk_wmem_queued += val
-
-
-def sk_mem_charge(sk: sock, size: int) -> None:
-    sk.sk_forward_alloc -= size
 
 
 def sk_mem_uncharge(sk: sock, size: int) -> None:
     """Give bytes back; whole pages of what is set aside return to the protocol."""
     forward = sk.sk_forward_alloc + size
     sk.sk_forward_alloc = forward & 4095 if forward >= 4096 else forward
-
-
-def sk_stream_min_wspace(sk: sock) -> int:
-    return sk.sk_wmem_queued >> 1
-
-
-def sk_stream_wspace(sk: sock) -> int:
-    return sk.sk_sndbuf - sk.sk_wmem_queued
 
 
 def __sk_stream_is_writeable(sk: sock) -> bool:
@@ -348,12 +292,6 @@ def __sk_stream_is_writeable(sk: sock) -> bool:
 def sk_stream_is_writeable(sk: sock) -> bool:
     """Whether poll() says writable: a third of the send buffer is free."""
     return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
-
-
-def sk_stream_moderate_sndbuf(sk: sock) -> None:
-    """After a failed allocation: do not grow further than what is in use."""
-    if not sk.sk_userlocks & SOCK_SNDBUF_LOCK:
-        sk.sk_sndbuf = max(min(sk.sk_sndbuf, sk.sk_wmem_queued >> 1), SOCK_MIN_SNDBUF)
 
 
 def sock_writeable(sk: sock) -> bool:
@@ -371,10 +309,6 @@ def sock_error(sk: sock) -> int:
     if err:
         sk.sk_err = 0
     return -err
-
-
-def sk_set_socket(sk: sock, sock_: socket | None) -> None:
-    sk.sk_socket = sock_
 
 
 def sock_orphan(sk: sock) -> None:

@@ -810,11 +810,6 @@ class tcp_sock(inet_connection_sock):
         self.fastopen_rsk: request_sock | None = None
 
 
-def tcp_sk(sk: sock) -> tcp_sock:
-    assert isinstance(sk, tcp_sock)
-    return sk
-
-
 def tcp_wnd_end(tp: tcp_sock) -> int:
     """The first sequence number that the peer's window does not cover."""
     return (tp.snd_una + tp.snd_wnd) & MASK32

@@ -48,10 +48,6 @@ def csum_fold(wsum: int) -> int:
     return -wsum % 65535 if wsum else 0xFFFF
 
 
-def csum_add(wsum: int, addend: int) -> int:
-    return wsum + addend
-
-
 def csum_tcpudp_nofold(saddr: int, daddr: int, length: int, proto: int, wsum: int) -> int:
     """``wsum`` plus the IPv4 pseudo-header (RFC 9293, section 3.1); the result is not reduced."""
     return wsum + saddr + daddr + proto + length

@@ -65,14 +65,6 @@ def tcp_jiffies32(net: Stack) -> int:
     return (INITIAL_JIFFIES + net.clock.now_ns() // TICK_NSEC) & 0xFFFFFFFF
 
 
-def tcp_clock_ns(net: Stack) -> int:
-    return net.clock.now_ns()
-
-
-def tcp_clock_us(net: Stack) -> int:
-    return net.clock.now_ns() // 1000
-
-
 def msecs_to_jiffies(ms: int) -> int:
     """Rounded up."""
     return (ms * HZ + 999) // 1000
@@ -141,11 +133,6 @@ def mod_timer(net: Stack, timer: timer_list, expires: int) -> bool:
     return was_pending
 
 
-def add_timer(net: Stack, timer: timer_list) -> None:
-    """Arm a timer whose ``expires`` is set."""
-    mod_timer(net, timer, timer.expires)
-
-
 def _enqueue(base: timer_base, timer: timer_list, when: int) -> None:
     base.serial += 1
     timer.serial = base.serial
@@ -184,10 +171,6 @@ def del_timer(net: Stack, timer: timer_list) -> bool:
     return True
 
 
-def del_timer_sync(net: Stack, timer: timer_list) -> bool:
-    return del_timer(net, timer)
-
-
 def hrtimer_start(net: Stack, timer: timer_list, when_ns: int) -> None:
     """Arm a nanosecond timer for an absolute time of the clock."""
     timer.expires = when_ns
@@ -196,10 +179,6 @@ def hrtimer_start(net: Stack, timer: timer_list, when_ns: int) -> None:
 
 def hrtimer_cancel(net: Stack, timer: timer_list) -> bool:
     return del_timer(net, timer)
-
-
-def hrtimer_active(timer: timer_list) -> bool:
-    return timer.armed
 
 
 def hrtimer_is_queued(timer: timer_list) -> bool:

@@ -83,14 +83,6 @@ def register_netdevice(net: Stack, name: str, mac: bytes, mtu: int) -> net_devic
     return _add_device(net, net_device(net, name, bytes(mac), mtu))
 
 
-def dev_get_by_index(net: Stack, ifindex: int) -> net_device | None:
-    return net.devices.get(ifindex)
-
-
-def dev_get_by_name(net: Stack, name: str) -> net_device | None:
-    return net.devices_by_name.get(name)
-
-
 # -- receive ---------------------------------------------------------------------------------------------------------
 
 

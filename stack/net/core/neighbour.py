@@ -30,7 +30,6 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_NEIGH_FAILED,
     SKB_DROP_REASON_NEIGH_QUEUEFULL,
 )
-from stack.include.dst import rtable
 from stack.include.neighbour import (
     NEIGH_UPDATE_F_ADMIN,
     NEIGH_UPDATE_F_OVERRIDE,
@@ -322,12 +321,6 @@ def sock_confirm_neigh(skb: sk_buff, neigh: neighbour) -> None:
     neigh.confirmed = jiffies(neigh.tbl.net)
     if skb.sk is not None:
         skb.sk.sk_dst_pending_confirm = 0
-
-
-def dst_confirm(dst: object) -> None:
-    """Confirm the next hop of a route at once."""
-    if isinstance(dst, rtable) and dst.rt_neigh is not None:
-        neigh_confirm(dst.rt_neigh)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

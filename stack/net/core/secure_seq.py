@@ -28,10 +28,6 @@ def secure_tcp_seq_and_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dp
     return seq_scale(net, hash_ & MASK32), ts_off
 
 
-def secure_tcp_seq(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> int:
-    return secure_tcp_seq_and_ts_off(net, saddr, daddr, sport, dport)[0]
-
-
 def secure_tcp_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> int:
     """0 unless tcp_timestamps is 1 (2 means: no offset)."""
     if net.ipv4.sysctl_tcp_timestamps != 1:

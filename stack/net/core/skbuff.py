@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stack.include.dropreason import SKB_DROP_REASON_NOT_SPECIFIED, drop_reason_names
+from stack.include.dropreason import drop_reason_names
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, Buffer, sk_buff
 from stack.lib.checksum import CSUM_MANGLED_0, csum_fold, csum_partial
 
@@ -45,10 +45,6 @@ def kfree_skb_reason(skb: sk_buff, reason: int) -> None:
             net.drop_hook(skb, reason)
     if skb.destructor is not None:
         skb_orphan(skb)
-
-
-def kfree_skb(skb: sk_buff) -> None:
-    kfree_skb_reason(skb, SKB_DROP_REASON_NOT_SPECIFIED)
 
 
 def consume_skb(skb: sk_buff) -> None:

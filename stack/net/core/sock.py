@@ -199,16 +199,6 @@ def sk_destruct(sk: sock) -> None:
     sk.sk_wq = []
 
 
-def sock_hold(sk: sock) -> None:
-    """Python counts references itself; the name marks where the kernel takes one."""
-
-
-def release_sock(sk: sock) -> None:
-    """The end of a socket call: what waited for it runs now."""
-    if sk.sk_prot.release_cb is not None:
-        sk.sk_prot.release_cb(sk)
-
-
 # -- routes ------------------------------------------------------------------------------------------------------
 
 
@@ -329,22 +319,8 @@ def __sk_mem_schedule(sk: sock, size: int) -> bool:
     return True
 
 
-def sk_wmem_schedule(sk: sock, size: int) -> bool:
-    return size <= sk.sk_forward_alloc or __sk_mem_schedule(sk, size - sk.sk_forward_alloc)
-
-
 def sk_rmem_schedule(sk: sock, skb: sk_buff, size: int) -> bool:
     return size <= sk.sk_forward_alloc or __sk_mem_schedule(sk, size - sk.sk_forward_alloc)
-
-
-def __sk_mem_reclaim(sk: sock, amount: int) -> None:
-    """Give whole pages of what was set aside back."""
-    sk.sk_forward_alloc -= amount & -SK_MEM_QUANTUM
-
-
-def sk_mem_reclaim(sk: sock) -> None:
-    if sk.sk_forward_alloc >= SK_MEM_QUANTUM:
-        __sk_mem_reclaim(sk, sk.sk_forward_alloc)
 
 
 # -- queues ------------------------------------------------------------------------------------------------------

@@ -24,11 +24,6 @@ class sock_reuseport:
     def __init__(self) -> None:
         self.socks: list[sock] = []
 
-    @property
-    def num_socks(self) -> int:
-        return len(self.socks)
-
-
 def reuseport_alloc(sk: sock) -> int:
     """Found a group with one member."""
     reuse = sock_reuseport()

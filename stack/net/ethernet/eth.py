@@ -46,15 +46,3 @@ def eth_type_trans(skb: sk_buff, dev: net_device) -> int:
     proto = (head[data + 12] << 8) | head[data + 13]
     # IEEE 802.3: below 0x0600 the field is a length, and an LLC frame follows.
     return proto if proto >= ETH_P_802_3_MIN else ETH_P_802_2
-
-
-def eth_header(skb: sk_buff, dest: bytes, source: bytes, proto: int) -> None:
-    """Put the header in front of the packet."""
-    head = skb.head
-    assert isinstance(head, bytearray)
-    data = skb.data - ETH_HLEN
-    if data < 0:
-        raise ValueError("no room for an Ethernet header in front of the packet")
-    head[data : data + ETH_HLEN] = dest + source + proto.to_bytes(2, "big")
-    skb.data = skb.mac_header = data
-    skb.len += ETH_HLEN

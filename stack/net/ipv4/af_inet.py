@@ -71,16 +71,6 @@ TFO_SERVER_WO_SOCKOPT1 = 0x400
 # -- state -------------------------------------------------------------------------------------------------------
 
 
-def inet_sk_set_state(sk: sock, state: int) -> None:
-    """Where the tracepoint inet_sock_set_state is in the kernel."""
-    sk.sk_state = state
-
-
-def inet_sk_state_store(sk: sock, newstate: int) -> None:
-    """The same with a barrier for those who read without a lock: LISTEN, CLOSE."""
-    sk.sk_state = newstate
-
-
 # -- birth and death ---------------------------------------------------------------------------------------------
 
 

@@ -143,10 +143,6 @@ def __ip_dev_find(net: Stack, addr: int) -> net_device | None:
     return hit.dev if hit is not None and hit.type == RTN_LOCAL else None
 
 
-def ip_dev_find(net: Stack, addr: int) -> net_device | None:
-    return __ip_dev_find(net, addr)
-
-
 def inet_confirm_addr(net: Stack, dev: net_device, addr: int) -> int:
     """The address if the device has it, else 0."""
     in_dev = in_dev_get(dev)

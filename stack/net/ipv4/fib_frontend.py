@@ -154,10 +154,6 @@ def inet_addr_type(net: Stack, addr: int) -> int:
     return inet_addr_type_table(net, addr)
 
 
-def inet_dev_addr_type(net: Stack, dev: net_device | None, addr: int) -> int:
-    return inet_addr_type_table(net, addr, dev)
-
-
 def fib_validate_source(net: Stack, saddr: int, dev: net_device) -> bool:
     """Whether a packet from ``saddr`` may come in on ``dev``: never from an address of ours; with rp_filter 1 only
     where the answer would leave, with 2 only if there is any route back."""

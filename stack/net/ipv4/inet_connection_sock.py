@@ -92,10 +92,6 @@ def inet_rcv_saddr_equal(sk: sock_common, sk2: sock_common) -> bool:
     return a == b or not a or not b
 
 
-def inet_rcv_saddr_any(sk: sock_common) -> bool:
-    return not sk.sk_rcv_saddr
-
-
 def _devices_overlap(sk: sock_common, sk2: sock_common) -> bool:
     a, b = sk.sk_bound_dev_if, sk2.sk_bound_dev_if
     return not a or not b or a == b

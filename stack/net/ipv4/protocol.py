@@ -17,11 +17,3 @@ def inet_add_protocol(net: Stack, prot: net_protocol, protocol: int) -> int:
         return -1
     net.inet_protos[protocol] = prot
     return 0
-
-
-def inet_del_protocol(net: Stack, prot: net_protocol, protocol: int) -> int:
-    """0, or -1 if somebody else has the number."""
-    if net.inet_protos[protocol] is not prot:
-        return -1
-    net.inet_protos[protocol] = None
-    return 0

@@ -172,10 +172,6 @@ def ipv4_update_pmtu(skb: sk_buff, net: Stack, mtu: int, oif: int, protocol: int
         __ip_rt_update_pmtu(net, rt, daddr, mtu)
 
 
-def ip_rt_put(rt: rtable) -> None:
-    """A route needs no release here; the name is where the kernel has it."""
-
-
 ipv4_dst_ops = dst_ops(
     AF_INET, mtu=ipv4_mtu, default_advmss=ipv4_default_advmss, check=ipv4_dst_check, update_pmtu=ip_rt_update_pmtu
 )

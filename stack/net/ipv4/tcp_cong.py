@@ -24,7 +24,6 @@ from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
 
 if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
-    from stack.stack import Stack
 
 # The controls this build has, by name, as the kernel's tcp_cong_list: filled on import, never per connection.
 tcp_cong_list: dict[str, tcp_congestion_ops] = {}
@@ -42,16 +41,6 @@ def tcp_register_congestion_control(ca: tcp_congestion_ops) -> int:
         return -errno.EEXIST
     tcp_cong_list[ca.name] = ca
     return 0
-
-
-def tcp_unregister_congestion_control(ca: tcp_congestion_ops) -> None:
-    """Forget a control; sockets that use it keep it."""
-    tcp_cong_list.pop(ca.name, None)
-
-
-def tcp_get_available_congestion_control() -> str:
-    """The names, as /proc/sys/net/ipv4/tcp_available_congestion_control shows them."""
-    return " ".join(tcp_cong_list)
 
 
 def tcp_set_ca_state(sk: tcp_sock, ca_state: int) -> None:
@@ -111,14 +100,6 @@ def tcp_set_congestion_control(sk: tcp_sock, name: str) -> int:
         sk.icsk_ca_setsockopt = True
         return 0
     tcp_reinit_congestion_control(sk, ca)
-    return 0
-
-
-def tcp_set_default_congestion_control(net: Stack, name: str) -> int:
-    """The sysctl tcp_congestion_control: 0, or -ENOENT for a name that this build has not."""
-    if tcp_ca_find(name) is None:
-        return -errno.ENOENT
-    net.ipv4.sysctl_tcp_congestion_control = name
     return 0
 
 

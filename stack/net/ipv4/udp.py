@@ -368,7 +368,7 @@ def _icmp_errno(skb: sk_buff, sk: udp_sock, icmph: icmphdr, info: int) -> tuple[
 
 
 def __skb_recv_udp(sk: udp_sock, flags: int) -> sk_buff | int:
-    """The next datagram as a packet (payload from skb.data; ``udp_hdr`` and ``ip_hdr`` say between whom); a pending
+    """The next datagram as a packet (payload from skb.data; ``skb.h_th`` and ``ip_hdr`` say between whom); a pending
     error first; -EAGAIN if nothing waits."""
     if sk.sk_err:
         err, sk.sk_err = sk.sk_err, 0
