@@ -16,6 +16,7 @@ from stack.api.bsd import Socket
 from stack.api.sim import MSEC, SEC, RawTcp, Sim, parse_segment
 from stack.include.netdevice import NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
 from stack.include.snmp import LINUX_MIB_TCPFASTRETRANS, LINUX_MIB_TCPTIMEOUTS, TCP_MIB_RETRANSSEGS
+from stack.net.ipv4 import tcp_ipv4
 
 TSO = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_SG
 
@@ -162,3 +163,14 @@ def test_established_one_loss_is_repaired_without_a_timeout() -> None:
     assert receiver.data == blob
     assert net.mib.net_statistics[LINUX_MIB_TCPFASTRETRANS] == 1
     assert net.mib.net_statistics[LINUX_MIB_TCPTIMEOUTS] == 0
+
+
+@pytest.mark.parametrize("isn", [0xFFFFFFFF, 0x100000000 - 200_000, 0x80000000 - 200_000])
+def test_established_sequence_numbers_wrap_inside_the_transfer(
+    monkeypatch: pytest.MonkeyPatch, isn: int
+) -> None:
+    monkeypatch.setattr(tcp_ipv4.tcp_request_sock_ipv4_ops, "init_seq", lambda skb, req: isn)
+    _, _, receiver, blob, sk = download(400_000, TSO, 3, loss=0.02, reorder=0.02, reorder_ns=3 * MSEC)
+    assert receiver.conn.irs == isn
+    assert receiver.data == blob
+    assert (sk.write_seq - isn) & 0xFFFFFFFF == len(blob) + 2
