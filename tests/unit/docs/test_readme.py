@@ -35,9 +35,21 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
 def test_every_source_file_names_its_licence() -> None:
     missing = [
         str(path.relative_to(ROOT))
-        for folder in ("vnic", "guest", "devmodel", "stack", "images", "bench", "examples", "tests", "tools")
+        for folder in (
+            "vnic",
+            "guest",
+            "devmodel",
+            "stack",
+            "images",
+            "bench",
+            "examples",
+            "tests",
+            "tools",
+            "docs",
+        )
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".c", ".sh", ".toml"} or (path.is_file() and path.parent.name == "tools")
+        if path.suffix in {".py", ".c", ".sh", ".toml", ".md"}
+        or (path.is_file() and path.parent.name == "tools")
         if "SPDX-License-Identifier: GPL-2.0-or-later" not in path.read_text()[:200]
     ]
     assert not missing
