@@ -2,11 +2,14 @@
 """Kick and call descriptors, which the frontend chose: eventfds as a rule, but anything at all may come.
 
 Neither side ever blocks here. O_NONBLOCK belongs to the open file, which we share with the frontend, so it
-can neither be relied on nor set; instead a descriptor is polled right before it is read or written.
+can neither be relied on nor set. A kick is read with RWF_NOWAIT, since the frontend may take it between the
+loop's poll and our read; where the kernel does not offer that for a kind of file, and before each write, the
+descriptor is polled.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Callable
@@ -34,6 +37,19 @@ def _ready(fd: int, events: int) -> int:
     return found[0][1] if found else 0
 
 
+def _read_now(fd: int) -> bytes:
+    """A kick's eight bytes, b"" at the end of a pipe. BlockingIOError if it is gone again."""
+    data = bytearray(8)
+    try:
+        return bytes(data[: os.preadv(fd, [data], -1, os.RWF_NOWAIT)])
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ESPIPE):
+            raise
+    if not _ready(fd, select.POLLIN):
+        raise BlockingIOError(errno.EAGAIN, "nothing to read")
+    return os.read(fd, 8)
+
+
 class KickFd:
     """Watches a descriptor and calls back for each kick; gives up on one that misbehaves (`lost`)."""
 
@@ -59,7 +75,7 @@ class KickFd:
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._fd, 8)
+            data = _read_now(self._fd)
         except BlockingIOError:
             return
         except OSError:
