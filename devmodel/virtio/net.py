@@ -249,6 +249,10 @@ class VirtioNet:
     def transmit(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
+        if self._mergeable and self._merge(ring, hdr, parts, size):
+            self.counters.tx_frames += 1
+            self.counters.tx_bytes += size - self._hdr_size
+            return SENT
         chain = ring.pop()
         if chain is None:
             return NO_BUFFERS
@@ -272,6 +276,19 @@ class VirtioNet:
         self.counters.tx_frames += 1
         self.counters.tx_bytes += size - self._hdr_size
         return SENT
+
+    def _merge(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int) -> bool:
+        """Lay a frame into as many plain buffers as it needs; False, with nothing taken, if there are not
+        enough of those."""
+        heads: list[int] = []
+        pieces: list[memoryview] = []
+        if ring.pop_room(size, heads, pieces) < size or len(pieces[0]) < self._hdr_size:
+            ring.unpop(len(heads))
+            return False
+        count = len(heads)
+        scatter(pieces, (self._plain if hdr is None and count == 1 else self._header(hdr, count), *parts))
+        ring.push_all(heads, pieces, size)
+        return True
 
     def _header(self, hdr: VnetHdr | None, num_buffers: int) -> bytes:
         """The bytes of virtio_net_hdr; DATA_VALID only for a driver that knows it (5.1.6.4.1)."""
@@ -340,13 +357,16 @@ def scatter(targets: Sequence[memoryview], sources: Sequence[Buffer]) -> None:
             room -= left
             continue
         view = memoryview(source)
-        while left > room:
-            target[at:] = view[:room]
-            view = view[room:]
-            left -= room
+        target[at:] = view[:room]
+        done = room
+        while True:
             number += 1
-            target, at = targets[number], 0
+            target = targets[number]
             room = len(target)
-        target[:left] = view
-        at = left
-        room -= left
+            if left - done <= room:
+                break
+            target[:] = view[done : done + room]
+            done += room
+        at = left - done
+        target[:at] = view[done:]
+        room -= at

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from vu_driver import MODERN, WRITE, DriverRing, GuestRam
+from vu_driver import MODERN, SPLIT, WRITE, DriverRing, GuestRam
 
 from devmodel.errors import BrokenRing
 from devmodel.port import VnetHdr
@@ -194,7 +194,10 @@ def test_legacy_header_to_the_guest_has_ten_bytes(bench: Bench) -> None:
     assert (bench.ram.read(first, 10), bench.ram.read(second, 60)) == (bytes(10), FRAME)
 
 
-def test_mergeable_buffers_share_one_frame(bench: Bench) -> None:
+# The largest region is where a ring looks first; buffers may lie in it, in the other, or in both.
+@pytest.mark.parametrize("start", [0x40000, SPLIT - 2 * 1536, SPLIT])
+def test_mergeable_buffers_share_one_frame(bench: Bench, start: int) -> None:
+    bench.ram.next_free = start
     chains = [bench.driver.add_in(1536) for _ in range(4)]
     frame = bytes(range(256)) * 16
     assert bench.net.transmit(bench.ring, None, [frame[:54], memoryview(frame)[54:]]) == SENT
@@ -206,6 +209,30 @@ def test_mergeable_buffers_share_one_frame(bench: Bench) -> None:
         bench.ram.read(places[0][0], size) for (_, places), size in zip(chains, sizes, strict=False)
     )
     assert written == struct.pack("<BBHHHHH", 0, 0, 0, 0, 0, 0, 3) + frame
+
+
+def test_mergeable_buffers_go_round_the_ring(bench: Bench) -> None:
+    bench.ram.next_free = SPLIT
+    places = [bench.ram.alloc(1536, 64) for _ in range(3)]
+    for number in range(30):
+        heads = [bench.driver.add([(gpa, 1536, WRITE)]) for gpa in places]
+        frame = bytes([number]) * 4000
+        assert bench.net.transmit(bench.ring, None, [frame]) == SENT
+        bench.ring.publish()
+        assert bench.driver.used() == [(heads[0], 1536), (heads[1], 1536), (heads[2], 4012 - 2 * 1536)]
+        assert bench.ram.read(places[2], 4012 - 2 * 1536) == frame[2 * 1536 - 12 :]
+    assert bench.net.counters.tx_frames == 30
+
+
+def test_mergeable_buffer_of_two_descriptors_among_plain_ones(bench: Bench) -> None:
+    bench.ram.next_free = SPLIT
+    first, _ = bench.driver.add_in(1536)
+    second, places = bench.driver.add_in(100, 1436)
+    frame = bytes(range(250)) * 8
+    assert bench.net.transmit(bench.ring, None, [frame]) == SENT
+    bench.ring.publish()
+    assert bench.driver.used() == [(first, 1536), (second, 2012 - 1536)]
+    assert b"".join(bench.ram.read(*place) for place in places)[: 2012 - 1536] == frame[1536 - 12 :]
 
 
 def test_big_frame_without_mergeable_buffers_fills_a_long_chain(bench: Bench) -> None:
