@@ -12,9 +12,9 @@ What it decides:
   event loop; the rest is left to the next turn, so that neither other devices nor timers starve. While a
   drain goes on the guest is asked not to kick.
 * Who is told of completions. A batch whose answer signals the receive ring does not signal the transmit
-  ring too: a driver that is interrupted for the one looks at the other (Linux does), and a second interrupt
-  per round trip cost a TCG guest 70 us. A driver that still waits is told with the next batch that has no
-  answer, or when the rings are looked at 5 ms later.
+  ring too: a driver that is interrupted for the one looks at the other (Linux does), so a round trip is one
+  interrupt instead of two. A driver that still waits is told with the next batch that has no answer, or when
+  the rings are looked at 5 ms later.
 * Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
