@@ -183,9 +183,10 @@ class _Session:
 
     def _see_it_out(self) -> None:
         """Input has ended: bring the guest to its end, one step each time it falls quiet."""
-        if self._at_prompt() and self._is_quiet_for(3 * _TICK_S):
-            self._tail = b""
-            self._console.send(b"exit\n")
+        if self._at_prompt():
+            if self._is_quiet_for(3 * _TICK_S):
+                self._tail = b""
+                self._console.send(b"exit\n")
         elif self._is_quiet_for(EOF_QUIET_S):
             self._console.send(END_OF_FILE if self._unheeded < EOF_TRIES else INTERRUPT)
             self._unheeded += 1
