@@ -7,11 +7,11 @@ is in ``stack.api.aio``.  All times are integers in nanoseconds since the clock'
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
-NSEC_PER_USEC = 1_000
-NSEC_PER_MSEC = 1_000_000
-NSEC_PER_SEC = 1_000_000_000
+NSEC_PER_USEC: Final = 1_000
+NSEC_PER_MSEC: Final = 1_000_000
+NSEC_PER_SEC: Final = 1_000_000_000
 
 
 class Clock(Protocol):

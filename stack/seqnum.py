@@ -6,8 +6,10 @@ Sequence numbers are plain ints in 0 .. 2**32 - 1.  Everything that compares the
 
 from __future__ import annotations
 
-MASK32 = 0xFFFFFFFF
-_SIGN = 0x80000000
+from typing import Final
+
+MASK32: Final = 0xFFFFFFFF
+_SIGN: Final = 0x80000000
 
 
 def before(seq1: int, seq2: int) -> bool:

@@ -22,14 +22,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from devmodel.errors import FrontendError, MappingError
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("devmodel needs a little-endian host: virtqueue fields are accessed by native casts")
 
-_LIMIT = 1 << 64
+_LIMIT: Final = 1 << 64
 
 
 class Mapping(Protocol):

@@ -20,6 +20,7 @@ Left to the frontend, which owns configuration space: MAC, STATUS, the control q
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer, Offloads, VnetHdr
@@ -52,15 +53,15 @@ from devmodel.virtio.spec import (
 Frame = tuple[VnetHdr | None, bytes]
 
 # What became of a frame to the guest
-SENT = 0
-NO_BUFFERS = 1  # the driver has not supplied enough yet: try again after its next kick
-TOO_BIG = 2  # it will never fit
+SENT: Final = 0
+NO_BUFFERS: Final = 1  # the driver has not supplied enough yet: try again after its next kick
+TOO_BIG: Final = 2  # it will never fit
 
-DEFAULT_MTU = 1500
+DEFAULT_MTU: Final = 1500
 
 # What a chain may have before it counts as more than one against a budget of work. Linux needs up to 18 for a TSO
 # frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
-DESCRIPTORS_PER_CHAIN = 32
+DESCRIPTORS_PER_CHAIN: Final = 32
 
 
 class NetCounters:
@@ -80,22 +81,30 @@ class NetCounters:
     )
 
     def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
-
-    rx_frames: int
-    rx_bytes: int
-    rx_drop_short: int
-    rx_drop_long: int
-    rx_drop_writable: int
-    rx_drop_csum: int
-    rx_drop_gso: int
-    tx_frames: int
-    tx_bytes: int
-    tx_drop_too_big: int
+        self.rx_frames = 0
+        self.rx_bytes = 0
+        self.rx_drop_short = 0
+        self.rx_drop_long = 0
+        self.rx_drop_writable = 0
+        self.rx_drop_csum = 0
+        self.rx_drop_gso = 0
+        self.tx_frames = 0
+        self.tx_bytes = 0
+        self.tx_drop_too_big = 0
 
     def asdict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {
+            "rx_frames": self.rx_frames,
+            "rx_bytes": self.rx_bytes,
+            "rx_drop_short": self.rx_drop_short,
+            "rx_drop_long": self.rx_drop_long,
+            "rx_drop_writable": self.rx_drop_writable,
+            "rx_drop_csum": self.rx_drop_csum,
+            "rx_drop_gso": self.rx_drop_gso,
+            "tx_frames": self.tx_frames,
+            "tx_bytes": self.tx_bytes,
+            "tx_drop_too_big": self.tx_drop_too_big,
+        }
 
 
 class VirtioNet:

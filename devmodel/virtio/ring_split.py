@@ -26,6 +26,7 @@ element stores before the index store on machines that would not.
 from __future__ import annotations
 
 from threading import Lock
+from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.virtio.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
@@ -40,10 +41,10 @@ from devmodel.virtio.spec import (
     VIRTQ_USED_F_NO_NOTIFY,
 )
 
-_unpack_desc = VIRTQ_DESC.unpack_from
-_NEXT = VIRTQ_DESC_F_NEXT
-_WRITE = VIRTQ_DESC_F_WRITE
-_INDIRECT = VIRTQ_DESC_F_INDIRECT
+_unpack_desc: Final = VIRTQ_DESC.unpack_from
+_NEXT: Final = VIRTQ_DESC_F_NEXT
+_WRITE: Final = VIRTQ_DESC_F_WRITE
+_INDIRECT: Final = VIRTQ_DESC_F_INDIRECT
 
 
 class Chain:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stack.include.neighbour import neighbour
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from stack.include.sock import sock
     from stack.stack import Stack
 
-RTN_UNICAST = 1
-RTN_LOCAL = 2
-RTN_BROADCAST = 3
-RTN_MULTICAST = 5
-RTN_UNREACHABLE = 7
+RTN_UNICAST: Final = 1
+RTN_LOCAL: Final = 2
+RTN_BROADCAST: Final = 3
+RTN_MULTICAST: Final = 5
+RTN_UNREACHABLE: Final = 7
 
 # rt_flags
-RTCF_BROADCAST = 0x10000000
-RTCF_MULTICAST = 0x20000000
-RTCF_LOCAL = 0x80000000
+RTCF_BROADCAST: Final = 0x10000000
+RTCF_MULTICAST: Final = 0x20000000
+RTCF_LOCAL: Final = 0x80000000
 
-RTAX_MTU = 2
-RTAX_WINDOW = 3
-RTAX_RTT = 4
-RTAX_RTTVAR = 5
-RTAX_SSTHRESH = 6
-RTAX_CWND = 7
-RTAX_ADVMSS = 8
-RTAX_REORDERING = 9
-RTAX_HOPLIMIT = 10
-RTAX_INITCWND = 11
-RTAX_FEATURES = 12
-RTAX_RTO_MIN = 13
-RTAX_INITRWND = 14
-RTAX_QUICKACK = 15
-RTAX_CC_ALGO = 16
+RTAX_MTU: Final = 2
+RTAX_WINDOW: Final = 3
+RTAX_RTT: Final = 4
+RTAX_RTTVAR: Final = 5
+RTAX_SSTHRESH: Final = 6
+RTAX_CWND: Final = 7
+RTAX_ADVMSS: Final = 8
+RTAX_REORDERING: Final = 9
+RTAX_HOPLIMIT: Final = 10
+RTAX_INITCWND: Final = 11
+RTAX_FEATURES: Final = 12
+RTAX_RTO_MIN: Final = 13
+RTAX_INITRWND: Final = 14
+RTAX_QUICKACK: Final = 15
+RTAX_CC_ALGO: Final = 16
 
 
 class dst_ops:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.inet_sock import inet_sock
 from stack.include.request_sock import reqsk_queue_added, reqsk_queue_len, request_sock_queue
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 # icsk_pending
-ICSK_TIME_RETRANS = 1
-ICSK_TIME_DACK = 2
-ICSK_TIME_PROBE0 = 3
-ICSK_TIME_LOSS_PROBE = 5
-ICSK_TIME_REO_TIMEOUT = 6
+ICSK_TIME_RETRANS: Final = 1
+ICSK_TIME_DACK: Final = 2
+ICSK_TIME_PROBE0: Final = 3
+ICSK_TIME_LOSS_PROBE: Final = 5
+ICSK_TIME_REO_TIMEOUT: Final = 6
 
 # icsk_ack.pending
-ICSK_ACK_SCHED = 1
-ICSK_ACK_TIMER = 2
-ICSK_ACK_PUSHED = 4
-ICSK_ACK_PUSHED2 = 8
-ICSK_ACK_NOW = 16
-ICSK_ACK_NOMEM = 32
+ICSK_ACK_SCHED: Final = 1
+ICSK_ACK_TIMER: Final = 2
+ICSK_ACK_PUSHED: Final = 4
+ICSK_ACK_PUSHED2: Final = 8
+ICSK_ACK_NOW: Final = 16
+ICSK_ACK_NOMEM: Final = 32
 
-TCP_RTO_MIN = HZ // 5
-TCP_DELACK_MAX = HZ // 5
-TCP_TIMEOUT_INIT = HZ
-TCP_PINGPONG_THRESH = 1
+TCP_RTO_MIN: Final = HZ // 5
+TCP_DELACK_MAX: Final = HZ // 5
+TCP_TIMEOUT_INIT: Final = HZ
+TCP_PINGPONG_THRESH: Final = 1
 
 
 class inet_connection_sock_af_ops:

@@ -24,24 +24,24 @@ keys the chance of a collision is at most 2 / buckets.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.sock import sock, sock_common
 
 if TYPE_CHECKING:
     from stack.stack import Stack
 
-INET_LHTABLE_SIZE = 32
-BHASH_SIZE = 1024
+INET_LHTABLE_SIZE: Final = 32
+BHASH_SIZE: Final = 1024
 # A 1 GiB machine's; /proc/net/sockstat and the boot log of such a guest.
-EHASH_SIZE = 8192
-LHASH2_SIZE = 512
+EHASH_SIZE: Final = 8192
+LHASH2_SIZE: Final = 512
 
 # inet_bind_bucket.fastreuseport
-FASTREUSEPORT_ANY = 1
-FASTREUSEPORT_STRICT = 2
+FASTREUSEPORT_ANY: Final = 1
+FASTREUSEPORT_STRICT: Final = 2
 
-_MASK128 = (1 << 128) - 1
+_MASK128: Final = (1 << 128) - 1
 
 
 class inet_bind_bucket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.timer import timer_list
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-NUD_NONE = 0x00
-NUD_INCOMPLETE = 0x01
-NUD_REACHABLE = 0x02
-NUD_STALE = 0x04
-NUD_DELAY = 0x08
-NUD_PROBE = 0x10
-NUD_FAILED = 0x20
-NUD_NOARP = 0x40
-NUD_PERMANENT = 0x80
-NUD_IN_TIMER = NUD_INCOMPLETE | NUD_REACHABLE | NUD_DELAY | NUD_PROBE
-NUD_VALID = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY
-NUD_CONNECTED = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE
+NUD_NONE: Final = 0x00
+NUD_INCOMPLETE: Final = 0x01
+NUD_REACHABLE: Final = 0x02
+NUD_STALE: Final = 0x04
+NUD_DELAY: Final = 0x08
+NUD_PROBE: Final = 0x10
+NUD_FAILED: Final = 0x20
+NUD_NOARP: Final = 0x40
+NUD_PERMANENT: Final = 0x80
+NUD_IN_TIMER: Final = NUD_INCOMPLETE | NUD_REACHABLE | NUD_DELAY | NUD_PROBE
+NUD_VALID: Final = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY
+NUD_CONNECTED: Final = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE
 
 NUD_STATE_NAMES: dict[int, str] = {
     NUD_NONE: "NONE",
@@ -39,9 +39,9 @@ NUD_STATE_NAMES: dict[int, str] = {
     NUD_PERMANENT: "PERMANENT",
 }
 
-NEIGH_UPDATE_F_OVERRIDE = 0x1
-NEIGH_UPDATE_F_WEAK_OVERRIDE = 0x2
-NEIGH_UPDATE_F_ADMIN = 0x80000000
+NEIGH_UPDATE_F_OVERRIDE: Final = 0x1
+NEIGH_UPDATE_F_WEAK_OVERRIDE: Final = 0x2
+NEIGH_UPDATE_F_ADMIN: Final = 0x80000000
 
 
 class neigh_parms:

@@ -12,53 +12,53 @@ Departures: a ``sockaddr_in`` is a pair of ints in host order (address, port); a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from stack.include.sock import sock
     from stack.stack import Stack
 
 # socket_state (include/uapi/linux/net.h)
-SS_FREE = 0
-SS_UNCONNECTED = 1
-SS_CONNECTING = 2
-SS_CONNECTED = 3
-SS_DISCONNECTING = 4
+SS_FREE: Final = 0
+SS_UNCONNECTED: Final = 1
+SS_CONNECTING: Final = 2
+SS_CONNECTED: Final = 3
+SS_DISCONNECTING: Final = 4
 
 # Bits of socket.flags (include/linux/net.h); masks here, where the kernel has bit numbers
-SOCKWQ_ASYNC_NOSPACE = 1 << 0
-SOCKWQ_ASYNC_WAITDATA = 1 << 1
-SOCK_NOSPACE = 1 << 2
+SOCKWQ_ASYNC_NOSPACE: Final = 1 << 0
+SOCKWQ_ASYNC_WAITDATA: Final = 1 << 1
+SOCK_NOSPACE: Final = 1 << 2
 
 # accept4() and socket() flags, include/linux/net.h
-SOCK_TYPE_MASK = 0xF
-SOCK_NONBLOCK = 0o4000
-SOCK_CLOEXEC = 0o2000000
-O_NONBLOCK = 0o4000
+SOCK_TYPE_MASK: Final = 0xF
+SOCK_NONBLOCK: Final = 0o4000
+SOCK_CLOEXEC: Final = 0o2000000
+O_NONBLOCK: Final = 0o4000
 
 # shutdown(), include/linux/net.h
-SHUT_RD = 0
-SHUT_WR = 1
-SHUT_RDWR = 2
+SHUT_RD: Final = 0
+SHUT_WR: Final = 1
+SHUT_RDWR: Final = 2
 
 # send() and recv() flags, include/linux/socket.h
-MSG_OOB = 0x1
-MSG_PEEK = 0x2
-MSG_DONTROUTE = 0x4
-MSG_CTRUNC = 0x8
-MSG_TRUNC = 0x20
-MSG_DONTWAIT = 0x40
-MSG_EOR = 0x80
-MSG_WAITALL = 0x100
-MSG_ERRQUEUE = 0x2000
-MSG_NOSIGNAL = 0x4000
-MSG_MORE = 0x8000
+MSG_OOB: Final = 0x1
+MSG_PEEK: Final = 0x2
+MSG_DONTROUTE: Final = 0x4
+MSG_CTRUNC: Final = 0x8
+MSG_TRUNC: Final = 0x20
+MSG_DONTWAIT: Final = 0x40
+MSG_EOR: Final = 0x80
+MSG_WAITALL: Final = 0x100
+MSG_ERRQUEUE: Final = 0x2000
+MSG_NOSIGNAL: Final = 0x4000
+MSG_MORE: Final = 0x8000
 
 sockaddr_in = tuple[int, int]
 optval_t = int | bytes
 
 
-_PROTO_OPS_FUNCTIONS = (
+_PROTO_OPS_FUNCTIONS: Final = (
     "accept",
     "bind",
     "connect",

@@ -9,28 +9,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-NETDEV_TX_OK = 0
-NETDEV_TX_BUSY = 16
+NETDEV_TX_OK: Final = 0
+NETDEV_TX_BUSY: Final = 16
 
-IFF_UP = 1
-IFF_LOOPBACK = 8
-IFF_NOARP = 0x80
+IFF_UP: Final = 1
+IFF_LOOPBACK: Final = 8
+IFF_NOARP: Final = 0x80
 
 # Features of the device that change what TCP sends; linux/netdev_features.h has them as bits.
-NETIF_F_HW_CSUM = 1 << 0  # CHECKSUM_PARTIAL frames are taken
-NETIF_F_TSO = 1 << 1
-NETIF_F_TSO6 = 1 << 2
-NETIF_F_TSO_ECN = 1 << 3
-NETIF_F_SG = 1 << 4
+NETIF_F_HW_CSUM: Final = 1 << 0  # CHECKSUM_PARTIAL frames are taken
+NETIF_F_TSO: Final = 1 << 1
+NETIF_F_TSO6: Final = 1 << 2
+NETIF_F_TSO_ECN: Final = 1 << 3
+NETIF_F_SG: Final = 1 << 4
 
-GSO_MAX_SIZE = 65536
-GSO_MAX_SEGS = 65535
+GSO_MAX_SIZE: Final = 65536
+GSO_MAX_SEGS: Final = 65535
 
 
 class net_device_stats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.inet_sock import ip_options
 from stack.include.sock import sock_common
@@ -332,4 +332,4 @@ def reqsk_queue_len_young(queue: request_sock_queue) -> int:
     return queue.young
 
 
-_NEW_SYN_RECV = TCP_NEW_SYN_RECV
+_NEW_SYN_RECV: Final = TCP_NEW_SYN_RECV

@@ -24,7 +24,7 @@ is allocated with the room that it needs and ``skb_push`` beyond it is a bug tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 
-CHECKSUM_NONE = 0
-CHECKSUM_UNNECESSARY = 1
-CHECKSUM_COMPLETE = 2
-CHECKSUM_PARTIAL = 3
+CHECKSUM_NONE: Final = 0
+CHECKSUM_UNNECESSARY: Final = 1
+CHECKSUM_COMPLETE: Final = 2
+CHECKSUM_PARTIAL: Final = 3
 
-PACKET_HOST = 0
-PACKET_BROADCAST = 1
-PACKET_MULTICAST = 2
-PACKET_OTHERHOST = 3
-PACKET_OUTGOING = 4
+PACKET_HOST: Final = 0
+PACKET_BROADCAST: Final = 1
+PACKET_MULTICAST: Final = 2
+PACKET_OTHERHOST: Final = 3
+PACKET_OUTGOING: Final = 4
 
-SKB_GSO_TCPV4 = 1 << 0
-SKB_GSO_DODGY = 1 << 1
-SKB_GSO_TCP_ECN = 1 << 2
-SKB_GSO_TCP_FIXEDID = 1 << 3
-SKB_GSO_TCPV6 = 1 << 4
+SKB_GSO_TCPV4: Final = 1 << 0
+SKB_GSO_DODGY: Final = 1 << 1
+SKB_GSO_TCP_ECN: Final = 1 << 2
+SKB_GSO_TCP_FIXEDID: Final = 1 << 3
+SKB_GSO_TCPV6: Final = 1 << 4
 
 # Header room of every packet that TCP sends: LL_MAX_HEADER plus the largest IP and TCP headers, rounded up.
-MAX_TCP_HEADER = 160
+MAX_TCP_HEADER: Final = 160
 
 
 class sk_buff:
@@ -132,7 +132,7 @@ class sk_buff:
 
 # What one packet costs a socket's budget beyond its bytes: sizeof(struct sk_buff) = 232 rounded to a cache line
 # (256) plus struct skb_shared_info (320) on a 64-bit kernel; SKB_TRUESIZE() in include/linux/skbuff.h.
-SKB_TRUESIZE_OVERHEAD = 576
+SKB_TRUESIZE_OVERHEAD: Final = 576
 
 
 def rx_truesize(nbytes: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
@@ -22,47 +22,47 @@ if TYPE_CHECKING:
     from stack.net.core.sock_reuseport import sock_reuseport
     from stack.stack import Stack
 
-AF_INET = 2
-AF_INET6 = 10
+AF_INET: Final = 2
+AF_INET6: Final = 10
 
-SOCK_STREAM = 1
-SOCK_DGRAM = 2
-SOCK_RAW = 3
+SOCK_STREAM: Final = 1
+SOCK_DGRAM: Final = 2
+SOCK_RAW: Final = 3
 
 # sk_shutdown
-RCV_SHUTDOWN = 1
-SEND_SHUTDOWN = 2
-SHUTDOWN_MASK = 3
+RCV_SHUTDOWN: Final = 1
+SEND_SHUTDOWN: Final = 2
+SHUTDOWN_MASK: Final = 3
 
 # sk_flags bits by name (enum sock_flags)
-SOCK_DEAD = 1 << 0
-SOCK_DONE = 1 << 1
-SOCK_URGINLINE = 1 << 2
-SOCK_KEEPOPEN = 1 << 3
-SOCK_LINGER = 1 << 4
-SOCK_DESTROY = 1 << 5
-SOCK_BROADCAST = 1 << 6
-SOCK_RCVTSTAMP = 1 << 7
-SOCK_RCU_FREE = 1 << 8
+SOCK_DEAD: Final = 1 << 0
+SOCK_DONE: Final = 1 << 1
+SOCK_URGINLINE: Final = 1 << 2
+SOCK_KEEPOPEN: Final = 1 << 3
+SOCK_LINGER: Final = 1 << 4
+SOCK_DESTROY: Final = 1 << 5
+SOCK_BROADCAST: Final = 1 << 6
+SOCK_RCVTSTAMP: Final = 1 << 7
+SOCK_RCU_FREE: Final = 1 << 8
 
 # sk_userlocks
-SOCK_SNDBUF_LOCK = 1
-SOCK_RCVBUF_LOCK = 2
-SOCK_BINDADDR_LOCK = 4
-SOCK_BINDPORT_LOCK = 8
+SOCK_SNDBUF_LOCK: Final = 1
+SOCK_RCVBUF_LOCK: Final = 2
+SOCK_BINDADDR_LOCK: Final = 4
+SOCK_BINDPORT_LOCK: Final = 8
 
-EPOLLIN = 0x001
-EPOLLPRI = 0x002
-EPOLLOUT = 0x004
-EPOLLERR = 0x008
-EPOLLHUP = 0x010
-EPOLLRDNORM = 0x040
-EPOLLRDHUP = 0x2000
+EPOLLIN: Final = 0x001
+EPOLLPRI: Final = 0x002
+EPOLLOUT: Final = 0x004
+EPOLLERR: Final = 0x008
+EPOLLHUP: Final = 0x010
+EPOLLRDNORM: Final = 0x040
+EPOLLRDHUP: Final = 0x2000
 
-SOCK_MIN_SNDBUF = 4608
-SOCK_MIN_RCVBUF = 2304
+SOCK_MIN_SNDBUF: Final = 4608
+SOCK_MIN_RCVBUF: Final = 2304
 
-INT_MAX = 0x7FFFFFFF
+INT_MAX: Final = 0x7FFFFFFF
 
 
 class sock_common:
@@ -324,7 +324,7 @@ def sock_graft(sk: sock, parent: socket) -> None:
     parent.sk = sk
 
 
-_PROTO_FUNCTIONS = (
+_PROTO_FUNCTIONS: Final = (
     "accept",
     "bind",
     "close",

@@ -10,6 +10,8 @@ Times are in the unit of the /proc file unless said otherwise; those that the ke
 
 from __future__ import annotations
 
+from typing import Final
+
 SysctlValue = int | str | tuple[int, ...]
 
 
@@ -150,7 +152,7 @@ class netns_ipv4:
 
 
 # Names of /proc/sys/net/ipv4 that are not "sysctl_" + name in struct netns_ipv4.
-_IPV4_FIELDS = {
+_IPV4_FIELDS: Final = {
     "tcp_max_syn_backlog": "sysctl_max_syn_backlog",
     "tcp_no_metrics_save": "sysctl_tcp_nometrics_save",
     "ip_local_port_range": "ip_local_ports_range",

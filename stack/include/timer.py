@@ -7,10 +7,10 @@ The wheel itself is in stack/kernel/time/timer.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-HZ = 250
-TICK_NSEC = 1_000_000_000 // HZ
+HZ: Final = 250
+TICK_NSEC: Final = 1_000_000_000 // HZ
 
 
 class timer_list:

@@ -9,13 +9,15 @@ computed checksum is bit for bit the one the kernel would send.
 
 from __future__ import annotations
 
+from typing import Final
+
 Buffer = bytes | bytearray | memoryview
 
-CSUM_MANGLED_0 = 0xFFFF
+CSUM_MANGLED_0: Final = 0xFFFF
 
 # Above this size it pays to add the two halves of the number before dividing: one division step per 30 bits is
 # slower than the linear shifts and additions of big integers.
-_FOLD_BYTES = 1024
+_FOLD_BYTES: Final = 1024
 _masks: dict[int, int] = {}
 
 

@@ -6,7 +6,9 @@ Keys are 16 bytes, results 64 bits.  About 10 us for a 4-tuple: for what happens
 
 from __future__ import annotations
 
-_M = 0xFFFFFFFFFFFFFFFF
+from typing import Final
+
+_M: Final = 0xFFFFFFFFFFFFFFFF
 
 
 def _compress(v0: int, v1: int, v2: int, v3: int) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.net import (
     SOCK_NONBLOCK,
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["file", "files_struct", "socket"]
 
-SOCK_MAX = 11
+SOCK_MAX: Final = 11
 
 # net_families[]: which function makes the protocol's part of a new socket
-_NET_FAMILIES = {AF_INET: af_inet.inet_create}
+_NET_FAMILIES: Final = {AF_INET: af_inet.inet_create}
 
 
 # -- descriptors: fs/file.c --------------------------------------------------------------------------------------

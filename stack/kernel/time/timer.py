@@ -28,21 +28,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.timer import HZ, TICK_NSEC, hrtimer, timer_list
 
 if TYPE_CHECKING:
     from stack.stack import Stack
 
-INITIAL_JIFFIES = (1 << 32) - 300 * HZ
+INITIAL_JIFFIES: Final = (1 << 32) - 300 * HZ
 
-LVL_BITS = 6
-LVL_CLK_SHIFT = 3
-LVL_DEPTH = 9
+LVL_BITS: Final = 6
+LVL_CLK_SHIFT: Final = 3
+LVL_DEPTH: Final = 9
 # Below LVL_START[n + 1] jiffies ahead a timer goes to level n.
-LVL_START = tuple(((1 << LVL_BITS) - 1) << (n * LVL_CLK_SHIFT) for n in range(LVL_DEPTH))
-_STALE_MIN = 256
+LVL_START: Final = tuple(((1 << LVL_BITS) - 1) << (n * LVL_CLK_SHIFT) for n in range(LVL_DEPTH))
+_STALE_MIN: Final = 256
 
 
 class timer_base:

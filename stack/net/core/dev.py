@@ -11,7 +11,7 @@ the adapter calls ``netif_wake_queue``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_CPU_BACKLOG,
@@ -55,11 +55,11 @@ from stack.net.ipv4 import arp, ip_input
 if TYPE_CHECKING:
     from stack.stack import Stack
 
-NET_RX_SUCCESS = 0
-NET_RX_DROP = 1
-NET_XMIT_DROP = 1
+NET_RX_SUCCESS: Final = 0
+NET_RX_DROP: Final = 1
+NET_XMIT_DROP: Final = 1
 
-IFNAMSIZ = 16
+IFNAMSIZ: Final = 16
 
 
 # -- devices ---------------------------------------------------------------------------------------------------------

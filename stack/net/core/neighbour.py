@@ -23,7 +23,7 @@ Departures: no proxy entries, no netlink; ``arp_queue`` counts truesize as the k
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_NEIGH_DEAD,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from stack.include.netdevice import net_device
     from stack.include.sk_buff import sk_buff
 
-_NUD_KEEP = NUD_PERMANENT | NUD_NOARP
+_NUD_KEEP: Final = NUD_PERMANENT | NUD_NOARP
 
 
 def neigh_table_init(tbl: neigh_table) -> None:

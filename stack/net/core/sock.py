@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.net import SOCK_NOSPACE, optval_t
 from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
@@ -53,45 +53,45 @@ if TYPE_CHECKING:
     from stack.include.sock import proto
     from stack.stack import Stack
 
-SK_MEM_QUANTUM = 4096
-EPOLLWRNORM = 0x100
-EPOLLWRBAND = 0x200
+SK_MEM_QUANTUM: Final = 4096
+EPOLLWRNORM: Final = 0x100
+EPOLLWRBAND: Final = 0x200
 
 # include/uapi/asm-generic/socket.h
-SOL_SOCKET = 1
-SO_DEBUG = 1
-SO_REUSEADDR = 2
-SO_TYPE = 3
-SO_ERROR = 4
-SO_DONTROUTE = 5
-SO_BROADCAST = 6
-SO_SNDBUF = 7
-SO_RCVBUF = 8
-SO_KEEPALIVE = 9
-SO_OOBINLINE = 10
-SO_PRIORITY = 12
-SO_LINGER = 13
-SO_REUSEPORT = 15
-SO_RCVLOWAT = 18
-SO_SNDLOWAT = 19
-SO_RCVTIMEO = 20
-SO_SNDTIMEO = 21
-SO_BINDTODEVICE = 25
-SO_TIMESTAMP = 29
-SO_ACCEPTCONN = 30
-SO_SNDBUFFORCE = 32
-SO_RCVBUFFORCE = 33
-SO_MARK = 36
-SO_PROTOCOL = 38
-SO_DOMAIN = 39
-SO_MAX_PACING_RATE = 47
-SO_INCOMING_CPU = 49
-SO_BINDTOIFINDEX = 62
+SOL_SOCKET: Final = 1
+SO_DEBUG: Final = 1
+SO_REUSEADDR: Final = 2
+SO_TYPE: Final = 3
+SO_ERROR: Final = 4
+SO_DONTROUTE: Final = 5
+SO_BROADCAST: Final = 6
+SO_SNDBUF: Final = 7
+SO_RCVBUF: Final = 8
+SO_KEEPALIVE: Final = 9
+SO_OOBINLINE: Final = 10
+SO_PRIORITY: Final = 12
+SO_LINGER: Final = 13
+SO_REUSEPORT: Final = 15
+SO_RCVLOWAT: Final = 18
+SO_SNDLOWAT: Final = 19
+SO_RCVTIMEO: Final = 20
+SO_SNDTIMEO: Final = 21
+SO_BINDTODEVICE: Final = 25
+SO_TIMESTAMP: Final = 29
+SO_ACCEPTCONN: Final = 30
+SO_SNDBUFFORCE: Final = 32
+SO_RCVBUFFORCE: Final = 33
+SO_MARK: Final = 36
+SO_PROTOCOL: Final = 38
+SO_DOMAIN: Final = 39
+SO_MAX_PACING_RATE: Final = 47
+SO_INCOMING_CPU: Final = 49
+SO_BINDTOIFINDEX: Final = 62
 
-SK_CAN_REUSE = 1
+SK_CAN_REUSE: Final = 1
 
-_LINGER = Struct("=ii")
-_TIMEVAL = Struct("=qq")
+_LINGER: Final = Struct("=ii")
+_TIMEVAL: Final = Struct("=qq")
 
 
 # -- birth and death ---------------------------------------------------------------------------------------------

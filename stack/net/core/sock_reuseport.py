@@ -8,12 +8,12 @@ hash of its 4-tuple, so the split follows chance, not turns.  Departure: no BPF 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stack.include.sock import sock
 
-REUSEPORT_MAX_SOCKS = 65535
+REUSEPORT_MAX_SOCKS: Final = 65535
 
 
 class sock_reuseport:

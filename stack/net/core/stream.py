@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.net import SOCK_NOSPACE
 from stack.include.sock import EPOLLOUT, sk_stream_is_writeable, sock_error
@@ -14,8 +14,8 @@ from stack.net.core.skbuff import consume_skb
 if TYPE_CHECKING:
     from stack.include.sock import sock
 
-EPOLLWRNORM = 0x100
-EPOLLWRBAND = 0x200
+EPOLLWRNORM: Final = 0x100
+EPOLLWRBAND: Final = 0x200
 
 
 def sk_stream_write_space(sk: sock) -> None:

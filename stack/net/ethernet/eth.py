@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.ip import ETH_HLEN
 from stack.include.sk_buff import PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST, PACKET_OTHERHOST, sk_buff
@@ -11,9 +11,9 @@ from stack.include.sk_buff import PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAS
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
 
-ETH_BROADCAST = b"\xff\xff\xff\xff\xff\xff"
-ETH_P_802_3_MIN = 0x0600
-ETH_P_802_2 = 0x0004
+ETH_BROADCAST: Final = b"\xff\xff\xff\xff\xff\xff"
+ETH_P_802_3_MIN: Final = 0x0600
+ETH_P_802_2: Final = 0x0004
 
 
 def is_multicast_ether_addr(addr: bytes) -> bool:

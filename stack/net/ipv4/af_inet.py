@@ -12,7 +12,7 @@ no active open: connect() of a stream is -EOPNOTSUPP.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, flowi4
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, inet_sock
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 # net.ipv4.tcp_fastopen: a server needs this bit, and the socket option
-TFO_SERVER_ENABLE = 2
-TFO_SERVER_WO_SOCKOPT1 = 0x400
+TFO_SERVER_ENABLE: Final = 2
+TFO_SERVER_WO_SOCKOPT1: Final = 0x400
 
 
 # -- state -------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def inet_sock_destruct(sk: sock) -> None:
             timer.arg = None
 
 
-_TIMERS = ("sk_timer", "icsk_retransmit_timer", "icsk_delack_timer", "compressed_ack_timer", "pacing_timer")
+_TIMERS: Final = ("sk_timer", "icsk_retransmit_timer", "icsk_delack_timer", "compressed_ack_timer", "pacing_timer")
 
 
 # -- bind, listen, accept ----------------------------------------------------------------------------------------

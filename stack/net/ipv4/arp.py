@@ -11,7 +11,7 @@ not overridden by a request.
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from stack.include.dropreason import SKB_DROP_REASON_ARP_INVALID, SKB_DROP_REASON_OTHERHOST
 from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, RTN_UNICAST
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-ARPHRD_ETHER = 1
-ARPHRD_IEEE802 = 6
-ARPOP_REQUEST = 1
-ARPOP_REPLY = 2
+ARPHRD_ETHER: Final = 1
+ARPHRD_IEEE802: Final = 6
+ARPOP_REQUEST: Final = 1
+ARPOP_REPLY: Final = 2
 
 # hardware type, protocol type, their lengths, operation, sender's and target's hardware and protocol addresses
-_ARP = Struct("!HHBBH6sI6sI")
+_ARP: Final = Struct("!HHBBH6sI6sI")
 
 
 def arp_init(net: Stack) -> None:

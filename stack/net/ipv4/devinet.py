@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import RTN_LOCAL
 from stack.include.ip import in_aton, in_ntoa, ipv4_is_loopback
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from stack.include.netdevice import net_device
     from stack.stack import Stack
 
-IFA_F_SECONDARY = 0x01
-RT_SCOPE_UNIVERSE = 0
-RT_SCOPE_LINK = 253
-RT_SCOPE_HOST = 254
+IFA_F_SECONDARY: Final = 0x01
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_LINK: Final = 253
+RT_SCOPE_HOST: Final = 254
 
 
 class in_ifaddr:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_ICMP_CSUM,
@@ -84,16 +84,16 @@ from stack.net.ipv4 import ip_options as ipv4_options
 if TYPE_CHECKING:
     from stack.stack import Stack
 
-MSEC_PER_DAY = 86_400_000
+MSEC_PER_DAY: Final = 86_400_000
 # Errors have at most this many bytes with their IP header: RFC 1812, section 4.3.2.3.
-_ERROR_SIZE = 576
-XRLIM_BURST_FACTOR = 6
-_MAX_PEERS = 4096
+_ERROR_SIZE: Final = 576
+XRLIM_BURST_FACTOR: Final = 6
+_MAX_PEERS: Final = 4096
 
-_ERROR_TYPES = frozenset(
+_ERROR_TYPES: Final = frozenset(
     (ICMP_DEST_UNREACH, ICMP_SOURCE_QUENCH, ICMP_REDIRECT, ICMP_TIME_EXCEEDED, ICMP_PARAMETERPROB)
 )
-_ANSWERED_TO_BROADCAST = frozenset((ICMP_ECHO, ICMP_TIMESTAMP, ICMP_ADDRESS, ICMP_ADDRESSREPLY))
+_ANSWERED_TO_BROADCAST: Final = frozenset((ICMP_ECHO, ICMP_TIMESTAMP, ICMP_ADDRESS, ICMP_ADDRESSREPLY))
 
 # struct icmp_err by code of a destination unreachable: the errno, and whether it ends a connection at once
 # (RFC 1122, section 4.2.3.9).

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dst import flowi4, flowi4_init_output, rtable
 from stack.include.inet_connection_sock import (
@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     from stack.include.sock import sock_common
     from stack.stack import Stack
 
-TCP_RTO_MAX = 120 * HZ
-O_NONBLOCK = 0o4000
+TCP_RTO_MAX: Final = 120 * HZ
+O_NONBLOCK: Final = 0o4000
 
 
 # -- ports -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ truesize does not count.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.timer import HZ, timer_list
 from stack.kernel.time.timer import del_timer, jiffies, mod_timer
@@ -16,13 +16,13 @@ from stack.kernel.time.timer import del_timer, jiffies, mod_timer
 if TYPE_CHECKING:
     from stack.stack import Stack
 
-MAX_QUEUES = 4096
+MAX_QUEUES: Final = 4096
 # What a queue costs beyond its fragments: sizeof(struct ipq) on a 64-bit kernel.
-QUEUE_TRUESIZE = 200
+QUEUE_TRUESIZE: Final = 200
 
-INET_FRAG_FIRST_IN = 1
-INET_FRAG_LAST_IN = 2
-INET_FRAG_COMPLETE = 4
+INET_FRAG_FIRST_IN: Final = 1
+INET_FRAG_LAST_IN: Final = 2
+INET_FRAG_COMPLETE: Final = 4
 
 
 class fqdir:

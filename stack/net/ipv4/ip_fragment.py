@@ -11,7 +11,7 @@ More than ipfrag_max_dist fragments of other datagrams from the same source betw
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_DUP_FRAG,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 _Key = tuple[int, int, int, int]
-_FLAGS_DONE = INET_FRAG_FIRST_IN | INET_FRAG_LAST_IN
+_FLAGS_DONE: Final = INET_FRAG_FIRST_IN | INET_FRAG_LAST_IN
 
 # RFC 3168, section 5.3: what the ECN bits of the fragments (one bit each per value seen) make of the whole; None
 # drops the datagram, as CE beside not-ECT does.

@@ -10,7 +10,7 @@ The header is unpacked once; its checksum is checked on the unpacked fields, sin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_CSUM,
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-NET_RX_SUCCESS = 0
-NET_RX_DROP = 1
+NET_RX_SUCCESS: Final = 0
+NET_RX_DROP: Final = 1
 
-_unpack = IPHDR_STRUCT.unpack_from
+_unpack: Final = IPHDR_STRUCT.unpack_from
 
 
 def ip_rcv(skb: sk_buff) -> int:

@@ -8,7 +8,7 @@ packets that it only receives; it echoes them into its answers (``ip_options_ech
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import RTN_LOCAL
 from stack.include.inet_sock import ip_options
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-IPHDR = 20
-_COPIED = 0x80
-IPOPT_TS_TSONLY = 0
-IPOPT_TS_TSANDADDR = 1
-IPOPT_TS_PRESPEC = 3
-MSEC_PER_DAY = 86_400_000
+IPHDR: Final = 20
+_COPIED: Final = 0x80
+IPOPT_TS_TSONLY: Final = 0
+IPOPT_TS_TSANDADDR: Final = 1
+IPOPT_TS_PRESPEC: Final = 3
+MSEC_PER_DAY: Final = 86_400_000
 
 
 def ip_options_compile(net: Stack, data: bytes, skb: sk_buff | None) -> tuple[ip_options, int]:

@@ -16,7 +16,7 @@ a packet that may be fragmented draws from a counter per (destination, source, p
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_OUTNOROUTES,
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from stack.include.sock import sock
     from stack.stack import Stack
 
-_pack_into = IPHDR_STRUCT.pack_into
+_pack_into: Final = IPHDR_STRUCT.pack_into
 
 
 # -- the header --------------------------------------------------------------------------------------------------------

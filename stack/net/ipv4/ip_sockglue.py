@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock, ip_options
 from stack.include.ip import (
@@ -32,19 +32,19 @@ from stack.include.ip import (
 from stack.include.net import optval_t
 from stack.include.sock import SOCK_STREAM
 
-SOL_IP = 0
+SOL_IP: Final = 0
 
 # inet_sock.cmsg_flags (include/net/inet_sock.h)
-IP_CMSG_PKTINFO = 1 << 0
-IP_CMSG_TTL = 1 << 1
-IP_CMSG_TOS = 1 << 2
+IP_CMSG_PKTINFO: Final = 1 << 0
+IP_CMSG_TTL: Final = 1 << 1
+IP_CMSG_TOS: Final = 1 << 2
 
 # rt_tos2priority(): the kernel's queueing priority by the four TOS bits (net/ipv4/route.c, ip_tos2prio)
-TC_PRIO_BESTEFFORT = 0
-TC_PRIO_BULK = 2
-TC_PRIO_INTERACTIVE_BULK = 4
-TC_PRIO_INTERACTIVE = 6
-_TOS_PRIORITY = (TC_PRIO_BESTEFFORT, TC_PRIO_BULK, TC_PRIO_INTERACTIVE, TC_PRIO_INTERACTIVE_BULK)
+TC_PRIO_BESTEFFORT: Final = 0
+TC_PRIO_BULK: Final = 2
+TC_PRIO_INTERACTIVE_BULK: Final = 4
+TC_PRIO_INTERACTIVE: Final = 6
+_TOS_PRIORITY: Final = (TC_PRIO_BESTEFFORT, TC_PRIO_BULK, TC_PRIO_INTERACTIVE, TC_PRIO_INTERACTIVE_BULK)
 
 
 def __ip_sock_set_tos(sk: inet_sock, val: int) -> None:

@@ -8,7 +8,7 @@ profile's kernel does not have are left out.  ICMP's counts by type come from th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.snmp import (
     SNMP4_IPSTATS_IN_SNMP,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 # RFC 4022: 1 is "other"; times in ms; no fixed limit of connections.
-_TCP_CONSTANTS = {"RtoAlgorithm": 1, "RtoMin": 200, "RtoMax": 120000, "MaxConn": -1}
+_TCP_CONSTANTS: Final = {"RtoAlgorithm": 1, "RtoMin": 200, "RtoMax": 120000, "MaxConn": -1}
 
 # icmpmibmap: the ICMP types that have a counter of their own.
-_ICMP_TYPES = {
+_ICMP_TYPES: Final = {
     "DestUnreachs": 3,
     "TimeExcds": 11,
     "ParmProbs": 12,

@@ -13,7 +13,7 @@ time of expiry; ``ipv4_mtu`` asks there first.  Departures: no policy rules, no 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_INADDRERRORS,
@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     from stack.net.ipv4.fib_frontend import fib_result
     from stack.stack import Stack
 
-RT_CACHE_MAX = 4096
+RT_CACHE_MAX: Final = 4096
 # sizeof(struct tcphdr) + sizeof(struct iphdr)
-_TCP_IP_HEADERS = 40
+_TCP_IP_HEADERS: Final = 40
 
 
 class fib_nh_exception:

@@ -15,7 +15,7 @@ A cookie is only looked for on a listener that sent one lately (tcp_synq_no_rece
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dst import RTAX_FEATURES, RTAX_INITRWND, RTAX_WINDOW, dst_metric, flowi4
 from stack.include.ip import ip_hdr
@@ -55,21 +55,21 @@ if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock, tcphdr
     from stack.stack import Stack
 
-COOKIEBITS = 24
-COOKIEMASK = (1 << COOKIEBITS) - 1
+COOKIEBITS: Final = 24
+COOKIEMASK: Final = (1 << COOKIEBITS) - 1
 
 # The MSS values that a cookie can mean: by far the most common ones of measured SYNs.
 msstab = (536, 1300, 1440, 1460)
 
 # The low bits of our TSval
-TSBITS = 6
-TSMASK = (1 << TSBITS) - 1
-TS_OPT_WSCALE_MASK = 0xF
-TS_OPT_SACK = 1 << 4
-TS_OPT_ECN = 1 << 5
+TSBITS: Final = 6
+TSMASK: Final = (1 << TSBITS) - 1
+TS_OPT_WSCALE_MASK: Final = 0xF
+TS_OPT_SACK: Final = 1 << 4
+TS_OPT_ECN: Final = 1 << 5
 
-RTAX_FEATURE_ECN = 1
-NSEC_PER_MSEC = 1_000_000
+RTAX_FEATURE_ECN: Final = 1
+NSEC_PER_MSEC: Final = 1_000_000
 
 
 def cookie_hash(net: Stack, saddr: int, daddr: int, sport: int, dport: int, count: int, c: int) -> int:

@@ -30,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from errno import EAGAIN, ECONNRESET, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE
 from struct import Struct
+from typing import Final
 
 from stack.include.inet_connection_sock import (
     ICSK_ACK_PUSHED,
@@ -187,8 +188,8 @@ from stack.net.ipv4 import tcp_cubic as tcp_cubic  # registers itself, as a buil
 from stack.seqnum import MASK32, after, diff
 
 # tcp_close_state(): the next state and whether a FIN goes out, by the state now.
-TCP_STATE_MASK = 0xF
-TCP_ACTION_FIN = 1 << TCP_CLOSE
+TCP_STATE_MASK: Final = 0xF
+TCP_ACTION_FIN: Final = 1 << TCP_CLOSE
 new_state = {
     TCP_ESTABLISHED: TCP_FIN_WAIT1 | TCP_ACTION_FIN,
     TCP_SYN_SENT: TCP_CLOSE,
@@ -204,7 +205,7 @@ new_state = {
 }
 
 # Small writes are joined into one buffer when a packet has this many (MAX_SKB_FRAGS is 17).
-_MAX_FRAGS = 64
+_MAX_FRAGS: Final = 64
 
 
 # -- birth --------------------------------------------------------------------------------------------------------
@@ -1066,8 +1067,8 @@ def tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | b
 # -- tcp_info ------------------------------------------------------------------------------------------------------
 
 # struct tcp_info (include/uapi/linux/tcp.h) as of 6.1, up to tcpi_snd_wnd: 232 bytes.
-_TCP_INFO_U8 = ("state", "ca_state", "retransmits", "probes", "backoff", "options")
-_TCP_INFO_U32 = (
+_TCP_INFO_U8: Final = ("state", "ca_state", "retransmits", "probes", "backoff", "options")
+_TCP_INFO_U32: Final = (
     "rto", "ato", "snd_mss", "rcv_mss", "unacked", "sacked", "lost", "retrans", "fackets", "last_data_sent",
     "last_ack_sent", "last_data_recv", "last_ack_recv", "pmtu", "rcv_ssthresh", "rtt", "rttvar", "snd_ssthresh",
     "snd_cwnd", "advmss", "reordering", "rcv_rtt", "rcv_space", "total_retrans",
@@ -1176,13 +1177,13 @@ def _info_counters(sk: tcp_sock, info: dict[str, int]) -> None:
     )
 
 
-_TCP_INFO_REST = (
+_TCP_INFO_REST: Final = (
     "pacing_rate", "max_pacing_rate", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes",
     "min_rtt", "data_segs_in", "data_segs_out", "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited",
     "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
     "snd_wnd", "rcv_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited",
 )  # fmt: skip
-_TCP_INFO_LAYOUT = Struct("=8B24I4Q6I4Q2I2Q4I")
+_TCP_INFO_LAYOUT: Final = Struct("=8B24I4Q6I4Q2I2Q4I")
 
 
 def _tcp_info_bytes(sk: tcp_sock) -> bytes:

@@ -22,7 +22,7 @@ The names are those of the 4.x kernel (bictcp_*), which the call graph that this
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.tcp import (
     CA_EVENT_TX_START,
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
 
 # RFC 9438 section 5: the constants of the curve; ALPHA makes W_est as fast as Reno (4.3).
-C = 0.4
-BETA = 0.7
-ALPHA = 3 * (1 - BETA) / (1 + BETA)
-FAST_CONVERGENCE = (1 + BETA) / 2
-MAX_TARGET = 1.5  # of cwnd, 4.2: no faster than half a window a round trip
+C: Final = 0.4
+BETA: Final = 0.7
+ALPHA: Final = 3 * (1 - BETA) / (1 + BETA)
+FAST_CONVERGENCE: Final = (1 + BETA) / 2
+MAX_TARGET: Final = 1.5  # of cwnd, 4.2: no faster than half a window a round trip
 # No growth is asked for: one segment for every hundred windows.
-CNT_IDLE = 100
+CNT_IDLE: Final = 100
 # Until there was a first loss there is no W_max; then one segment for every twenty, 5 % a round trip, at least.
-CNT_NO_LOSS_YET = 20
+CNT_NO_LOSS_YET: Final = 20
 
 
 class bictcp:

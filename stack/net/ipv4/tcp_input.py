@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from errno import ECONNREFUSED, ECONNRESET, EPIPE
 from struct import Struct
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_PKT_TOO_SMALL,
@@ -284,47 +284,47 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 # flags of tcp_ack() and what it calls
-FLAG_DATA = 0x01  # the segment carried data
-FLAG_WIN_UPDATE = 0x02
-FLAG_DATA_ACKED = 0x04
-FLAG_RETRANS_DATA_ACKED = 0x08
-FLAG_SYN_ACKED = 0x10
-FLAG_DATA_SACKED = 0x20
-FLAG_ECE = 0x40
-FLAG_LOST_RETRANS = 0x80
-FLAG_SLOWPATH = 0x100
-FLAG_ORIG_SACK_ACKED = 0x200  # never retransmitted data were (S)ACKed
-FLAG_SND_UNA_ADVANCED = 0x400
-FLAG_DSACKING_ACK = 0x800
-FLAG_SET_XMIT_TIMER = 0x1000
-FLAG_SACK_RENEGING = 0x2000
-FLAG_UPDATE_TS_RECENT = 0x4000
-FLAG_NO_CHALLENGE_ACK = 0x8000
-FLAG_ACK_MAYBE_DELAYED = 0x10000
-FLAG_DSACK_TLP = 0x20000
+FLAG_DATA: Final = 0x01  # the segment carried data
+FLAG_WIN_UPDATE: Final = 0x02
+FLAG_DATA_ACKED: Final = 0x04
+FLAG_RETRANS_DATA_ACKED: Final = 0x08
+FLAG_SYN_ACKED: Final = 0x10
+FLAG_DATA_SACKED: Final = 0x20
+FLAG_ECE: Final = 0x40
+FLAG_LOST_RETRANS: Final = 0x80
+FLAG_SLOWPATH: Final = 0x100
+FLAG_ORIG_SACK_ACKED: Final = 0x200  # never retransmitted data were (S)ACKed
+FLAG_SND_UNA_ADVANCED: Final = 0x400
+FLAG_DSACKING_ACK: Final = 0x800
+FLAG_SET_XMIT_TIMER: Final = 0x1000
+FLAG_SACK_RENEGING: Final = 0x2000
+FLAG_UPDATE_TS_RECENT: Final = 0x4000
+FLAG_NO_CHALLENGE_ACK: Final = 0x8000
+FLAG_ACK_MAYBE_DELAYED: Final = 0x10000
+FLAG_DSACK_TLP: Final = 0x20000
 
-FLAG_ACKED = FLAG_DATA_ACKED | FLAG_SYN_ACKED
-FLAG_NOT_DUP = FLAG_DATA | FLAG_WIN_UPDATE | FLAG_ACKED
-FLAG_CA_ALERT = FLAG_DATA_SACKED | FLAG_ECE | FLAG_DSACKING_ACK
-FLAG_FORWARD_PROGRESS = FLAG_ACKED | FLAG_DATA_SACKED
+FLAG_ACKED: Final = FLAG_DATA_ACKED | FLAG_SYN_ACKED
+FLAG_NOT_DUP: Final = FLAG_DATA | FLAG_WIN_UPDATE | FLAG_ACKED
+FLAG_CA_ALERT: Final = FLAG_DATA_SACKED | FLAG_ECE | FLAG_DSACKING_ACK
+FLAG_FORWARD_PROGRESS: Final = FLAG_ACKED | FLAG_DATA_SACKED
 
-REXMIT_NONE = 0
-REXMIT_LOST = 1
-REXMIT_NEW = 2
+REXMIT_NONE: Final = 0
+REXMIT_LOST: Final = 1
+REXMIT_NEW: Final = 2
 
 # Flags other than PSH, in the word that header prediction compares.
-TCP_HP_BITS = ~(TCPHDR_PSH << 16) & 0xF0FFFFFF
-TCP_REMNANT = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
+TCP_HP_BITS: Final = ~(TCPHDR_PSH << 16) & 0xF0FFFFFF
+TCP_REMNANT: Final = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 
 # A merged fragment keeps its whole frame alive: after so many they are copied into one.  Without that a peer who sends
 # single bytes to a reader who does not read costs 430 bytes for each.
-_MAX_COALESCED = 8
+_MAX_COALESCED: Final = 8
 
-_SIGN = 0x80000000
-_TIMESTAMP = Struct("!II")
-_SACK_BLOCKS = tuple(Struct(f"!{2 * n}I") for n in range(5))
+_SIGN: Final = 0x80000000
+_TIMESTAMP: Final = Struct("!II")
+_SACK_BLOCKS: Final = tuple(Struct(f"!{2 * n}I") for n in range(5))
 # NOP NOP kind length: a time stamp option in the usual place
-_TS_ALIGNED = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP))
+_TS_ALIGNED: Final = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP))
 
 
 class oow_holder(Protocol):

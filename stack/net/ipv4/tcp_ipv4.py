@@ -25,7 +25,7 @@ Left out: MD5 and TCP-AO, the receive backlog (nobody owns a socket for long her
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_NO_SOCKET,
@@ -130,8 +130,8 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-_DONE = object()
-TS_OPTION = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
+_DONE: Final = object()
+TS_OPTION: Final = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
 
 
 # -- answers without a socket ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ ignored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import RTAX_CWND, RTAX_REORDERING, RTAX_SSTHRESH, dst_metric
 from stack.include.tcp import (
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
     from stack.stack import Stack
 
-TCP_METRICS_MAX = 1024
-TCP_METRICS_TIMEOUT = 60 * 60 * HZ
+TCP_METRICS_MAX: Final = 1024
+TCP_METRICS_TIMEOUT: Final = 60 * 60 * HZ
 
 
 class tcp_metrics_block:

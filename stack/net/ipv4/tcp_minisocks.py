@@ -24,7 +24,7 @@ The same object stands in for a closed socket in FIN_WAIT2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dst import RTAX_INITRWND, RTAX_WINDOW, dst_metric, dst_metric_advmss
 from stack.include.inet_timewait_sock import tcp_timewait_sock
@@ -88,12 +88,12 @@ if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock, tcphdr
 
 # enum tcp_tw_status
-TCP_TW_SUCCESS = 0
-TCP_TW_RST = 1
-TCP_TW_ACK = 2
-TCP_TW_SYN = 3
+TCP_TW_SUCCESS: Final = 0
+TCP_TW_RST: Final = 1
+TCP_TW_ACK: Final = 2
+TCP_TW_SYN: Final = 3
 
-TCP_HEADER_LEN = 20
+TCP_HEADER_LEN: Final = 20
 
 
 def tcp_in_window(seq: int, end_seq: int, s_win: int, e_win: int) -> bool:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, EHOSTUNREACH, EINVAL
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import dst_metric_advmss, dst_mtu
 from stack.include.inet_connection_sock import (
@@ -171,23 +171,23 @@ if TYPE_CHECKING:
     from stack.include.dst import dst_entry
     from stack.include.request_sock import tcp_request_sock
 
-_SIGN = 0x80000000
+_SIGN: Final = 0x80000000
 
-OPTION_SACK_ADVERTISE = 1 << 0
-OPTION_TS = 1 << 1
-OPTION_WSCALE = 1 << 3
+OPTION_SACK_ADVERTISE: Final = 1 << 0
+OPTION_TS: Final = 1 << 1
+OPTION_WSCALE: Final = 1 << 3
 
 # NOP NOP kind length, TSval, TSecr
-_TS_OPTION = Struct("!III")
-_TS_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
-_TS_AFTER_SACKOK = (
+_TS_OPTION: Final = Struct("!III")
+_TS_ALONE: Final = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
+_TS_AFTER_SACKOK: Final = (
     TCPOPT_SACK_PERM << 24 | TCPOLEN_SACK_PERM << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
 )
-_SACKOK_ALONE = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK_PERM << 8 | TCPOLEN_SACK_PERM
-_WORD = Struct("!I")
-_TWO_WORDS = Struct("!II")
+_SACKOK_ALONE: Final = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK_PERM << 8 | TCPOLEN_SACK_PERM
+_WORD: Final = Struct("!I")
+_TWO_WORDS: Final = Struct("!II")
 # The whole header of nearly every segment: 20 bytes and the time stamp option.
-_HEADER_TS = Struct("!HHIIHHHHIII")
+_HEADER_TS: Final = Struct("!HHIIHHHHIII")
 
 
 class tcp_out_options:

@@ -12,7 +12,7 @@ lasts for 16 recoveries.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.inet_connection_sock import (
     ICSK_TIME_REO_TIMEOUT,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from stack.include.tcp import rate_sample, tcp_sock
 
 # The sysctl tcp_recovery's bits, Documentation/networking/ip-sysctl.rst.
-TCP_RACK_LOSS_DETECTION = 1
-TCP_RACK_STATIC_REO_WND = 2
-TCP_RACK_NO_DUPTHRESH = 4
-RACK_STEPS_MAX = 0xFF
+TCP_RACK_LOSS_DETECTION: Final = 1
+TCP_RACK_STATIC_REO_WND: Final = 2
+TCP_RACK_NO_DUPTHRESH: Final = 4
+RACK_STEPS_MAX: Final = 0xFF
 
 
 def tcp_rack_sent_after(t1: int, t2: int, seq1: int, seq2: int) -> bool:

@@ -25,7 +25,7 @@ Left out: tcp_mtu_probing (its sysctl is 0), Fast Open's SYN-ACK timer, the memo
 from __future__ import annotations
 
 from errno import ETIMEDOUT
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from stack.include.inet_connection_sock import (
     ICSK_ACK_TIMER,
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
 
 # With tcp_orphan_retries 0: how often an orphan whose peer still answers may resend (tcp_orphan_retries()).
-ORPHAN_RETRIES_ALIVE = 8
+ORPHAN_RETRIES_ALIVE: Final = 8
 
 
 # -- when to give up ---------------------------------------------------------------------------------------------

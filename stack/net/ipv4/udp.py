@@ -14,7 +14,7 @@ Departures: no UDP-Lite, no encapsulation, no corking over several calls, no mul
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_NO_SOCKET,
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 Address = tuple[int, int]
 
-UDP_HEADER = 8
-_MAX_DATA = 65535 - 20 - UDP_HEADER
+UDP_HEADER: Final = 8
+_MAX_DATA: Final = 65535 - 20 - UDP_HEADER
 
 
 class udp_sock(inet_sock):
