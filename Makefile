@@ -6,7 +6,7 @@ SHELL := /bin/sh
 VENV := .venv
 VNIC := $(VENV)/bin/vnic
 
-.PHONY: help setup setup-test vm test check unit test-vm bench bench-compiled clean
+.PHONY: help setup setup-test vm vm-compiled test check unit test-vm bench bench-compiled clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -21,6 +21,11 @@ vm: setup ## open a guest whose network card is vnic (options: make vm ARGS='--m
 	@echo "$(VNIC) vm $(ARGS)"
 	@exec $(VNIC) vm $(ARGS)
 
+vm-compiled: setup ## the same with the stack compiled by mypyc (compiling takes minutes once; no call tree)
+	@tools/compile
+	@echo "PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:. $(VNIC) vm $(ARGS)"
+	@PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/compiled:$(CURDIR)" exec $(VNIC) vm $(ARGS)
+
 test: setup-test ## everything: lint, types, import contracts, unit, simulation, fuzz and real-VM tests
 	@tools/check --all
 
@@ -33,14 +38,14 @@ unit: setup-test ## unit, simulation and fuzz tests only
 test-vm: setup-test ## the real-VM tests only
 	@tools/check --vm
 
-bench: setup ## vnic over vhost-user and stream against QEMU's user networking, interleaved in one guest image
+bench: setup ## vnic over vhost-user and stream against QEMU's user networking, in turn, each in a guest of one image
 	@echo "$(VENV)/bin/python -m bench $(ARGS)"
 	@exec $(VENV)/bin/python -m bench $(ARGS)
 
-bench-compiled: setup ## the same with the stack compiled by mypyc (takes minutes the first time)
+bench-compiled: setup ## the same, with the compiled stack and with no stack at all (compiling takes minutes once)
 	@tools/compile
-	@echo "PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:. $(VENV)/bin/python -m bench $(ARGS)"
-	@PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/build/compiled:$(CURDIR)" exec $(VENV)/bin/python -m bench $(ARGS)
+	@echo "$(VENV)/bin/python -m bench --compiled --ceiling $(ARGS)"
+	@exec $(VENV)/bin/python -m bench --compiled --ceiling $(ARGS)
 
 clean: ## remove .venv, caches of the checks and artifacts of failed tests (the image cache stays: vnic image prune)
 	rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

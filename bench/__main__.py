@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python -m bench``: vnic over vhost-user and over stream against QEMU's user networking, in one guest.
+"""``python -m bench``: vnic over vhost-user and over stream against QEMU's user networking.
 
-One guest has three cards, one of each kind, each with a network of its own.  A round measures every figure on every
-card, one after the other in an order that changes from round to round; ratios are formed inside a round
-(bench/stats.py).  Every back end serves the same application code (bench/apps.py): vnic's on vnic's stack, QEMU's user
-networking leads to the same asyncio protocols on the machine's own TCP.  Prints the table as Markdown.
+Each back end has a guest of its own, all of one image, with one card: in one guest with several cards QEMU's main
+loop would serve libslirp's sockets on every back end's time (measured: a third of the bulk).  A round measures every
+figure on every back end, one after the other in an order that changes from round to round, while the other guests
+idle; ratios are formed inside a round (bench/stats.py).  Every back end serves the same application code
+(bench/apps.py): vnic's on vnic's stack, QEMU's user networking leads to the same asyncio protocols on the machine's
+own TCP.  Two more on request: ``--compiled``, the stack compiled by tools/compile, and ``--ceiling``, a responder
+without a stack (bench/ceiling.py), which tells what the machine, QEMU and the device allow.  Prints the table as
+Markdown.
 """
 
 from __future__ import annotations
@@ -12,27 +16,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import images
 from bench.apps import BASE_PORT
 from bench.stats import Round, table
 from guest.vm import probe
-from guest.vm.args import Stream, User, VhostUser, Vm
+from guest.vm.args import Nic, Stream, User, VhostUser, Vm
 from guest.vm.machine import Guest, boot
 from guest.vm.rundir import RunDir
 
 READY_S = 30.0
 COMMAND_S = 120.0
-OURS = ["vhost-user", "stream"]
 PEER = "user"
-MIB = 1 << 20
+ADDRESS = "10.0.2.2"
+FIRST_BYTES = 64 << 20
+COMPILED = Path(__file__).resolve().parents[1] / "build" / "compiled"
 
 
 @dataclass(frozen=True)
@@ -44,29 +51,67 @@ class Figure:
     port: int
     options: str
     key: str
+    is_bulk: bool = False
 
-    def command(self, address: str) -> str:
-        return f"vnicbench {self.mode} {address} {BASE_PORT + self.port} {self.options}"
+    def command(self, amount: int) -> str:
+        """``amount`` bytes if it is a transfer."""
+        limit = f" -t 60 -b {amount}" if self.is_bulk else ""
+        return f"vnicbench {self.mode} {ADDRESS} {BASE_PORT + self.port} {self.options}{limit}"
 
 
-def figures(seconds: float, bulk: int) -> list[Figure]:
-    """The five rows: connections and round trips for ``seconds``, transfers of ``bulk`` bytes."""
+def figures(seconds: float) -> list[Figure]:
+    """The five rows."""
     timed = f"-t {seconds:g}"
-    moved = f"-t 60 -b {bulk}"
     return [
         Figure("conn/s", "conn", 0, timed, "per_second"),
         Figure("x16", "conn", 0, f"{timed} -n 16", "per_second"),
         Figure("ping-pong", "rr", 1, timed, "per_second"),
-        Figure("up", "up", 2, moved, "mb_per_second"),
-        Figure("down", "down", 3, moved, "mb_per_second"),
+        Figure("up", "up", 2, "", "mb_per_second", is_bulk=True),
+        Figure("down", "down", 3, "", "mb_per_second", is_bulk=True),
     ]
 
 
+@dataclass(frozen=True)
+class Backend:
+    """One column of the table: what bench.server serves (its kind), and the guest's side of that."""
+
+    name: str
+    kind: str
+
+    def nic(self, path: Path) -> Nic:
+        if self.kind == "host":
+            return User(options=("net=10.0.2.0/24", "host=10.0.2.2"))
+        return Stream(path=path) if self.kind == "stream" else VhostUser(path=path)
+
+    def arguments(self, path: Path) -> list[str]:
+        return [self.kind, "127.0.0.1"] if self.kind == "host" else [self.kind, str(path), f"{ADDRESS}/24"]
+
+    def environment(self) -> dict[str, str]:
+        if self.name != "compiled":
+            return dict(os.environ)
+        return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{COMPILED}:{COMPILED.parents[1]}"}
+
+
+def backends(compiled: bool, ceiling: bool) -> list[Backend]:
+    """Those to measure, the peer last."""
+    ours = [Backend("vhost-user", "vhost-user"), Backend("stream", "stream")]
+    if compiled:
+        if not (COMPILED / ".ready").exists():
+            raise SystemExit(
+                f"there is no compiled stack in {COMPILED}: run tools/compile, or make bench-compiled"
+            )
+        ours.insert(1, Backend("compiled", "vhost-user"))
+    if ceiling:
+        ours.append(Backend("ceiling", "ceiling"))
+    return [*ours, Backend(PEER, "host")]
+
+
 @contextlib.contextmanager
-def server(*arguments: str) -> Iterator[None]:
+def server(backend: Backend, path: Path) -> Iterator[None]:
     """A bench.server that listens; it ends when the block is left."""
-    argv = [sys.executable, "-m", "bench.server", *arguments]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    argv = [sys.executable, "-m", "bench.server", *backend.arguments(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=backend.environment()) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         line = child.stdout.readline()
@@ -82,61 +127,60 @@ def server(*arguments: str) -> Iterator[None]:
                 child.kill()
 
 
-ADDRESSES = {"vhost-user": "10.0.2.2", "stream": "10.1.2.2", "user": "10.2.2.2"}
+@contextlib.contextmanager
+def running(backend: Backend, plan: Vm) -> Iterator[Guest]:
+    """A guest on that back end, with an address, whose gateway has answered."""
+    with RunDir.create() as rundir:
+        path = rundir.socket_path("nic.sock")
+        with server(backend, path):
+            guest = boot(replace(plan, nics=(backend.nic(path),)), rundir)
+            with contextlib.closing(guest):
+                own = ADDRESS.rsplit(".", 1)[0] + ".77/24"
+                guest.check(f"ip addr flush dev eth0; ip addr add {own} dev eth0; ip link set eth0 up")
+                guest.check(f"ping -c 1 -W 5 {ADDRESS}")
+                yield guest
 
 
-def set_up(guest: Guest) -> None:
-    """An address on each card; eth0, eth1, eth2 are in the order of the command line."""
-    for index, gateway in enumerate(ADDRESSES.values()):
-        own = gateway.rsplit(".", 1)[0] + ".77/24"
-        guest.check(
-            f"ip addr flush dev eth{index}; ip addr add {own} dev eth{index}; ip link set eth{index} up"
-        )
-
-
-def by_gateway(guest: Guest) -> None:
-    """Which card is which is read from the guest, never assumed: each gateway has to answer on its own card."""
-    for gateway in ADDRESSES.values():
-        guest.check(f"ping -c 1 -W 5 {gateway}")
-
-
-def measure(guest: Guest, figure: Figure, backend: str) -> float:
-    """One figure on one card; a client that reports a failure ends the bench."""
-    result = guest.run(figure.command(ADDRESSES[backend]), COMMAND_S)
+def measure(guest: Guest, figure: Figure, amount: int) -> float:
+    """One figure on one back end; a client that reports a failure ends the bench."""
+    command = figure.command(amount)
+    result = guest.run(command, COMMAND_S)
     fields = dict(word.split("=", 1) for word in result.out.split() if "=" in word)
     if result.code or figure.key not in fields:
-        raise SystemExit(f"{figure.command(ADDRESSES[backend])} failed: {result.out}{result.err}")
+        raise SystemExit(f"{command} failed: {result.out}{result.err}")
     value = float(fields[figure.key])
     return 1e6 / value if figure.name == "ping-pong" else value
 
 
-def run_rounds(guest: Guest, rounds: int, rows: list[Figure]) -> list[Round]:
-    """``rounds`` rounds after one that is not counted."""
-    order = [*OURS, PEER]
+def run_rounds(guests: dict[str, Guest], rounds: int, rows: list[Figure], seconds: float) -> list[Round]:
+    """``rounds`` rounds after one that is not counted.
+
+    Each transfer lasts about ``seconds``, as the other figures do: its bytes follow from the round before.  The same
+    bytes for all would leave the fastest in the machine's first, slow moments after a pause.
+    """
+    order = list(guests)
     done: list[Round] = []
+    one: Round = {}
     for number in range(rounds + 1):
         order = order[1:] + order[:1]
-        one: Round = {(f.name, b): measure(guest, f, b) for f in rows for b in order}
+        amount = {key: int(figure * seconds) * 10**6 for key, figure in one.items()}
+        for row, name in product(rows, order):
+            one[row.name, name] = measure(guests[name], row, amount.get((row.name, name), FIRST_BYTES))
         if number:
-            done.append(one)
-        words = (f"{f.name} " + "/".join(f"{one[f.name, b]:.4g}" for b in [*OURS, PEER]) for f in rows)
+            done.append(dict(one))
+        words = (f"{f.name} " + "/".join(f"{one[f.name, b]:.4g}" for b in guests) for f in rows)
         print(f"round {number or 'not counted'}: {', '.join(words)}", file=sys.stderr, flush=True)
     return done
 
 
-def vm(image: images.Image, rundir: RunDir, machine: str) -> Vm:
-    """The guest with its three cards."""
+def vm(image: images.Image, machine: str) -> Vm:
+    """The guest, without its card."""
     qemu = probe.ask_qemu(probe.find_qemu())
     accel, said = probe.choose_accel("auto", probe.probe_kvm(qemu))
     print(said, file=sys.stderr)
     return Vm(
         kernel=image.kernel,
         initramfs=image.initramfs,
-        nics=(
-            VhostUser(path=rundir.socket_path("vu.sock")),
-            Stream(path=rundir.socket_path("st.sock")),
-            User(options=("net=10.2.2.0/24", "host=10.2.2.2")),
-        ),
         machine="q35" if machine == "q35" else "microvm",
         accel=accel,
         append=("vnic.nodhcp", "vnic.quiet", "vnic.plain"),
@@ -154,26 +198,25 @@ def environment(machine: str, accel: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each timed figure")
-    parser.add_argument("--mib", type=int, default=64, help="for each transfer")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each figure")
     parser.add_argument("--machine", choices=["microvm", "q35"], default="microvm")
     parser.add_argument("--image", default=images.DEFAULT)
     parser.add_argument("--json", type=Path, help="write all rounds there")
+    parser.add_argument("--compiled", action="store_true", help="the compiled stack too (tools/compile)")
+    parser.add_argument("--ceiling", action="store_true", help="a responder without a stack too")
     options = parser.parse_args(argv)
     image = images.ensure(options.image, lambda line: print(line, file=sys.stderr))
-    rows = figures(options.seconds, options.mib * MIB)
-    with RunDir.create() as rundir, contextlib.ExitStack() as cleanup:
-        for kind, name in (("vhost-user", "vu.sock"), ("stream", "st.sock")):
-            cleanup.enter_context(server(kind, str(rundir.socket_path(name)), f"{ADDRESSES[kind]}/24"))
-        cleanup.enter_context(server("host", "127.0.0.1"))
-        machine = vm(image, rundir, options.machine)
-        guest = boot(machine, rundir, progress=lambda line: print(line, file=sys.stderr))
-        with contextlib.closing(guest):
-            set_up(guest)
-            by_gateway(guest)
-            rounds = run_rounds(guest, options.rounds, rows)
-    print(f"{environment(machine.machine, machine.accel)}; medians of {len(rounds)} rounds\n")
-    print(table(rounds, OURS, PEER))
+    rows = figures(options.seconds)
+    plan = vm(image, options.machine)
+    columns = backends(options.compiled, options.ceiling)
+    with contextlib.ExitStack() as cleanup:
+        guests = {}
+        for backend in columns:
+            print(f"booting a guest for {backend.name}", file=sys.stderr)
+            guests[backend.name] = cleanup.enter_context(running(backend, plan))
+        rounds = run_rounds(guests, options.rounds, rows, options.seconds)
+    print(f"{environment(plan.machine, plan.accel)}; medians of {len(rounds)} rounds\n")
+    print(table(rounds, [backend.name for backend in columns[:-1]], PEER))
     if options.json:
         options.json.write_text(
             json.dumps([{"/".join(k): v for k, v in r.items()} for r in rounds], indent=1)

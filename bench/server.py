@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bench's server process: ``python -m bench.server host ADDRESS | vhost-user PATH NET | stream PATH NET``.
+"""The bench's server process: ``python -m bench.server KIND ...``, where KIND is one of
 
-``host`` serves the applications on the machine's own TCP at ADDRESS (loopback), where QEMU's user networking takes
-the guest; the other two serve the same applications on vnic's stack, which has the address and prefix NET.  Prints
-one line, ``ready``, when it listens, and ends when its standard input is closed, so that it never outlives the bench.
+    host ADDRESS                        the applications on the machine's own TCP at ADDRESS (loopback), where QEMU's
+                                        user networking takes the guest
+    vhost-user PATH NET, stream PATH NET  the same applications on vnic's stack, which has the address and prefix NET
+    ceiling PATH NET                    answers over vhost-user without a stack (bench/ceiling.py)
+
+Prints one line, ``ready``, when it listens, and ends when its standard input is closed, so that it never outlives the
+bench.
 """
 
 from __future__ import annotations
@@ -11,11 +15,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import IPv4Interface
 
 from bench.apps import APPS, BASE_PORT
+from bench.ceiling import Responder
+from devmodel.vhost_user.server import VhostUserServer
 from stack.api import aio
-from vnic.host import Host
+from vnic.host import MAC, Host
 from vnic.options import Options
 
 BACKLOG = 512
@@ -47,9 +54,26 @@ async def on_vnic(kind: str, path: str, net: str) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def on_nothing(path: str, net: str) -> AsyncIterator[None]:
+    """Answers without a stack."""
+    port = await VhostUserServer.listen(path)
+    Responder(port, MAC, int(IPv4Interface(net).ip))
+    try:
+        yield
+    finally:
+        port.close()
+
+
+def serving(kind: str, where: str, rest: list[str]) -> AbstractAsyncContextManager[None]:
+    if kind == "host":
+        return on_host(where)
+    return on_nothing(where, rest[0]) if kind == "ceiling" else on_vnic(kind, where, rest[0])
+
+
 async def main(argv: list[str]) -> int:
     kind, where, *rest = argv
-    async with on_host(where) if kind == "host" else on_vnic(kind, where, rest[0]):
+    async with serving(kind, where, rest):
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     return 0
