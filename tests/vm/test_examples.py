@@ -24,7 +24,8 @@ READY_S = 30
 def echo_socket(rundir: RunDir) -> Iterator[Path]:
     """The socket of a running examples/echo_server.py."""
     path = rundir.socket_path("echo.sock")
-    command = [sys.executable, str(EXAMPLES / "echo_server.py"), str(path)]
+    # A script that runs the tests in the background has SIGINT ignored, and so would the example.
+    command = ["env", "--default-signal=INT", sys.executable, str(EXAMPLES / "echo_server.py"), str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=EXAMPLES.parent) as process:
         try:
             assert process.stdout is not None
@@ -34,7 +35,10 @@ def echo_socket(rundir: RunDir) -> Iterator[Path]:
             assert process.poll() is None, "the example ended by itself"
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 0
+            try:
+                assert process.wait(10) == 0
+            finally:
+                process.kill()  # does nothing to one that has ended
             assert not path.exists()
 
 
