@@ -127,6 +127,65 @@ class flowi4:
         self.fl4_dport = self.fl4_sport = 0
 
 
+# rt6i_flags (include/uapi/linux/route.h, ipv6_route.h)
+RTF_GATEWAY: Final = 0x0002
+RTF_REJECT: Final = 0x0200
+RTF_ANYCAST: Final = 0x00100000
+RTF_LOCAL: Final = 0x80000000
+
+
+class rt6_info(dst_entry):
+    """struct rt6_info: an IPv6 route.  Addresses are ints of 128 bits; ``rt6i_gateway`` 0 means on-link,
+    ``rt6i_src`` is the source address that was chosen or asked for; ``rt6i_idev`` the device whose address or link
+    it is (``dev`` is lo for an address of ours)."""
+
+    __slots__ = (
+        "rt6i_dst",
+        "rt6i_flags",
+        "rt6i_gateway",
+        "rt6i_genid",
+        "rt6i_idev",
+        "rt6i_neigh",
+        "rt6i_src",
+        "rt_type",
+    )
+
+    def __init__(self, net: Stack, ops: dst_ops, dev: net_device, rt_type: int) -> None:
+        super().__init__(net, ops, dev)
+        self.rt_type = rt_type
+        self.rt6i_dst = 0
+        self.rt6i_src = 0
+        self.rt6i_gateway = 0
+        self.rt6i_flags = 0
+        self.rt6i_genid = 0
+        self.rt6i_idev = dev
+        self.rt6i_neigh: neighbour | None = None  # the next hop, once a packet went there
+
+
+class flowi6:
+    """struct flowi6: the key of an IPv6 route look-up.  ``flowlabel`` has the traffic class above its 20 bits."""
+
+    __slots__ = (
+        "daddr",
+        "fl6_dport",
+        "fl6_icmp_code",
+        "fl6_icmp_type",
+        "fl6_sport",
+        "flowi6_iif",
+        "flowi6_mark",
+        "flowi6_oif",
+        "flowi6_proto",
+        "flowlabel",
+        "saddr",
+    )
+
+    def __init__(self) -> None:
+        self.daddr = self.saddr = 0
+        self.flowi6_oif = self.flowi6_iif = self.flowi6_mark = self.flowi6_proto = 0
+        self.flowlabel = 0
+        self.fl6_sport = self.fl6_dport = self.fl6_icmp_type = self.fl6_icmp_code = 0
+
+
 def flowi4_init_output(
     fl4: flowi4,
     oif: int,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from stack.include.sock import sock
 
 if TYPE_CHECKING:
+    from stack.include.ipv6 import ipv6_pinfo
     from stack.stack import Stack
 
 IP_PMTUDISC_DONT: Final = 0
@@ -47,6 +48,7 @@ class inet_sock(sock):
         "mc_loop",
         "mc_ttl",
         "min_ttl",
+        "pinet6",
         "pmtudisc",
         "rcv_tos",
         "recverr",
@@ -67,6 +69,7 @@ class inet_sock(sock):
         self.mc_ttl = 1
         self.mc_loop = True
         self.min_ttl = 0
+        self.pinet6: ipv6_pinfo | None = None  # of an AF_INET6 socket
         self.pmtudisc = IP_PMTUDISC_WANT
         self.recverr = False
         self.freebind = False

@@ -50,6 +50,7 @@ IPSTATS_MIB_ECT1PKTS: Final = 32
 IPSTATS_MIB_ECT0PKTS: Final = 33
 IPSTATS_MIB_CEPKTS: Final = 34
 IPSTATS_MIB_REASM_OVERLAPS: Final = 35
+IPSTATS_MIB_INTOOBIGERRORS: Final = 36  # IPv6 only
 
 # ICMP, RFC 4293
 ICMP_MIB_INMSGS: Final = 0
@@ -81,6 +82,14 @@ ICMP_MIB_OUTTIMESTAMPS: Final = 25
 ICMP_MIB_OUTTIMESTAMPREPS: Final = 26
 ICMP_MIB_OUTADDRMASKS: Final = 27
 ICMP_MIB_OUTADDRMASKREPS: Final = 28
+
+# ICMPv6, RFC 4293
+ICMP6_MIB_INMSGS: Final = 0
+ICMP6_MIB_INERRORS: Final = 1
+ICMP6_MIB_OUTMSGS: Final = 2
+ICMP6_MIB_OUTERRORS: Final = 3
+ICMP6_MIB_CSUMERRORS: Final = 4
+ICMP6_MIB_RATELIMITHOST: Final = 5
 
 # TCP, RFC 4022
 TCP_MIB_RTOALGORITHM: Final = 0
@@ -486,6 +495,71 @@ snmp4_net_list = (
     "TCPAODroppedIcmps",
 )
 
+# /proc/net/snmp6: names and counters, in the order of the file (net/ipv6/proc.c)
+snmp6_ipstats_list: tuple[tuple[str, int], ...] = (
+    ("Ip6InReceives", IPSTATS_MIB_INPKTS),
+    ("Ip6InHdrErrors", IPSTATS_MIB_INHDRERRORS),
+    ("Ip6InTooBigErrors", IPSTATS_MIB_INTOOBIGERRORS),
+    ("Ip6InNoRoutes", IPSTATS_MIB_INNOROUTES),
+    ("Ip6InAddrErrors", IPSTATS_MIB_INADDRERRORS),
+    ("Ip6InUnknownProtos", IPSTATS_MIB_INUNKNOWNPROTOS),
+    ("Ip6InTruncatedPkts", IPSTATS_MIB_INTRUNCATEDPKTS),
+    ("Ip6InDiscards", IPSTATS_MIB_INDISCARDS),
+    ("Ip6InDelivers", IPSTATS_MIB_INDELIVERS),
+    ("Ip6OutForwDatagrams", IPSTATS_MIB_OUTFORWDATAGRAMS),
+    ("Ip6OutRequests", IPSTATS_MIB_OUTREQUESTS),
+    ("Ip6OutDiscards", IPSTATS_MIB_OUTDISCARDS),
+    ("Ip6OutNoRoutes", IPSTATS_MIB_OUTNOROUTES),
+    ("Ip6ReasmTimeout", IPSTATS_MIB_REASMTIMEOUT),
+    ("Ip6ReasmReqds", IPSTATS_MIB_REASMREQDS),
+    ("Ip6ReasmOKs", IPSTATS_MIB_REASMOKS),
+    ("Ip6ReasmFails", IPSTATS_MIB_REASMFAILS),
+    ("Ip6FragOKs", IPSTATS_MIB_FRAGOKS),
+    ("Ip6FragFails", IPSTATS_MIB_FRAGFAILS),
+    ("Ip6FragCreates", IPSTATS_MIB_FRAGCREATES),
+    ("Ip6InMcastPkts", IPSTATS_MIB_INMCASTPKTS),
+    ("Ip6OutMcastPkts", IPSTATS_MIB_OUTMCASTPKTS),
+    ("Ip6InOctets", IPSTATS_MIB_INOCTETS),
+    ("Ip6OutOctets", IPSTATS_MIB_OUTOCTETS),
+    ("Ip6InMcastOctets", IPSTATS_MIB_INMCASTOCTETS),
+    ("Ip6OutMcastOctets", IPSTATS_MIB_OUTMCASTOCTETS),
+    ("Ip6InBcastOctets", IPSTATS_MIB_INBCASTOCTETS),
+    ("Ip6OutBcastOctets", IPSTATS_MIB_OUTBCASTOCTETS),
+    ("Ip6InNoECTPkts", IPSTATS_MIB_NOECTPKTS),
+    ("Ip6InECT1Pkts", IPSTATS_MIB_ECT1PKTS),
+    ("Ip6InECT0Pkts", IPSTATS_MIB_ECT0PKTS),
+    ("Ip6InCEPkts", IPSTATS_MIB_CEPKTS),
+    ("Ip6OutTransmits", IPSTATS_MIB_OUTPKTS),
+)
+
+snmp6_icmp6_list: tuple[tuple[str, int], ...] = (
+    ("Icmp6InMsgs", ICMP6_MIB_INMSGS),
+    ("Icmp6InErrors", ICMP6_MIB_INERRORS),
+    ("Icmp6OutMsgs", ICMP6_MIB_OUTMSGS),
+    ("Icmp6OutErrors", ICMP6_MIB_OUTERRORS),
+    ("Icmp6InCsumErrors", ICMP6_MIB_CSUMERRORS),
+    ("Icmp6OutRateLimitHost", ICMP6_MIB_RATELIMITHOST),
+)
+
+# icmp6type2name: the ICMPv6 types that have a counter with a name, in the order of the file.
+icmp6type2name: tuple[tuple[int, str], ...] = (
+    (1, "DestUnreachs"),
+    (2, "PktTooBigs"),
+    (3, "TimeExcds"),
+    (4, "ParmProblems"),
+    (128, "Echos"),
+    (129, "EchoReplies"),
+    (130, "GroupMembQueries"),
+    (131, "GroupMembResponses"),
+    (132, "GroupMembReductions"),
+    (133, "RouterSolicits"),
+    (134, "RouterAdvertisements"),
+    (135, "NeighborSolicits"),
+    (136, "NeighborAdvertisements"),
+    (137, "Redirects"),
+    (143, "MLDv2Reports"),
+)
+
 # How many of snmp4_ipstats_list /proc/net/snmp prints; the rest is IpExt of /proc/net/netstat.
 SNMP4_IPSTATS_IN_SNMP: Final = IPSTATS_MIB_OUTPKTS + 1
 
@@ -497,10 +571,14 @@ class netns_mib:
     __slots__ = (
         "icmp_statistics",
         "icmpmsg_statistics",
+        "icmpv6_statistics",
+        "icmpv6msg_statistics",
         "ip_statistics",
+        "ipv6_statistics",
         "net_statistics",
         "tcp_statistics",
         "udp_statistics",
+        "udp_stats_in6",
     )
 
     def __init__(self) -> None:
@@ -510,6 +588,10 @@ class netns_mib:
         self.tcp_statistics = [0] * len(snmp4_tcp_list)
         self.udp_statistics = [0] * len(snmp4_udp_list)
         self.net_statistics = [0] * len(snmp4_net_list)
+        self.ipv6_statistics = [0] * (IPSTATS_MIB_INTOOBIGERRORS + 1)
+        self.icmpv6_statistics = [0] * len(snmp6_icmp6_list)
+        self.icmpv6msg_statistics = [0] * 512
+        self.udp_stats_in6 = [0] * len(snmp4_udp_list)
 
 
 def IP_INC_STATS(net: Stack, field: int) -> None:
@@ -557,3 +639,30 @@ def NET_INC_STATS(net: Stack, field: int) -> None:
 
 def NET_ADD_STATS(net: Stack, field: int, value: int) -> None:
     net.mib.net_statistics[field] += value
+
+
+def IP6_INC_STATS(net: Stack, field: int) -> None:
+    net.mib.ipv6_statistics[field] += 1
+
+
+def IP6_UPD_PO_STATS(net: Stack, packets: int, octets: int, length: int) -> None:
+    """IP_UPD_PO_STATS() of IPv6."""
+    stats = net.mib.ipv6_statistics
+    stats[packets] += 1
+    stats[octets] += length
+
+
+def ICMP6_INC_STATS(net: Stack, field: int) -> None:
+    net.mib.icmpv6_statistics[field] += 1
+
+
+def ICMP6MSGIN_INC_STATS(net: Stack, icmp6_type: int) -> None:
+    net.mib.icmpv6msg_statistics[icmp6_type] += 1
+
+
+def ICMP6MSGOUT_INC_STATS(net: Stack, icmp6_type: int) -> None:
+    net.mib.icmpv6msg_statistics[256 + icmp6_type] += 1
+
+
+def UDP6_INC_STATS(net: Stack, field: int) -> None:
+    net.mib.udp_stats_in6[field] += 1

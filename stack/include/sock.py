@@ -74,6 +74,7 @@ class sock_common:
         "sk_dport",
         "sk_family",
         "sk_hash",
+        "sk_ipv6only",
         "sk_net",
         "sk_node",
         "sk_num",
@@ -94,6 +95,7 @@ class sock_common:
     sk_rcv_saddr: int
     sk_v6_daddr: int
     sk_v6_rcv_saddr: int
+    sk_ipv6only: bool
     sk_dport: int
     sk_num: int
     sk_hash: int
@@ -108,7 +110,7 @@ class sock_common:
         self.sk_state = 0
         self.sk_daddr = self.sk_rcv_saddr = self.sk_v6_daddr = self.sk_v6_rcv_saddr = 0
         self.sk_dport = self.sk_num = self.sk_hash = self.sk_bound_dev_if = self.sk_reuse = 0
-        self.sk_reuseport = False
+        self.sk_reuseport = self.sk_ipv6only = False
         self.sk_node: list[sock_common] | None = None  # the chain of ehash or listening_hash that it hangs in
 
 

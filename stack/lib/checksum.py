@@ -66,6 +66,16 @@ def tcp_v4_pseudo(saddr: int, daddr: int, length: int, proto: int = 6) -> int:
     return (saddr + daddr + proto + length) % 65535
 
 
+def csum_ipv6_magic(saddr: int, daddr: int, length: int, proto: int, wsum: int) -> int:
+    """The same over IPv6's pseudo-header (RFC 8200, section 8.1); addresses are ints of 128 bits."""
+    return -(wsum + saddr + daddr + proto + length) % 65535
+
+
+def tcp_v6_pseudo(saddr: int, daddr: int, length: int, proto: int = 6) -> int:
+    """tcp_v4_pseudo() for IPv6."""
+    return (saddr + daddr + proto + length) % 65535
+
+
 def ip_fast_csum(iph: Buffer, ihl: int) -> int:
     """The checksum of an IPv4 header of ``ihl`` 32-bit words; 0 when verifying means correct."""
     return -int.from_bytes(iph[: 4 * ihl], "big") % 65535
