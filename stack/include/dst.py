@@ -39,6 +39,7 @@ RTAX_RTO_MIN: Final = 13
 RTAX_INITRWND: Final = 14
 RTAX_QUICKACK: Final = 15
 RTAX_CC_ALGO: Final = 16
+RTAX_FASTOPEN_NO_COOKIE: Final = 17
 
 
 class dst_ops:

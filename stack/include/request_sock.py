@@ -247,16 +247,26 @@ class tcp_request_sock_ops:
             setattr(self, name, function)
 
 
+class tcp_fastopen_context:
+    """struct tcp_fastopen_context (include/net/tcp.h): one or two keys of 16 bytes, the first of which is in use."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, primary_key: bytes, backup_key: bytes | None) -> None:
+        self.key = (primary_key,) if backup_key is None else (primary_key, backup_key)
+
+
 class fastopen_queue:
-    """struct fastopen_queue: the requests of a listener that were answered with data already."""
+    """struct fastopen_queue: the children that a listener's SYNs with data made (TCP Fast Open).  ``qlen`` counts
+    those before their third segment and what waits in ``rskq_rst_head`` after a RST; ``max_qlen`` 0 is off."""
 
     __slots__ = ("ctx", "max_qlen", "qlen", "rskq_rst_head")
 
     def __init__(self) -> None:
-        self.rskq_rst_head: deque[request_sock] = deque()
+        self.rskq_rst_head: deque[Any] = deque()  # tcp_request_sock with rsk_timer.expires set
         self.qlen = 0
         self.max_qlen = 0
-        self.ctx: Any = None
+        self.ctx: tcp_fastopen_context | None = None
 
 
 class request_sock_queue:

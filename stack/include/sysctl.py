@@ -10,7 +10,11 @@ Times are in the unit of the /proc file unless said otherwise; those that the ke
 
 from __future__ import annotations
 
+import re
+from struct import Struct
 from typing import Final
+
+from stack.include.request_sock import tcp_fastopen_context
 
 SysctlValue = int | str | tuple[int, ...]
 
@@ -82,6 +86,7 @@ class netns_ipv4:
         self.sysctl_tcp_syn_linear_timeouts = 0
         self.sysctl_tcp_abort_on_overflow = 0
         self.sysctl_tcp_fastopen = 1
+        self.tcp_fastopen_ctx: tcp_fastopen_context | None = None  # tcp_fastopen_key
         self.sysctl_tcp_fastopen_blackhole_timeout = 0
         self.sysctl_tcp_timestamps = 1
         self.sysctl_tcp_sack = 1
@@ -186,13 +191,19 @@ def _locate(core: netns_core, ipv4: netns_ipv4, name: str) -> tuple[netns_core |
 
 def sysctl_get(core: netns_core, ipv4: netns_ipv4, name: str) -> SysctlValue:
     """The value of ``tcp_rmem``, ``net.ipv4.tcp_rmem`` or ``core.somaxconn``; KeyError if there is none."""
+    if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_fastopen_key":
+        return _fastopen_key_text(ipv4)
     owner, field = _locate(core, ipv4, name)
     value: SysctlValue = getattr(owner, field)
     return value
 
 
 def sysctl_set(core: netns_core, ipv4: netns_ipv4, name: str, value: SysctlValue) -> None:
-    """Set one sysctl; KeyError for an unknown name, TypeError if the kind of value differs from the default's."""
+    """Set one sysctl; KeyError for an unknown name, TypeError if the kind of value differs from the default's,
+    ValueError for a tcp_fastopen_key that is none."""
+    if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_fastopen_key":
+        ipv4.tcp_fastopen_ctx = _fastopen_key_parse(value)
+        return
     owner, field = _locate(core, ipv4, name)
     old = getattr(owner, field)
     if isinstance(old, frozenset) and isinstance(value, tuple):
@@ -208,3 +219,28 @@ def _same_kind(old: object, value: SysctlValue) -> bool:
     if isinstance(old, tuple) and isinstance(value, tuple):
         return isinstance(old[0], str) or len(value) == len(old)
     return type(value) is type(old)
+
+
+# proc_tcp_fastopen_key() of net/ipv4/sysctl_net_ipv4.c: a key of 16 bytes is shown as four little-endian words,
+# in hexadecimal with dashes between; a comma goes before the second key, if there is one.
+_FASTOPEN_WORDS: Final = Struct("<4I")
+
+
+def _fastopen_key_text(ipv4: netns_ipv4) -> str:
+    keys = ipv4.tcp_fastopen_ctx.key if ipv4.tcp_fastopen_ctx is not None else (bytes(16),)
+    return ",".join("-".join(f"{word:08x}" for word in _FASTOPEN_WORDS.unpack(key)) for key in keys)
+
+
+def _fastopen_key_parse(value: SysctlValue) -> tcp_fastopen_context:
+    keys = value.split(",") if isinstance(value, str) else []
+    parsed = [_KEY_PATTERN.fullmatch(key.strip()) for key in keys]
+    raw = [_FASTOPEN_WORDS.pack(*(int(word, 16) for word in match.groups())) for match in parsed if match]
+    if not 1 <= len(keys) <= 2 or len(raw) != len(keys):
+        raise ValueError(
+            f"sysctl tcp_fastopen_key: {value!r} is no key: four words like a1b2c3d4-00000000-00000000-00000000, "
+            "and a second such key behind a comma"
+        )
+    return tcp_fastopen_context(raw[0], raw[1] if len(raw) == 2 else None)
+
+
+_KEY_PATTERN: Final = re.compile("-".join(["([0-9a-fA-F]{1,8})"] * 4))

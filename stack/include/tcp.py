@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
 from stack.include.snmp import LINUX_MIB_LISTENDROPS
+from stack.include.tcp_states import TCP_SYN_RECV
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, tcp_jiffies32
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
-    from stack.include.request_sock import request_sock
+    from stack.include.request_sock import request_sock, tcp_request_sock
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import sock
     from stack.include.timer import hrtimer
@@ -60,6 +61,9 @@ TCPOLEN_MD5SIG: Final = 18
 TCPOLEN_SACK_BASE: Final = 2
 TCPOLEN_SACK_PERBLOCK: Final = 8
 TCPOLEN_FASTOPEN_BASE: Final = 2
+TCPOLEN_EXP_FASTOPEN_BASE: Final = 4
+# RFC 7413, section 4.1.1: the first two bytes of the experimental option
+TCPOPT_FASTOPEN_MAGIC: Final = 0xF989
 # The same with the padding that the kernel sends: include/net/tcp.h.
 TCPOLEN_TSTAMP_ALIGNED: Final = 12
 TCPOLEN_WSCALE_ALIGNED: Final = 4
@@ -70,6 +74,17 @@ MAX_TCP_OPTION_SPACE: Final = 40
 TCP_NUM_SACKS: Final = 4
 TCP_FASTOPEN_COOKIE_MIN: Final = 4
 TCP_FASTOPEN_COOKIE_MAX: Final = 16
+TCP_FASTOPEN_COOKIE_SIZE: Final = 8  # what this end makes
+TCP_FASTOPEN_KEY_LENGTH: Final = 16
+TCP_FASTOPEN_KEY_MAX: Final = 2
+TCP_FASTOPEN_KEY_BUF_LENGTH: Final = TCP_FASTOPEN_KEY_LENGTH * TCP_FASTOPEN_KEY_MAX
+
+# bits of net.ipv4.tcp_fastopen
+TFO_CLIENT_ENABLE: Final = 1
+TFO_SERVER_ENABLE: Final = 2
+TFO_CLIENT_NO_COOKIE: Final = 4
+TFO_SERVER_COOKIE_NOT_REQD: Final = 0x200
+TFO_SERVER_WO_SOCKOPT1: Final = 0x400
 
 # Room for link, network and transport headers in front of a payload; include/net/tcp.h sizes it for the worst
 # tunnel, this stack for Ethernet (14 + 2), IPv4 or IPv6 with options (60) and TCP (60), rounded to a cache line.
@@ -213,6 +228,8 @@ TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_SAVE_SYN: Final = 27
 TCP_SAVED_SYN: Final = 28
+TCP_FASTOPEN_KEY: Final = 33
+TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_INQ: Final = 36
 
 # tcpi_options
@@ -697,6 +714,7 @@ class tcp_sock(inet_connection_sock):
         "snd_wnd",
         "srtt_us",
         "syn_data",
+        "syn_data_acked",
         "syn_fastopen",
         "tcp_clock_cache",
         "tcp_header_len",
@@ -807,7 +825,8 @@ class tcp_sock(inet_connection_sock):
         self.save_syn = 0
         self.saved_syn: Any = None  # struct saved_syn
         self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
-        self.fastopen_rsk: request_sock | None = None
+        self.syn_data_acked = False  # data of a SYN (Fast Open) were taken
+        self.fastopen_rsk: tcp_request_sock | None = None
 
 
 def tcp_wnd_end(tp: tcp_sock) -> int:
@@ -989,6 +1008,17 @@ def tcp_segs_in(tp: tcp_sock, skb: sk_buff) -> None:
     th: tcphdr = skb.h_th
     if skb.len > th.doff << 2:
         tp.data_segs_in += segs
+
+
+def tcp_passive_fastopen(sk: tcp_sock) -> bool:
+    """Whether the child of a SYN with data (Fast Open) still waits for the third segment."""
+    return sk.sk_state == TCP_SYN_RECV and sk.fastopen_rsk is not None
+
+
+def fastopen_queue_tune(sk: inet_connection_sock, backlog: int) -> None:
+    """How many children of a listener may be in that state (an inline of include/linux/tcp.h)."""
+    limit = sk.sk_net.core.sysctl_somaxconn
+    sk.icsk_accept_queue.fastopenq.max_qlen = min(backlog & MASK32, limit)
 
 
 def tcp_listendrop(sk: sock) -> None:

@@ -47,6 +47,7 @@ from stack.include.sock import (
     sock_graft,
     sock_writeable,
 )
+from stack.include.tcp import TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, fastopen_queue_tune
 from stack.include.tcp_states import (
     TCP_CLOSE,
     TCP_LISTEN,
@@ -57,15 +58,11 @@ from stack.include.tcp_states import (
     TCPF_SYN_SENT,
 )
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import fib_frontend, inet_connection_sock, route, tcp, tcp_ipv4, udp
+from stack.net.ipv4 import fib_frontend, inet_connection_sock, route, tcp, tcp_fastopen, tcp_ipv4, udp
 
 if TYPE_CHECKING:
     from stack.include.sk_buff import Buffer
     from stack.stack import Stack
-
-# net.ipv4.tcp_fastopen: a server needs this bit, and the socket option
-TFO_SERVER_ENABLE: Final = 2
-TFO_SERVER_WO_SOCKOPT1: Final = 0x400
 
 
 # -- state -------------------------------------------------------------------------------------------------------
@@ -204,10 +201,20 @@ def inet_listen(sock_: socket, backlog: int) -> int:
         return -errno.EINVAL
     sk.sk_max_ack_backlog = backlog
     if old_state != TCP_LISTEN:
+        _fastopen_without_option(sk, backlog)
         err: int = inet_connection_sock.inet_csk_listen_start(sk)
         if err:
             return err
     return 0
+
+
+def _fastopen_without_option(sk: Any, backlog: int) -> None:
+    """The sysctl can turn Fast Open on for listeners that did not set TCP_FASTOPEN."""
+    wanted = TFO_SERVER_WO_SOCKOPT1 | TFO_SERVER_ENABLE
+    if sk.sk_net.ipv4.sysctl_tcp_fastopen & wanted != wanted or sk.icsk_accept_queue.fastopenq.max_qlen:
+        return
+    fastopen_queue_tune(sk, backlog)
+    tcp_fastopen.tcp_fastopen_init_key_once(sk.sk_net)
 
 
 def inet_accept(sock_: socket, newsock: socket, flags: int) -> int:

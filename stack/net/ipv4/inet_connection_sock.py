@@ -238,11 +238,11 @@ def inet_csk_accept(sk: inet_connection_sock, flags: int) -> Any:
     queue = sk.icsk_accept_queue
     if reqsk_queue_empty(queue):
         return -errno.EAGAIN
-    req = reqsk_queue_remove(queue, sk)
-    assert req is not None
+    req: Any = reqsk_queue_remove(queue, sk)
     newsk = req.sk
     req.sk = None
-    reqsk_free(req)
+    if not req.tfo_listener:  # else reqsk_fastopen_remove() frees it, when the third segment has come
+        reqsk_free(req)
     return newsk
 
 
@@ -256,13 +256,17 @@ def inet_csk_listen_stop(sk: inet_connection_sock) -> None:
         if child is not None:
             inet_child_forget(sk, req, child)
         reqsk_free(req)
+    waiting = queue.fastopenq.rskq_rst_head
+    while waiting:
+        reqsk_put(waiting.popleft())
 
 
-def inet_child_forget(sk: inet_connection_sock, req: request_sock, child: inet_connection_sock) -> None:
+def inet_child_forget(sk: inet_connection_sock, req: request_sock, child: Any) -> None:
     """End a connection that no application will ever see; the peer gets a RST if it thinks that there is one."""
     child.sk_prot.disconnect(child, O_NONBLOCK)
     sock_orphan(child)
     sk.sk_net.ipv4.tcp_orphan_count += 1
+    child.fastopen_rsk = None
     inet_csk_destroy_sock(child)
 
 

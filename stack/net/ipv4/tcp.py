@@ -22,7 +22,7 @@ Closing, by state (close() with ``__tcp_close``):
 An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or
 there are more than tcp_max_orphans.
 
-Left out: connect() (this stack opens passively), splice, zero-copy flags, Fast Open data, TCP_REPAIR, MD5 and ULP.
+Left out: connect() (this stack opens passively), splice, zero-copy flags, TCP_REPAIR, MD5 and ULP.
 """
 
 from __future__ import annotations
@@ -95,6 +95,11 @@ from stack.include.tcp import (
     TCP_DELACK_MAX,
     TCP_ECN_OK,
     TCP_ECN_SEEN,
+    TCP_FASTOPEN,
+    TCP_FASTOPEN_KEY,
+    TCP_FASTOPEN_KEY_BUF_LENGTH,
+    TCP_FASTOPEN_KEY_LENGTH,
+    TCP_FASTOPEN_NO_COOKIE,
     TCP_FIN_TIMEOUT_MAX,
     TCP_INFINITE_SSTHRESH,
     TCP_INFO,
@@ -130,10 +135,12 @@ from stack.include.tcp import (
     TCPI_OPT_ECN,
     TCPI_OPT_ECN_SEEN,
     TCPI_OPT_SACK,
+    TCPI_OPT_SYN_DATA,
     TCPI_OPT_TIMESTAMPS,
     TCPI_OPT_WSCALE,
     TSQF_THROTTLED,
     TCP_CA_Open,
+    fastopen_queue_tune,
     keepalive_intvl_when,
     keepalive_probes,
     keepalive_time_when,
@@ -142,6 +149,7 @@ from stack.include.tcp import (
     tcp_fin_time,
     tcp_is_sack,
     tcp_min_rtt,
+    tcp_passive_fastopen,
     tcp_receive_window,
     tcp_skb_cb,
     tcp_sock,
@@ -171,13 +179,14 @@ from stack.include.tcp_states import (
 )
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies_to_msecs, jiffies_to_usecs, tcp_jiffies32
-from stack.net.core import stream
+from stack.net.core import request_sock, stream
 from stack.net.core.skbuff import consume_skb
 from stack.net.core.sock import EPOLLWRNORM
 from stack.net.ipv4 import (
     inet_connection_sock,
     inet_hashtables,
     tcp_cong,
+    tcp_fastopen,
     tcp_input,
     tcp_minisocks,
     tcp_output,
@@ -261,7 +270,7 @@ def tcp_poll(sk: tcp_sock) -> int:
         mask |= EPOLLHUP
     if shutdown & RCV_SHUTDOWN:
         mask |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP
-    if state not in (TCP_SYN_SENT, TCP_SYN_RECV):
+    if state not in (TCP_SYN_SENT, TCP_SYN_RECV) or tcp_passive_fastopen(sk):
         if tcp_stream_is_readable(sk, sk.sk_rcvlowat):
             mask |= EPOLLIN | EPOLLRDNORM
         if sk.urg_data & TCP_URG_VALID:
@@ -370,7 +379,7 @@ def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int) -> int:
 
 def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int) -> int:
     tcp_rate.tcp_rate_check_app_limited(sk)
-    if not (1 << sk.sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT):
+    if not (1 << sk.sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT) and not tcp_passive_fastopen(sk):
         if (1 << sk.sk_state) & (TCPF_SYN_SENT | TCPF_SYN_RECV):
             return -EAGAIN
         return stream.sk_stream_error(sk, -EPIPE)
@@ -730,6 +739,9 @@ def _adjudge_to_death(sk: tcp_sock, state: int) -> None:
         tcp_output.tcp_send_active_reset(sk)
         NET_INC_STATS(net, LINUX_MIB_TCPABORTONMEMORY)
     if sk.sk_state == TCP_CLOSE:
+        if sk.fastopen_rsk is not None:
+            # Closed with unread data, or by linger, before the third segment.
+            request_sock.reqsk_fastopen_remove(sk, sk.fastopen_rsk, False)
         inet_connection_sock.inet_csk_destroy_sock(sk)
 
 
@@ -815,6 +827,7 @@ def _forget_connection(sk: tcp_sock) -> None:
     sk.total_retrans = sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
     sk.segs_in = sk.segs_out = sk.data_segs_in = sk.data_segs_out = 0
     sk.ecn_flags = 0
+    sk.syn_data_acked = False
 
 
 def tcp_done(sk: tcp_sock) -> None:
@@ -823,6 +836,8 @@ def tcp_done(sk: tcp_sock) -> None:
         TCP_INC_STATS(sk.sk_net, TCP_MIB_ATTEMPTFAILS)
     tcp_set_state(sk, TCP_CLOSE)
     tcp_timer.tcp_clear_xmit_timers(sk)
+    if sk.fastopen_rsk is not None:
+        request_sock.reqsk_fastopen_remove(sk, sk.fastopen_rsk, False)
     sk.sk_shutdown = SHUTDOWN_MASK
     if not sk.sk_flags & SOCK_DEAD:
         sk.sk_state_change(sk)
@@ -943,6 +958,30 @@ def _set_defer_accept(sk: tcp_sock, val: int) -> int:
     return 0
 
 
+def _set_fastopen(sk: tcp_sock, val: int) -> int:
+    if val < 0 or not (1 << sk.sk_state) & (TCPF_CLOSE | TCPF_LISTEN):
+        return -EINVAL
+    tcp_fastopen.tcp_fastopen_init_key_once(sk.sk_net)
+    fastopen_queue_tune(sk, val)
+    return 0
+
+
+def _set_fastopen_no_cookie(sk: tcp_sock, val: int) -> int:
+    if val not in (0, 1) or not (1 << sk.sk_state) & (TCPF_CLOSE | TCPF_LISTEN):
+        return -EINVAL
+    sk.fastopen_no_cookie = bool(val)
+    return 0
+
+
+def _set_fastopen_key(sk: tcp_sock, optval: int | bytes) -> int:
+    """One key, or the one in use and the one before it."""
+    if isinstance(optval, int) or len(optval) not in (TCP_FASTOPEN_KEY_LENGTH, TCP_FASTOPEN_KEY_BUF_LENGTH):
+        return -EINVAL
+    key = bytes(optval)
+    backup = key[TCP_FASTOPEN_KEY_LENGTH:] or None
+    return tcp_fastopen.tcp_fastopen_reset_cipher(sk.sk_net, sk, key[:TCP_FASTOPEN_KEY_LENGTH], backup)
+
+
 def _set_nodelay(sk: tcp_sock, val: int) -> int:
     __tcp_sock_set_nodelay(sk, bool(val))
     return 0
@@ -975,6 +1014,8 @@ _SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
     TCP_SAVE_SYN: _set_ranged("save_syn", 0, 2),
     TCP_LINGER2: _set_linger2,
     TCP_DEFER_ACCEPT: _set_defer_accept,
+    TCP_FASTOPEN: _set_fastopen,
+    TCP_FASTOPEN_NO_COOKIE: _set_fastopen_no_cookie,
     TCP_WINDOW_CLAMP: _set_window_clamp,
     TCP_QUICKACK: _set_quickack,
     TCP_USER_TIMEOUT: _set_ranged("icsk_user_timeout", 0, 0x7FFFFFFF),
@@ -989,6 +1030,8 @@ def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | byte
             return -EINVAL
         name = optval.split(b"\0", 1)[0].decode("ascii", "replace")
         return tcp_cong.tcp_set_congestion_control(sk, name)
+    if optname == TCP_FASTOPEN_KEY:
+        return _set_fastopen_key(sk, optval)
     setter = _SETTERS.get(optname)
     if setter is None:
         return -ENOPROTOOPT
@@ -1040,6 +1083,9 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_SAVED_SYN: _get_saved_syn,
     TCP_LINGER2: _get_linger2,
     TCP_DEFER_ACCEPT: _get_defer_accept,
+    TCP_FASTOPEN: lambda sk: sk.icsk_accept_queue.fastopenq.max_qlen,
+    TCP_FASTOPEN_KEY: lambda sk: b"".join(tcp_fastopen.tcp_fastopen_get_cipher(sk.sk_net, sk)),
+    TCP_FASTOPEN_NO_COOKIE: lambda sk: int(sk.fastopen_no_cookie),
     TCP_WINDOW_CLAMP: lambda sk: sk.window_clamp,
     TCP_QUICKACK: lambda sk: int(not inet_csk_in_pingpong_mode(sk)),
     TCP_USER_TIMEOUT: lambda sk: sk.icsk_user_timeout,
@@ -1109,6 +1155,7 @@ def _info_state(sk: tcp_sock, info: dict[str, int]) -> None:
         info["rcv_wscale"] = rx_opt.rcv_wscale
     options |= TCPI_OPT_ECN if sk.ecn_flags & TCP_ECN_OK else 0
     options |= TCPI_OPT_ECN_SEEN if sk.ecn_flags & TCP_ECN_SEEN else 0
+    options |= TCPI_OPT_SYN_DATA if sk.syn_data_acked else 0
     info.update(
         ca_state=sk.icsk_ca_state,
         retransmits=sk.icsk_retransmits,

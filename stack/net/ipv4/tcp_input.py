@@ -23,7 +23,7 @@ a timeout, with F-RTO by RFC 5682).  Reductions are undone when DSACK or time st
 Numbers, measured on 6.1: 16 immediate ACKs at the start and after a pause longer than the RTO; delayed ACKs
 40..200 ms; at most one challenge ACK per 500 ms and connection.
 
-Departures: no locks, no prequeue, no Fast Open data, no MD5.  A received packet's payload stays a slice of its frame.
+Departures: no locks, no prequeue, no MD5.  A received packet's payload stays a slice of its frame.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_TCP_ACK_UNSENT_DATA,
     SKB_DROP_REASON_TCP_CLOSE,
     SKB_DROP_REASON_TCP_CSUM,
+    SKB_DROP_REASON_TCP_FASTOPEN,
     SKB_DROP_REASON_TCP_FLAGS,
     SKB_DROP_REASON_TCP_INVALID_SYN,
     SKB_DROP_REASON_TCP_OFO_DROP,
@@ -163,6 +164,8 @@ from stack.include.tcp import (
     TCP_ECN_OK,
     TCP_ECN_QUEUE_CWR,
     TCP_ECN_SEEN,
+    TCP_FASTOPEN_COOKIE_MAX,
+    TCP_FASTOPEN_COOKIE_MIN,
     TCP_FASTRETRANS_THRESH,
     TCP_INFINITE_SSTHRESH,
     TCP_INIT_CWND,
@@ -176,6 +179,7 @@ from stack.include.tcp import (
     TCP_RTO_MAX,
     TCP_SACK_SEEN,
     TCP_SYNACK_COOKIE,
+    TCP_SYNACK_FASTOPEN,
     TCP_SYNACK_NORMAL,
     TCP_TIMEOUT_INIT,
     TCP_TIMEWAIT_LEN,
@@ -202,6 +206,9 @@ from stack.include.tcp import (
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOLEN_WINDOW,
     TCPOPT_EOL,
+    TCPOPT_EXP,
+    TCPOPT_FASTOPEN,
+    TCPOPT_FASTOPEN_MAGIC,
     TCPOPT_MSS,
     TCPOPT_NOP,
     TCPOPT_SACK,
@@ -264,6 +271,7 @@ from stack.kernel.time.timer import (
     tcp_jiffies32,
     usecs_to_jiffies,
 )
+from stack.net.core import request_sock
 from stack.net.core.skbuff import consume_skb, kfree_skb_reason
 from stack.net.core.sock import sk_rmem_schedule, skb_set_owner_r
 from stack.net.ipv4 import (
@@ -271,6 +279,7 @@ from stack.net.ipv4 import (
     syncookies,
     tcp,
     tcp_cong,
+    tcp_fastopen,
     tcp_metrics,
     tcp_minisocks,
     tcp_output,
@@ -324,6 +333,7 @@ _SIGN: Final = 0x80000000
 _TIMESTAMP: Final = Struct("!II")
 _SACK_BLOCKS: Final = tuple(Struct(f"!{2 * n}I") for n in range(5))
 # NOP NOP kind length: a time stamp option in the usual place
+_FASTOPEN_MAGIC: Final = TCPOPT_FASTOPEN_MAGIC.to_bytes(2, "big")
 _TS_ALIGNED: Final = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP))
 
 
@@ -1924,8 +1934,29 @@ def tcp_parse_options(
         size = opts[pos + 1]
         if size < 2 or pos + size > end:
             return
+        if kind in (TCPOPT_FASTOPEN, TCPOPT_EXP) and foc is not None and syn:
+            tcp_parse_fastopen_option(kind, opts[pos + 2 : pos + size], foc)
         _parse_option(net, opt_rx, kind, opts[pos + 2 : pos + size], bool(syn) and not estab, estab)
         pos += size
+
+
+def tcp_parse_fastopen_option(kind: int, body: bytes, foc: tcp_fastopen_cookie) -> None:
+    """A SYN's Fast Open option (RFC 7413, section 4.1.1), of its own kind or experimental.  An empty one asks for a
+    cookie; one of an odd length is ignored, one of a length that no cookie has is like none."""
+    exp_opt = kind == TCPOPT_EXP
+    if exp_opt:
+        if body[:2] != _FASTOPEN_MAGIC:
+            return
+        body = body[2:]
+    size = len(body)
+    if size & 1:
+        return
+    if TCP_FASTOPEN_COOKIE_MIN <= size <= TCP_FASTOPEN_COOKIE_MAX:
+        foc.val = body
+    elif size:
+        size = -1
+    foc.len = size
+    foc.exp = exp_opt
 
 
 def _parse_option(
@@ -2709,6 +2740,10 @@ def tcp_rcv_state_process(sk: tcp_sock, skb: sk_buff) -> int:
         return _rcv_listen(sk, skb, flags)
     tcp_output.tcp_mstamp_refresh(sk)
     sk.rx_opt.saw_tstamp = False
+    req = sk.fastopen_rsk
+    if req is not None and not tcp_minisocks.tcp_check_req(sk, skb, req, True):
+        kfree_skb_reason(skb, SKB_DROP_REASON_TCP_FASTOPEN)
+        return 0
     if not flags & (TCPHDR_ACK | TCPHDR_RST | TCPHDR_SYN):
         kfree_skb_reason(skb, SKB_DROP_REASON_TCP_FLAGS)
         return 0
@@ -2771,22 +2806,39 @@ def _rcv_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     return False, 0
 
 
+def tcp_rcv_synrecv_state_fastopen(sk: tcp_sock) -> None:
+    """The third segment of a Fast Open child: its request has done its work, and the retransmit timer is free for
+    what was sent meanwhile."""
+    if sk.icsk_ca_state == TCP_CA_Loss and not sk.packets_out:
+        tcp_try_undo_loss(sk, False)
+    sk.retrans_stamp = 0
+    sk.icsk_retransmits = 0
+    if sk.fastopen_rsk is not None:
+        request_sock.reqsk_fastopen_remove(sk, sk.fastopen_rsk, False)
+    tcp_rearm_rto(sk)
+
+
 def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     """The third segment: the connection is established."""
     sk.delivered += 1
+    req = sk.fastopen_rsk
     if not sk.srtt_us:
-        tcp_synack_rtt_meas(sk, None)
+        tcp_synack_rtt_meas(sk, req)
     if sk.rx_opt.tstamp_ok:
         sk.advmss -= TCPOLEN_TSTAMP_ALIGNED
-    tcp_try_undo_spurious_syn(sk)
-    sk.retrans_stamp = 0
-    tcp_init_transfer(sk, skb)
-    sk.copied_seq = sk.rcv_nxt
+    if req is not None:
+        tcp_rcv_synrecv_state_fastopen(sk)
+    else:
+        tcp_try_undo_spurious_syn(sk)
+        sk.retrans_stamp = 0
+        tcp_init_transfer(sk, skb)
+        sk.copied_seq = sk.rcv_nxt
     tcp.tcp_set_state(sk, TCP_ESTABLISHED)
     #> TCP_ESTABLISHED
     sk.sk_state_change(sk)
-    # Where older kernels have it; newer ones begin tcp_init_transfer with it, to the same effect.
-    tcp_metrics.tcp_init_metrics(sk)
+    if req is None:
+        # Where older kernels have it; newer ones begin tcp_init_transfer with it, to the same effect.
+        tcp_metrics.tcp_init_metrics(sk)
     sk.snd_una = skb.cb.ack_seq
     sk.snd_wnd = skb.h_th.window << sk.rx_opt.snd_wscale
     sk.snd_wl1 = skb.cb.seq
@@ -2803,6 +2855,8 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
 def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     """Is our FIN acknowledged?  Then FIN_WAIT2; a socket without an owner waits there for 60 s at most, in a
     TIME_WAIT socket as soon as that is short."""
+    if sk.fastopen_rsk is not None:
+        tcp_rcv_synrecv_state_fastopen(sk)
     if sk.snd_una != sk.write_seq:
         return False, 0
     tcp.tcp_set_state(sk, TCP_FIN_WAIT2)
@@ -2960,7 +3014,8 @@ def tcp_conn_request(
     tmp_opt = tcp_options_received()
     tmp_opt.mss_clamp = af_ops.mss_clamp
     tmp_opt.user_mss = sk.rx_opt.user_mss
-    tcp_parse_options(net, skb, tmp_opt, False, None)
+    foc = tcp_fastopen_cookie()
+    tcp_parse_options(net, skb, tmp_opt, False, None if want_cookie else foc)
     if want_cookie and not tmp_opt.saw_tstamp:
         # Only a time stamp can carry options through a cookie.
         tcp_clear_options(tmp_opt)
@@ -2991,10 +3046,16 @@ def tcp_conn_request(
         reqsk_free(req)
         return 0
     tcp_reqsk_record_syn(sk, req, skb)
+    fastopen_sk = tcp_fastopen.tcp_try_fastopen(sk, skb, req, foc, dst)
+    if fastopen_sk is not None:
+        af_ops.send_synack(fastopen_sk, dst, fl4, req, foc, TCP_SYNACK_FASTOPEN, skb)
+        inet_connection_sock.inet_csk_reqsk_queue_add(sk, req, fastopen_sk)
+        sk.sk_data_ready(sk)
+        return 0
     req.tfo_listener = False
     req.timeout = TCP_TIMEOUT_INIT
     inet_connection_sock.inet_csk_reqsk_queue_hash_add(sk, req, req.timeout)
-    af_ops.send_synack(sk, dst, fl4, req, None, TCP_SYNACK_NORMAL, skb)
+    af_ops.send_synack(sk, dst, fl4, req, foc, TCP_SYNACK_NORMAL, skb)
     return 0
 
 

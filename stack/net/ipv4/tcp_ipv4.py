@@ -81,6 +81,7 @@ from stack.include.tcp import (
     TCPHDR_RST,
     TCPHDR_SYN,
     TCPOLEN_TSTAMP_ALIGNED,
+    tcp_fastopen_cookie,
     tcp_hdr,
     tcp_listendrop,
     tcp_move_syn,
@@ -114,6 +115,7 @@ from stack.net.ipv4 import (
     syncookies,
     tcp,
     tcp_cong,
+    tcp_fastopen,
     tcp_input,
     tcp_minisocks,
     tcp_output,
@@ -277,7 +279,7 @@ def tcp_v4_send_synack(
     dst: dst_entry | None,
     fl4: flowi4 | None,
     req: tcp_request_sock,
-    foc: object | None,
+    foc: tcp_fastopen_cookie | None,
     synack_type: int,
     syn_skb: sk_buff | None,
 ) -> int:
@@ -418,7 +420,9 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
         return 0
     if sk.sk_state == TCP_CLOSE:
         return 0
-    if not between(seq, sk.snd_una, sk.snd_nxt):
+    # The SYN-ACK of a Fast Open child is in nobody's queue, but an error about it counts.
+    snd_una = sk.snd_una if sk.fastopen_rsk is None else sk.fastopen_rsk.snt_isn
+    if not between(seq, snd_una, sk.snd_nxt):
         NET_INC_STATS(net, LINUX_MIB_OUTOFWINDOWICMPS)
         return 0
     _err_for_connection(sk, icmph.type, icmph.code, info)
@@ -443,7 +447,9 @@ def _err_for_connection(sk: tcp_sock, type_: int, code: int, info: int) -> None:
         err = icmp.icmp_err_convert[code][0]
     else:
         return
-    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV):
+    # A Fast Open child that accept() gave out is treated like an established connection.
+    fastopen = sk.fastopen_rsk
+    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV) and not (fastopen is not None and fastopen.sk is None):
         sk.sk_err = err
         sk.sk_error_report(sk)
         tcp.tcp_done(sk)
@@ -628,6 +634,7 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     if sk.icsk_bind_hash is not None:
         inet_hashtables.inet_put_port(sk)
     sk.saved_syn = None
+    tcp_fastopen.tcp_fastopen_destroy_cipher(sk)
     sk_dst_reset(sk)
 
 

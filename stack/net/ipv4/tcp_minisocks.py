@@ -68,6 +68,7 @@ from stack.include.tcp import (
 from stack.include.tcp_states import TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_TIME_WAIT
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, mod_timer, tcp_jiffies32, timer_pending
+from stack.net.core import request_sock
 from stack.net.ipv4 import (
     inet_connection_sock,
     tcp,
@@ -293,6 +294,7 @@ def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
     newtp.linger2 = oldtp.linger2
     newtp.thin_lto = oldtp.thin_lto
     newtp.save_syn = oldtp.save_syn
+    newtp.fastopen_no_cookie = oldtp.fastopen_no_cookie
     newtp.snd_cwnd = oldtp.snd_cwnd
     newtp.snd_cwnd_clamp = oldtp.snd_cwnd_clamp
     newtp.snd_ssthresh = oldtp.snd_ssthresh
@@ -467,6 +469,9 @@ def _embryonic_reset(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int
     """The request dies; the peer hears of it unless it said so itself."""
     if not flg & TCPHDR_RST:
         req.rsk_ops.send_reset(sk, skb)
+    elif fastopen:
+        request_sock.reqsk_fastopen_remove(sk, req, True)
+        tcp_input.tcp_reset(sk, skb)
     if not fastopen:
         if inet_connection_sock.inet_csk_reqsk_queue_drop(sk, req):
             NET_INC_STATS(sk.sk_net, LINUX_MIB_EMBRYONICRSTS)

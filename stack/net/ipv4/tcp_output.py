@@ -22,7 +22,7 @@ The window that is offered (``tcp_select_window``) is what the free half of the 
 Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
-Left out: MD5 and AO signatures, path MTU probing beyond its variables, TCP Fast Open data, pacing (no ``sk_pacing``:
+Left out: MD5 and AO signatures, path MTU probing beyond its variables, pacing (no ``sk_pacing``:
 cubic and reno do not ask for it), collapsing of small packets on retransmission, urgent pointers on the way out.
 """
 
@@ -118,6 +118,8 @@ from stack.include.tcp import (
     TCPHDR_PSH,
     TCPHDR_RST,
     TCPHDR_SYN,
+    TCPOLEN_EXP_FASTOPEN_BASE,
+    TCPOLEN_FASTOPEN_BASE,
     TCPOLEN_MSS,
     TCPOLEN_MSS_ALIGNED,
     TCPOLEN_SACK_BASE,
@@ -129,6 +131,9 @@ from stack.include.tcp import (
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOLEN_WINDOW,
     TCPOLEN_WSCALE_ALIGNED,
+    TCPOPT_EXP,
+    TCPOPT_FASTOPEN,
+    TCPOPT_FASTOPEN_MAGIC,
     TCPOPT_MSS,
     TCPOPT_NOP,
     TCPOPT_SACK,
@@ -142,12 +147,14 @@ from stack.include.tcp import (
     TCPF_CA_Open,
     tcp_ca_event,
     tcp_current_ssthresh,
+    tcp_fastopen_cookie,
     tcp_full_space,
     tcp_in_cwnd_reduction,
     tcp_is_cwnd_limited,
     tcp_is_sack,
     tcp_minshall_check,
     tcp_packets_in_flight,
+    tcp_passive_fastopen,
     tcp_receive_window,
     tcp_skb_cb,
     tcp_skb_is_last,
@@ -176,6 +183,7 @@ _SIGN: Final = 0x80000000
 OPTION_SACK_ADVERTISE: Final = 1 << 0
 OPTION_TS: Final = 1 << 1
 OPTION_WSCALE: Final = 1 << 3
+OPTION_FAST_OPEN_COOKIE: Final = 1 << 8
 
 # NOP NOP kind length, TSval, TSecr
 _TS_OPTION: Final = Struct("!III")
@@ -193,7 +201,7 @@ _HEADER_TS: Final = Struct("!HHIIHHHHIII")
 class tcp_out_options:
     """struct tcp_out_options: what tcp_options_write() puts behind the header."""
 
-    __slots__ = ("mss", "num_sack_blocks", "options", "tsecr", "tsval", "ws")
+    __slots__ = ("fastopen_cookie", "mss", "num_sack_blocks", "options", "tsecr", "tsval", "ws")
 
     def __init__(self) -> None:
         self.options = 0
@@ -202,6 +210,7 @@ class tcp_out_options:
         self.num_sack_blocks = 0
         self.tsval = 0
         self.tsecr = 0
+        self.fastopen_cookie: tcp_fastopen_cookie | None = None
 
 
 # -- bookkeeping of what was sent -------------------------------------------------------------------------------
@@ -421,7 +430,7 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
 
 def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_out_options) -> None:
     """Write the options at ``head[off:]``, in the kernel's order and padding: MSS, SACK-permitted and time stamp
-    in one pair of words where both are there, window scale, SACK blocks (a DSACK first)."""
+    in one pair of words where both are there, window scale, SACK blocks (a DSACK first), Fast Open cookie."""
     options = opts.options
     if opts.mss:
         _WORD.pack_into(head, off, TCPOPT_MSS << 24 | TCPOLEN_MSS << 16 | opts.mss)
@@ -438,6 +447,20 @@ def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_
         off += 4
     if opts.num_sack_blocks and tp is not None:
         _write_sack_blocks(head, off, tp, opts.num_sack_blocks)
+    if opts.fastopen_cookie is not None:
+        _write_fastopen_cookie(head, off, opts.fastopen_cookie)
+
+
+def _write_fastopen_cookie(head: bytearray, off: int, foc: tcp_fastopen_cookie) -> None:
+    """RFC 7413's option or, if the client used that, the experimental one; two NOPs behind fill the word."""
+    if foc.exp:
+        length = TCPOLEN_EXP_FASTOPEN_BASE + foc.len
+        option = _WORD.pack(TCPOPT_EXP << 24 | length << 16 | TCPOPT_FASTOPEN_MAGIC) + foc.val
+    else:
+        option = bytes((TCPOPT_FASTOPEN, TCPOLEN_FASTOPEN_BASE + foc.len)) + foc.val
+    if len(option) & 3 == 2:
+        option += bytes((TCPOPT_NOP, TCPOPT_NOP))
+    head[off : off + len(option)] = option
 
 
 def _write_sack_blocks(head: bytearray, off: int, tp: tcp_sock, count: int) -> None:
@@ -475,7 +498,12 @@ def tcp_syn_options(sk: tcp_sock, skb: sk_buff, opts: tcp_out_options) -> int:
 
 
 def tcp_synack_options(
-    sk: tcp_sock, req: tcp_request_sock, mss: int, skb: sk_buff, opts: tcp_out_options
+    sk: tcp_sock,
+    req: tcp_request_sock,
+    mss: int,
+    skb: sk_buff,
+    opts: tcp_out_options,
+    foc: tcp_fastopen_cookie | None,
 ) -> int:
     """Options of a SYN-ACK: MSS always, the others only if the SYN had them; returns the header's length."""
     size = TCPOLEN_MSS_ALIGNED
@@ -493,6 +521,12 @@ def tcp_synack_options(
         opts.options |= OPTION_SACK_ADVERTISE
         if not req.tstamp_ok:
             size += TCPOLEN_SACKPERM_ALIGNED
+    if foc is not None and foc.len >= 0:
+        need = foc.len + (TCPOLEN_EXP_FASTOPEN_BASE if foc.exp else TCPOLEN_FASTOPEN_BASE) + 3 & ~3
+        if size + need <= MAX_TCP_OPTION_SPACE:
+            opts.options |= OPTION_FAST_OPEN_COOKIE
+            opts.fastopen_cookie = foc
+            size += need
     return size + TCP_HEADER_LEN
 
 
@@ -1160,6 +1194,8 @@ def tcp_rto_min_us(sk: tcp_sock) -> int:
 def tcp_schedule_loss_probe(sk: tcp_sock, advancing_rto: bool) -> bool:
     """Arm the probe instead of the RTO where that makes sense; returns whether it did.  Measured on 6.1: after
     2 x srtt, with one packet out 2 x srtt + 200 ms, rounded up to a tick; never later than the RTO."""
+    if sk.fastopen_rsk is not None:
+        return False
     if sk.sk_net.ipv4.sysctl_tcp_early_retrans not in (3, 4):
         return False
     if not sk.packets_out or not tcp_is_sack(sk):
@@ -1362,13 +1398,12 @@ def tcp_make_synack(
     sk: tcp_sock,
     dst: dst_entry,
     req: tcp_request_sock,
-    foc: object | None,
+    foc: tcp_fastopen_cookie | None,
     synack_type: int,
     syn_skb: sk_buff | None,
 ) -> sk_buff:
-    """A SYN-ACK for a request, with TCP header but without checksum and IP header.
-
-    ``foc`` (a Fast Open cookie to hand out) is not used yet."""
+    """A SYN-ACK for a request, with TCP header but without checksum and IP header; with the Fast Open cookie ``foc``
+    if there is one and room for it.  For a SYN whose data were taken ``sk`` is the child, else the listener."""
     skb = alloc_skb(MAX_TCP_HEADER)
     skb.sk = sk
     skb._skb_refdst = dst
@@ -1383,7 +1418,7 @@ def tcp_make_synack(
         if not req.snt_synack:
             req.snt_synack = now // 1000 or 1
     opts = tcp_out_options()
-    header_size = tcp_synack_options(sk, req, mss, skb, opts)
+    header_size = tcp_synack_options(sk, req, mss, skb, opts, foc)
     skb.transport_header = off = skb_push(skb, header_size)
     flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK)
     head = skb.head
@@ -1412,7 +1447,8 @@ def tcp_rtx_synack(sk: tcp_sock, req: tcp_request_sock) -> int:
     if not res:
         TCP_INC_STATS(net, TCP_MIB_RETRANSSEGS)
         NET_INC_STATS(net, LINUX_MIB_TCPSYNRETRANS)
-        sk.total_retrans += 1
+        if tcp_passive_fastopen(sk):
+            sk.total_retrans += 1
     return res
 
 

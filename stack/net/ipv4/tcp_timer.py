@@ -19,7 +19,7 @@ at least one resend; a probe goes unanswered 15 times; a keepalive 9 times.  The
 application) ends earlier: tcp_orphan_retries, 8 if the peer still lives.  TCP_USER_TIMEOUT (RFC 5482) replaces all of
 these.
 
-Left out: tcp_mtu_probing (its sysctl is 0), Fast Open's SYN-ACK timer, the memory limits for orphans.
+Left out: tcp_mtu_probing (its sysctl is 0), the memory limits for orphans.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ from stack.net.ipv4 import (
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
-    from stack.include.request_sock import request_sock
+    from stack.include.request_sock import request_sock, tcp_request_sock
     from stack.include.tcp import tcp_sock
 
 # With tcp_orphan_retries 0: how often an orphan whose peer still answers may resend (tcp_orphan_retries()).
@@ -270,9 +270,32 @@ def _count_timeout(sk: tcp_sock) -> None:
     NET_INC_STATS(sk.sk_net, mib)
 
 
+def tcp_fastopen_synack_timer(sk: tcp_sock, req: tcp_request_sock) -> None:
+    """The peer of a Fast Open child has not answered the SYN-ACK: send it again, once more often than to others."""
+    net = sk.sk_net
+    req.rsk_ops.syn_ack_timeout(req)
+    max_retries = sk.icsk_syn_retries or net.ipv4.sysctl_tcp_synack_retries + 1
+    if req.num_timeout >= max_retries:
+        tcp_write_err(sk)
+        return
+    if sk.icsk_retransmits == 1:
+        tcp_input.tcp_enter_loss(sk)
+    # Whether it left or not: the application may have the connection already, so do not give up early.
+    inet_connection_sock.inet_rtx_syn_ack(sk, req)
+    req.num_timeout += 1
+    sk.icsk_retransmits += 1
+    if not sk.retrans_stamp:
+        sk.retrans_stamp = tcp_time_stamp(sk)
+    inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, req.timeout << req.num_timeout, TCP_RTO_MAX)
+
+
 def tcp_retransmit_timer(sk: tcp_sock) -> None:
     """The RTO fired (RFC 6298, 5.4-5.6): resend the first packet, double the RTO; or give up."""
     net = sk.sk_net
+    if sk.fastopen_rsk is not None:
+        # Nothing but the SYN-ACK is resent before it is answered.
+        tcp_fastopen_synack_timer(sk, sk.fastopen_rsk)
+        return
     skb = tcp_rtx_queue_head(sk)
     if not sk.packets_out or skb is None:
         return
