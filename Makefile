@@ -6,7 +6,7 @@ SHELL := /bin/sh
 VENV := .venv
 VNIC := $(VENV)/bin/vnic
 
-.PHONY: help setup setup-test vm vm-compiled test check unit test-vm bench bench-compiled clean
+.PHONY: help setup setup-test vm vm-compiled test check unit test-vm conformance bench bench-compiled clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -37,6 +37,9 @@ unit: setup-test ## unit, simulation and fuzz tests only
 
 test-vm: setup-test ## the real-VM tests only
 	@tools/check --vm
+
+conformance: setup ## write docs/conformance.md: the facts measured on Linux, and whether the tests of each hold
+	@tools/conformance
 
 bench: setup ## vnic over vhost-user and stream against QEMU's user networking, in turn, each in a guest of one image
 	@echo "$(VENV)/bin/python -m bench $(ARGS)"

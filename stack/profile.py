@@ -9,6 +9,7 @@ switch says is in its comment.  A sysctl that follows the host's memory is the v
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from stack.include.sysctl import SysctlValue
 
@@ -78,6 +79,22 @@ PROFILES: dict[str, Profile] = {
         ),
     )
 }
+
+# What Debian 12's 6.1 sets by its machine's memory (MiB), each measured; the profile has the values for 1024.
+_MEMORY: Final[dict[int, dict[str, SysctlValue]]] = {
+    512: {"tcp_rmem": (4096, 131072, 3679840), "tcp_max_syn_backlog": 128},
+    1024: {"tcp_rmem": (4096, 131072, 6291456), "tcp_max_syn_backlog": 128},
+    2048: {"tcp_rmem": (4096, 131072, 6291456), "tcp_max_syn_backlog": 128},
+    4096: {"tcp_rmem": (4096, 131072, 6291456), "tcp_max_syn_backlog": 256},
+    8192: {"tcp_rmem": (4096, 131072, 6291456), "tcp_max_syn_backlog": 512},
+}
+
+
+def memory_sysctl(mib: int) -> dict[str, SysctlValue]:
+    """Linux 6.1's sysctls on a machine of that much memory, for ``Stack(sysctl=...)``: those of the largest machine
+    measured that has no more, or of the smallest."""
+    fits = [size for size in _MEMORY if size <= mib] or [min(_MEMORY)]
+    return dict(_MEMORY[max(fits)])
 
 
 def profile_by_name(name: str) -> Profile:

@@ -14,6 +14,7 @@ from stack.api.bsd import Socket
 from stack.api.sim import MSEC, SEC, RawTcp
 from stack.net import socket as net_socket
 from stack.net.ipv4 import tcp
+from stack.profile import memory_sysctl
 
 MakeHost = Callable[..., Host]
 
@@ -156,6 +157,13 @@ def test_fact_29_negative_backlog(host: Host, asked: int) -> None:
 @pytest.mark.fact(30, "tcp_max_syn_backlog of the profile")
 def test_fact_30_max_syn_backlog(host: Host, profile: str) -> None:
     assert host.net.sysctl_get("tcp_max_syn_backlog") == {"linux-6.1": 128, "linux-6.18": 2048}[profile]
+
+
+@pytest.mark.fact(30, "tcp_max_syn_backlog by the machine's memory")
+@LINUX_6_1
+@pytest.mark.parametrize(("mib", "backlog"), [(512, 128), (1024, 128), (2048, 128), (4096, 256), (8192, 512)])
+def test_fact_30_max_syn_backlog_by_memory(make_host: MakeHost, mib: int, backlog: int) -> None:
+    assert make_host(sysctl=memory_sysctl(mib)).net.sysctl_get("tcp_max_syn_backlog") == backlog
 
 
 @pytest.mark.fact(30, "cookies off: the last quarter of tcp_max_syn_backlog refuses unproven peers")
