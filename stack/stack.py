@@ -13,6 +13,15 @@ deadline (``next_deadline``).  An adapter's whole loop is:
 device holds, flush merged segments) waits for ``rx_done``.  A frame never raises: each is delivered, or dropped with a
 MIB counter and a reason in ``drop_reasons``.
 
+Two hooks let a program look into the receive path; unset they cost nothing.  ``drop_hook(skb, reason)`` is told of
+every dropped packet (reason by ``stack.include.dropreason``).  ``syn_hook(sk, skb)`` decides on every SYN for a
+listener ``sk`` before the queues are looked at, and returns a ``SynVerdict`` (stack.include.request_sock);
+``ip_hdr(skb)`` and ``tcp_hdr(skb)`` are the SYN's headers, ``ip_hdr(skb).saddr`` who sent it:
+
+    net.syn_hook = lambda sk, skb: SynVerdict.RESET if tcp_hdr(skb).source < 1024 else SynVerdict.ACCEPT
+
+A hook must not call back into the stack; what it raises comes out of netif_rx.
+
 All state hangs off the Stack: two of them in one process know nothing of each other.  Attributes carry the names of
 struct net and struct netns_ipv4 where the kernel has them; what the kernel keeps per machine (the timer wheel, the
 ARP table, the secrets of secure_seq.c) is per Stack here.
@@ -29,6 +38,7 @@ from stack.include.ip import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, MAX_INET_PR
 from stack.include.neighbour import neigh_table
 from stack.include.net import files_struct
 from stack.include.netdevice import net_device
+from stack.include.request_sock import SynVerdict
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
 from stack.include.snmp import netns_mib
 from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, sysctl_get, sysctl_set
@@ -85,6 +95,7 @@ class Stack:
         self.timers = timer_base()
         self.drop_reasons: dict[str, int] = {}
         self.drop_hook: Callable[[sk_buff, int], None] | None = None
+        self.syn_hook: Callable[[Any, sk_buff], SynVerdict] | None = None
         self.inet_protos: list[net_protocol | None] = [None] * MAX_INET_PROTOS
         self._init_devices()
         self._init_secrets()

@@ -27,10 +27,11 @@ from stack.include.ip import in_aton, in_ntoa
 from stack.include.net import SHUT_RD, SHUT_RDWR, SHUT_WR
 from stack.include.sock import AF_INET, SOCK_DGRAM, SOCK_STREAM
 from stack.net import socket as net_socket
+from stack.net.core import sock_reuseport
 
 if TYPE_CHECKING:
     from stack.include.net import socket
-    from stack.include.sk_buff import Buffer
+    from stack.include.sk_buff import Buffer, sk_buff
     from stack.include.sock import sock as kernel_sock
     from stack.stack import Stack
 
@@ -262,6 +263,25 @@ class Socket:
         if isinstance(name, int):
             _raise(name, "getpeername")
         return ntoa(name[0]), name[1]
+
+    def attach_reuseport(self, selector: Callable[[sk_buff], int] | None) -> None:
+        """Let ``selector(skb)`` choose which listener of this socket's SO_REUSEPORT group gets a SYN, in the place of
+        Linux's SO_ATTACH_REUSEPORT_CBPF; None goes back to the hash of the 4-tuple.
+
+        It returns the listener's number in the order of the listen() calls; any other number falls back to the hash.
+        ``ip_hdr(skb)`` and ``tcp_hdr(skb)`` are the segment's headers.  It is asked for every segment that no
+        connection takes, so it must always answer alike for one 4-tuple if cookies are to work.  Attach it to a socket
+        with SO_REUSEPORT before the first listen(), or to any member later.  OSError: EINVAL without SO_REUSEPORT,
+        ENOENT if there is nothing to detach, EOPNOTSUPP for datagrams."""
+        self._check("attach_reuseport")
+        if self.type != SOCK_STREAM:
+            _raise(errno.EOPNOTSUPP, "attach_reuseport")
+        if selector is None:
+            err = sock_reuseport.reuseport_detach_prog(self.sk)
+        else:
+            err = sock_reuseport.reuseport_attach_prog(self.sk, selector)
+        if err < 0:
+            _raise(err, "attach_reuseport")
 
     # -- data ------------------------------------------------------------------------------------------------------
 

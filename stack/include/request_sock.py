@@ -9,6 +9,7 @@ child and it waits in ``rskq_accept_head`` for accept()."""
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -182,12 +183,26 @@ class inet_request_sock(request_sock):
     def ireq_state(self, state: int) -> None:
         self.sk_state = state
 
+class SynVerdict(enum.Enum):
+    """What ``Stack.syn_hook`` wants done with a SYN to a listener.
+
+    ACCEPT goes on as without a hook (the queues' limits hold).  DROP is silence.  RESET answers with RST+ACK, as a port
+    without a listener does.  COOKIE answers with a SYN cookie and keeps nothing; with tcp_syncookies=0 no cookie would
+    be believed later, so then it is DROP."""
+
+    ACCEPT = 0
+    DROP = 1
+    RESET = 2
+    COOKIE = 3
+
+
 class tcp_request_sock(inet_request_sock):
     """struct tcp_request_sock.  ``snt_synack`` in us of the stack's clock (0: not known), ``rcv_isn`` and
     ``snt_isn`` the two initial sequence numbers, ``rcv_nxt`` what the SYN-ACK acknowledges."""
 
     __slots__ = (
         "af_specific",
+        "drop_reason",
         "last_oow_ack_time",
         "rcv_isn",
         "rcv_nxt",
@@ -202,6 +217,7 @@ class tcp_request_sock(inet_request_sock):
     def __init__(self, net: Stack, family: int, ops: request_sock_ops) -> None:
         super().__init__(net, family, ops)
         self.af_specific: tcp_request_sock_ops | None = None
+        self.drop_reason = 0  # of the segment that tcp_check_req last judged
         self.snt_synack = 0
         self.tfo_listener = False
         self.txhash = 0

@@ -268,6 +268,12 @@ def sock_prot_inuse_add(net: Stack, prot: Any, inc: int) -> None:
     inuse[prot.name] = inuse.get(prot.name, 0) + inc
 
 
+def sk_rethink_txhash(sk: Any) -> bool:
+    """Choose another transmit hash (core.txrehash); whether that was allowed.  The hash picks queues, paths and IPv6
+    flow labels: nothing of it is on an IPv4 wire, so the choice itself is not kept."""
+    return bool(sk.sk_net.core.sysctl_txrehash)
+
+
 def sk_acceptq_added(sk: sock) -> None:
     sk.sk_ack_backlog += 1
 

@@ -58,6 +58,7 @@ def snapshot(net: Stack) -> dict[str, Any]:
         "fragments": {"queues": len(net.ipv4_fqdir.queues), "mem": net.ipv4_fqdir.mem},
         "snmp": proc.snmp_groups(net),
         "netstat": proc.netstat_groups(net),
+        "proc_net": proc.proc_net(net),
         "drop_reasons": dict(sorted(net.drop_reasons.items())),
         "udp": udp_sockets(net),
         "tcp": tcp_tables(net),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,13 +21,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stack.api import bsd
-from stack.api.sim import RawPeer, Sim, build_tcp_options
+from stack.api.sim import RawPeer, RawTcp, Sim, build_tcp_options
+from stack.include.dropreason import SKB_NOT_DROPPED_YET
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, CHECKSUM_UNNECESSARY, sk_buff
 from stack.include.sock import AF_INET
 from stack.net.core import dev as core_dev
 from stack.net.core import skbuff
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import udp
+from stack.net.ipv4 import tcp_minisocks, udp
 from stack.stack import Stack
 
 pytestmark = pytest.mark.fuzz
@@ -75,9 +78,12 @@ SEEDS = seeds()
 
 @contextmanager
 def every_frame_accounted_for() -> Iterator[list[sk_buff]]:
-    """Collect the packets that entered, and fail if one has left by no exit and waits in no queue."""
+    """Collect the packets that entered, and fail unless each has left by exactly one exit or waits in a queue:
+    received = consumed + dropped with a reason + waiting."""
     entered: list[sk_buff] = []
-    gone: set[int] = set()
+    children: list[Any] = []
+    gone: Counter[int] = Counter()
+    alive: list[sk_buff] = []  # no id() may be used again while this counts
     real_receive, real_kfree, real_consume = (
         core_dev.netif_receive_skb,
         skbuff.kfree_skb_reason,
@@ -89,16 +95,26 @@ def every_frame_accounted_for() -> Iterator[list[sk_buff]]:
         return real_receive(skb)
 
     def kfree(skb: sk_buff, reason: int) -> None:
-        gone.add(id(skb))
+        gone[id(skb)] += 1
+        alive.append(skb)
+        assert reason != SKB_NOT_DROPPED_YET
         real_kfree(skb, reason)
 
     def consume(skb: sk_buff) -> None:
-        gone.add(id(skb))
+        gone[id(skb)] += 1
+        alive.append(skb)
         real_consume(skb)
+
+    real_child = tcp_minisocks.tcp_create_openreq_child
+
+    def child(*args: Any) -> Any:
+        children.append(real_child(*args))
+        return children[-1]
 
     exits = {"kfree_skb_reason": (real_kfree, kfree), "consume_skb": (real_consume, consume)}
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(core_dev, "netif_receive_skb", receive))
+        patches.enter_context(mock.patch.object(tcp_minisocks, "tcp_create_openreq_child", child))
         for module in [m for name, m in sys.modules.items() if name.startswith("stack.")]:
             for name, (real, spy) in exits.items():
                 if getattr(module, name, None) is real:
@@ -106,7 +122,11 @@ def every_frame_accounted_for() -> Iterator[list[sk_buff]]:
         yield entered
     net_of = {id(s.dev.net): s.dev.net for s in entered if s.dev is not None}
     held = {id(skb) for net in net_of.values() for skb in waiting(net)}
-    lost = [s for s in entered if id(s) not in gone | held]
+    for sk in children:
+        held.update(id(skb) for skb in (*sk.sk_receive_queue, *sk.out_of_order_queue))
+    lost = [s for s in entered if not gone[id(s)] and id(s) not in held]
+    twice = [s for s in entered if gone[id(s)] > 1 or (gone[id(s)] and id(s) in held)]
+    assert not twice, f"{len(twice)} frames left twice, first: {bytes(twice[0].head).hex()}"
     assert not lost, f"{len(lost)} frames vanished, first: {bytes(lost[0].head).hex()}"
 
 
@@ -259,13 +279,57 @@ def test_segments_of_any_shape_never_raise_in_any_state(
     listener.bind(("0.0.0.0", 80))
     listener.listen(2)
     conn = peer.tcp(80)
-    if accepted:
-        conn.handshake()
+    with every_frame_accounted_for():
+        if accepted:
+            conn.handshake()
+            child, _ = listener.accept()
+            child.send(b"hello" * 1000)
+            sim.settle()
+        walk(sim, conn, script)
+    json.dumps(net.snapshot())
+
+
+@SETTINGS
+@given(
+    st.lists(st.tuples(segments(), st.integers(0, 200)), max_size=25),
+    st.sampled_from([{}, {"tcp_syncookies": 2}, {"tcp_syncookies": 0}, {"tcp_abort_on_overflow": 1}]),
+    st.sampled_from(["read", "close", "leave", "linger"]),
+)
+def test_segments_around_a_busy_listener_are_accounted_for(
+    script: list[tuple[tuple[str, int, int, bytes, bytes, int], int]], sysctl: dict[str, Any], what: str
+) -> None:
+    sim = Sim(seed=9)
+    net = sim.add_stack("10.0.2.2/24", sysctl=sysctl)
+    peer = sim.add_peer("10.0.2.15", net)
+    listener = bsd.Socket(net)
+    listener.bind(("0.0.0.0", 80))
+    listener.listen(0)
+    with every_frame_accounted_for():
+        conn = peer.tcp(80)
+        conn.handshake(ts=what != "close")
+        for sport in (1, 2, 3):
+            other = peer.tcp(80, sport=sport)
+            for flags in ("S", "S", "A"):
+                other.send(flags, seq=0 if flags == "S" else 1, ack=1)
+                sim.settle()
         child, _ = listener.accept()
-        child.send(b"hello" * 1000)
+        for at in (1, 200, 100, 50, 100):
+            conn.send("PA", bytes(100), seq=at)
         sim.settle()
+        conn.snd_nxt = 300
+        if what == "read":
+            child.recv(150)
+        elif what == "linger":
+            child.setsockopt(6, 8, -1)
+        if what != "leave":
+            child.close()
+        walk(sim, conn, script)
+
+
+def walk(sim: Sim, conn: RawTcp, script: list[tuple[tuple[str, int, int, bytes, bytes, int], int]]) -> None:
+    """Send the segments with the pauses between them, then let a minute pass."""
     for (flags, seq, ack, payload, options, window), ms in script:
-        peer.inbox.clear()
+        conn.peer.inbox.clear()
         conn.send(
             flags,
             payload,
@@ -276,4 +340,3 @@ def test_segments_of_any_shape_never_raise_in_any_state(
         )
         sim.run_for(ms * 1_000_000)
     assert sim.run_until(sim.now_ns() + 60_000_000_000)
-    json.dumps(net.snapshot())

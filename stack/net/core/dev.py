@@ -11,6 +11,7 @@ the adapter calls ``netif_wake_queue``.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 NET_RX_SUCCESS: Final = 0
 NET_RX_DROP: Final = 1
 NET_XMIT_DROP: Final = 1
+NET_XMIT_CN: Final = 2
 
 IFNAMSIZ: Final = 16
 
@@ -192,6 +194,11 @@ def validate_xmit_skb(skb: sk_buff, dev: net_device) -> sk_buff | None:
 def _gso_ok(skb: sk_buff, dev: net_device) -> bool:
     need = NETIF_F_TSO if skb.gso_type & SKB_GSO_TCPV4 else NETIF_F_TSO6
     return dev.features & need != 0 and dev.features & NETIF_F_HW_CSUM != 0
+
+
+def net_xmit_errno(code: int) -> int:
+    """include/linux/netdevice.h: the errno of a queue's answer; congestion (NET_XMIT_CN) is none."""
+    return 0 if code == NET_XMIT_CN else -errno.ENOBUFS
 
 
 def dev_queue_xmit(skb: sk_buff) -> int:

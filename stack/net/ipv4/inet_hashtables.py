@@ -164,16 +164,26 @@ def compute_score(sk: sock, net: Stack, hnum: int, daddr: int, dif: int) -> int:
     return 3 if bound else 2
 
 
-def lookup_reuseport(sk: sock, saddr: int, sport: int, daddr: int, hnum: int) -> sock | None:
-    """The member of the listener's SO_REUSEPORT group that the 4-tuple's hash picks."""
+def lookup_reuseport(
+    sk: sock, skb: sk_buff | None, saddr: int, sport: int, daddr: int, hnum: int
+) -> sock | None:
+    """The member of the listener's SO_REUSEPORT group that the group's selector or the 4-tuple's hash picks."""
     if not sk.sk_reuseport:
         return None
     phash = inet_ehashfn(sk.sk_net, daddr, hnum, saddr, sport)
-    return sock_reuseport.reuseport_select_sock(sk, phash)
+    return sock_reuseport.reuseport_select_sock(sk, phash, skb)
 
 
 def inet_lhash2_lookup(
-    net: Stack, chain: list[sock], saddr: int, sport: int, daddr: int, hnum: int, dif: int, bound_to: int
+    net: Stack,
+    chain: list[sock],
+    saddr: int,
+    sport: int,
+    daddr: int,
+    hnum: int,
+    dif: int,
+    bound_to: int,
+    skb: sk_buff | None,
 ) -> sock | None:
     """The best listener in a chain that is bound to ``bound_to`` (an address, or 0)."""
     result = None
@@ -181,20 +191,27 @@ def inet_lhash2_lookup(
     for sk in chain:
         score = compute_score(sk, net, hnum, bound_to, dif)
         if score > hiscore:
-            result = lookup_reuseport(sk, saddr, sport, daddr, hnum) or sk
+            result = lookup_reuseport(sk, skb, saddr, sport, daddr, hnum) or sk
             hiscore = score
     return result
 
 
 def __inet_lookup_listener(
-    net: Stack, hashinfo: inet_hashinfo, saddr: int, sport: int, daddr: int, hnum: int, dif: int
+    net: Stack,
+    hashinfo: inet_hashinfo,
+    saddr: int,
+    sport: int,
+    daddr: int,
+    hnum: int,
+    dif: int,
+    skb: sk_buff | None = None,
 ) -> sock | None:
     """The listener that a SYN from ``saddr`` is for: one bound to ``daddr`` first, then one bound to no address."""
     lhash2 = hashinfo.lhash2
     for bound_to in (daddr, 0):
         chain = lhash2.get(ipv4_portaddr_hash(net, bound_to, hnum) & hashinfo.lhash2_mask)
         if chain:
-            result = inet_lhash2_lookup(net, chain, saddr, sport, daddr, hnum, dif, bound_to)
+            result = inet_lhash2_lookup(net, chain, saddr, sport, daddr, hnum, dif, bound_to, skb)
             if result is not None:
                 return result
     return None
@@ -223,21 +240,30 @@ def inet_match(sk: sock_common, saddr: int, sport: int, daddr: int, hnum: int, d
 
 
 def __inet_lookup(
-    net: Stack, hashinfo: inet_hashinfo, saddr: int, sport: int, daddr: int, hnum: int, dif: int
+    net: Stack,
+    hashinfo: inet_hashinfo,
+    saddr: int,
+    sport: int,
+    daddr: int,
+    hnum: int,
+    dif: int,
+    skb: sk_buff | None = None,
 ) -> Any:
     sk = __inet_lookup_established(net, hashinfo, saddr, sport, daddr, hnum, dif)
     if sk is not None:
         return sk
-    return __inet_lookup_listener(net, hashinfo, saddr, sport, daddr, hnum, dif)
+    return __inet_lookup_listener(net, hashinfo, saddr, sport, daddr, hnum, dif, skb)
 
 
 def __inet_lookup_skb(net: Stack, iph: iphdr, skb: sk_buff, sport: int, dport: int) -> Any:
     """Who a received segment is for, or None."""
-    return __inet_lookup(net, net.tcp_hashinfo, iph.saddr, sport, iph.daddr, dport, skb.skb_iif)
+    return __inet_lookup(net, net.tcp_hashinfo, iph.saddr, sport, iph.daddr, dport, skb.skb_iif, skb)
 
 
-def inet_lookup_listener(net: Stack, saddr: int, sport: int, daddr: int, hnum: int, dif: int) -> sock | None:
-    return __inet_lookup_listener(net, net.tcp_hashinfo, saddr, sport, daddr, hnum, dif)
+def inet_lookup_listener(
+    net: Stack, saddr: int, sport: int, daddr: int, hnum: int, dif: int, skb: sk_buff | None = None
+) -> sock | None:
+    return __inet_lookup_listener(net, net.tcp_hashinfo, saddr, sport, daddr, hnum, dif, skb)
 
 
 # -- coming and going --------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_IP_INHDR,
     SKB_DROP_REASON_IP_NOPROTO,
     SKB_DROP_REASON_IP_OPTIONS,
+    SKB_DROP_REASON_IP_RPFILTER,
     SKB_DROP_REASON_OTHERHOST,
     SKB_DROP_REASON_PKT_TOO_SMALL,
 )
@@ -44,6 +45,8 @@ from stack.include.snmp import (
     IPSTATS_MIB_INTRUNCATEDPKTS,
     IPSTATS_MIB_INUNKNOWNPROTOS,
     IPSTATS_MIB_NOECTPKTS,
+    LINUX_MIB_IPRPFILTER,
+    NET_INC_STATS,
 )
 from stack.net.core import skbuff
 from stack.net.ipv4 import icmp, ip_fragment, ip_options, route
@@ -132,6 +135,8 @@ def ip_rcv_finish_core(net: Stack, skb: sk_buff) -> bool:
     if skb._skb_refdst is None or cast("rtable", skb._skb_refdst).input is None:
         reason = route.ip_route_input(skb, iph.daddr, iph.saddr, iph.tos, dev)
         if reason:
+            if reason == SKB_DROP_REASON_IP_RPFILTER:
+                NET_INC_STATS(net, LINUX_MIB_IPRPFILTER)
             return _drop(skb, reason)
     if iph.ihl > 5 and not ip_rcv_options(net, skb):
         return False

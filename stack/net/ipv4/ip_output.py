@@ -67,6 +67,7 @@ from stack.include.snmp import (
     IPSTATS_MIB_FRAGOKS,
     IPSTATS_MIB_OUTBCASTOCTETS,
     IPSTATS_MIB_OUTBCASTPKTS,
+    IPSTATS_MIB_OUTDISCARDS,
     IPSTATS_MIB_OUTMCASTOCTETS,
     IPSTATS_MIB_OUTMCASTPKTS,
     IPSTATS_MIB_OUTNOROUTES,
@@ -306,9 +307,14 @@ def ip_hdr_protocol(skb: sk_buff) -> int:
 
 
 def ip_send_skb(net: Stack, skb: sk_buff) -> int:
-    """Send a finished datagram; a local congestion code is not an error of the datagram."""
+    """Send a finished datagram; 0 or a negative errno, which counts in OutDiscards (-ENOBUFS: the device's queue is
+    full)."""
     err = ip_local_out(net, skb.sk, skb)
-    return err if err < 0 else 0
+    if err:
+        err = net_core_dev.net_xmit_errno(err) if err > 0 else err
+        if err:
+            IP_INC_STATS(net, IPSTATS_MIB_OUTDISCARDS)
+    return err
 
 
 # -- the way down ------------------------------------------------------------------------------------------------------

@@ -33,14 +33,17 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stack.include.dropreason import (
+    SKB_DROP_REASON_IP_OUTNOROUTES,
     SKB_DROP_REASON_PKT_TOO_SMALL,
     SKB_DROP_REASON_PROTO_MEM,
+    SKB_DROP_REASON_SOCKET_FILTER,
     SKB_DROP_REASON_TCP_ACK_UNSENT_DATA,
     SKB_DROP_REASON_TCP_CLOSE,
     SKB_DROP_REASON_TCP_CSUM,
     SKB_DROP_REASON_TCP_FASTOPEN,
     SKB_DROP_REASON_TCP_FLAGS,
     SKB_DROP_REASON_TCP_INVALID_SYN,
+    SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
     SKB_DROP_REASON_TCP_OFO_DROP,
     SKB_DROP_REASON_TCP_OFO_QUEUE_PRUNE,
     SKB_DROP_REASON_TCP_OFOMERGE,
@@ -49,9 +52,9 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_TCP_OVERWINDOW,
     SKB_DROP_REASON_TCP_RESET,
     SKB_DROP_REASON_TCP_RFC7323_PAWS,
+    SKB_DROP_REASON_TCP_SYN_QUEUE_FULL,
     SKB_DROP_REASON_TCP_TOO_OLD_ACK,
     SKB_DROP_REASON_TCP_ZEROWINDOW,
-    SKB_NOT_DROPPED_YET,
 )
 from stack.include.dst import RTAX_INITCWND, RTAX_QUICKACK, RTAX_RTO_MIN, dst_entry, dst_metric, flowi4
 from stack.include.inet_connection_sock import (
@@ -77,6 +80,7 @@ from stack.include.inet_connection_sock import (
 from stack.include.ip import INET_ECN_CE, INET_ECN_MASK, INET_ECN_NOT_ECT
 from stack.include.net import SOCK_NOSPACE
 from stack.include.request_sock import (
+    SynVerdict,
     reqsk_alloc,
     reqsk_free,
     request_sock_ops,
@@ -100,6 +104,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPCHALLENGEACK,
     LINUX_MIB_TCPDELIVERED,
     LINUX_MIB_TCPDELIVEREDCE,
+    LINUX_MIB_TCPDSACKIGNOREDDUBIOUS,
     LINUX_MIB_TCPDSACKIGNOREDNOUNDO,
     LINUX_MIB_TCPDSACKIGNOREDOLD,
     LINUX_MIB_TCPDSACKOFORECV,
@@ -108,6 +113,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPDSACKRECV,
     LINUX_MIB_TCPDSACKRECVSEGS,
     LINUX_MIB_TCPDSACKUNDO,
+    LINUX_MIB_TCPDUPLICATEDATAREHASH,
     LINUX_MIB_TCPFULLUNDO,
     LINUX_MIB_TCPHPACKS,
     LINUX_MIB_TCPHPHITS,
@@ -147,6 +153,7 @@ from stack.include.sock import (
     SOCK_RCVBUF_LOCK,
     SOCK_SNDBUF_LOCK,
     sk_acceptq_is_full,
+    sk_rethink_txhash,
 )
 from stack.include.tcp import (
     CA_ACK_ECE,
@@ -1336,6 +1343,7 @@ def tcp_check_dsack(
         return False
     dup_segs = tcp_dsack_seen(sk, start, end, state)
     if not dup_segs:
+        NET_INC_STATS(net, LINUX_MIB_TCPDSACKIGNOREDDUBIOUS)
         return False
     NET_ADD_STATS(net, LINUX_MIB_TCPDSACKRECVSEGS, dup_segs)
     if (
@@ -2186,6 +2194,7 @@ def tcp_send_dupack(sk: tcp_sock, skb: sk_buff) -> None:
         NET_INC_STATS(sk.sk_net, LINUX_MIB_DELAYEDACKLOST)
         tcp_enter_quickack_mode(sk, TCP_MAX_QUICKACKS)
         if tcp_is_sack(sk) and sk.sk_net.ipv4.sysctl_tcp_dsack:
+            tcp_rcv_spurious_retrans(sk, skb)
             end_seq = cb.end_seq
             if after(end_seq, sk.rcv_nxt):
                 end_seq = sk.rcv_nxt
@@ -2260,7 +2269,9 @@ def tcp_queue_rcv(sk: tcp_sock, skb: sk_buff) -> bool:
     eaten = bool(queue) and skb.len < 512 and tcp_try_coalesce(sk, queue[-1], skb)
     sk.bytes_received += (end_seq - sk.rcv_nxt) & MASK32
     sk.rcv_nxt = end_seq
-    if not eaten:
+    if eaten:
+        consume_skb(skb)  # kfree_skb_partial()
+    else:
         queue.append(skb)
         skb_set_owner_r(skb, sk)
     return eaten
@@ -2348,8 +2359,11 @@ def tcp_prune_ofo_queue(sk: tcp_sock, in_skb: sk_buff) -> bool:
 
 
 def tcp_rcv_spurious_retrans(sk: tcp_sock, skb: sk_buff) -> None:
-    """A whole segment came again: the peer's RTO is too short or our ACKs are lost.  The kernel picks another flow
-    label here (IPv6); nothing to do on IPv4."""
+    """A whole segment came again.  If the last DSACK began with it too, our ACKs do not arrive: another transmit hash
+    may lead them by another path."""
+    last = sk.duplicate_sack
+    if last is not None and skb.cb.seq == last[0] and sk_rethink_txhash(sk):
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPDUPLICATEDATAREHASH)
 
 
 def tcp_data_queue(sk: tcp_sock, skb: sk_buff) -> None:
@@ -2777,8 +2791,13 @@ def _rcv_listen(sk: tcp_sock, skb: sk_buff, flags: int) -> int:
         if flags & TCPHDR_FIN:
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_FLAGS)
             return 0
-        sk.icsk_af_ops.conn_request(sk, skb)
-        consume_skb(skb)
+        reason: int = sk.icsk_af_ops.conn_request(sk, skb)
+        if reason < 0:
+            return -reason
+        if reason:
+            kfree_skb_reason(skb, reason)
+        else:
+            consume_skb(skb)
         return 0
     kfree_skb_reason(skb, SKB_DROP_REASON_TCP_FLAGS)
     return 0
@@ -2870,8 +2889,7 @@ def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     if sk.linger2 < 0:
         tcp.tcp_done(sk)
         NET_INC_STATS(net, LINUX_MIB_TCPABORTONDATA)
-        consume_skb(skb)
-        return True, SKB_NOT_DROPPED_YET
+        return True, SKB_DROP_REASON_TCP_CLOSE
     if cb.end_seq != cb.seq and after((cb.end_seq - fin) & MASK32, sk.rcv_nxt):
         # Data for a socket that nobody reads any more: RST.
         tcp.tcp_done(sk)
@@ -2996,18 +3014,27 @@ def tcp_conn_request(
     """A SYN for a listener: make a request, or only a cookie, and answer with a SYN-ACK; or drop it.
 
     Drops: SYN queue full and no cookies, accept queue full (cookies or not), no route, and without cookies
-    an unproven peer in the last quarter of tcp_max_syn_backlog."""
+    an unproven peer in the last quarter of tcp_max_syn_backlog.
+
+    0, the reason of a drop, or a negative one for the caller to answer with a RST (``net.syn_hook``)."""
     net = sk.sk_net
     ipv4 = net.ipv4
     isn = skb.cb.tcp_tw_isn
     want_cookie = False
-    if (ipv4.sysctl_tcp_syncookies == 2 or inet_csk_reqsk_queue_is_full(sk)) and not isn:
+    if net.syn_hook is not None:
+        verdict = net.syn_hook(sk, skb)
+        want_cookie = verdict is SynVerdict.COOKIE and ipv4.sysctl_tcp_syncookies != 0
+        if verdict is not SynVerdict.ACCEPT and not want_cookie:
+            reason = _listen_drop(sk, SKB_DROP_REASON_SOCKET_FILTER)
+            return -reason if verdict is SynVerdict.RESET else reason
+    full = ipv4.sysctl_tcp_syncookies == 2 or inet_csk_reqsk_queue_is_full(sk)
+    if full and not isn and not want_cookie:
         want_cookie = tcp_syn_flood_action(sk)
         if not want_cookie:
-            return _listen_drop(sk)
+            return _listen_drop(sk, SKB_DROP_REASON_TCP_SYN_QUEUE_FULL)
     if sk_acceptq_is_full(sk):
         NET_INC_STATS(net, LINUX_MIB_LISTENOVERFLOWS)
-        return _listen_drop(sk)
+        return _listen_drop(sk, SKB_DROP_REASON_TCP_LISTEN_OVERFLOW)
     req = inet_reqsk_alloc(rsk_ops, sk, not want_cookie)
     req.syncookie = want_cookie
     req.af_specific = af_ops
@@ -3031,7 +3058,9 @@ def tcp_conn_request(
     dst = af_ops.route_req(sk, skb, fl4, req)
     if dst is None or (not want_cookie and not skb.cb.tcp_tw_isn and _backlog_refuses(sk, req, dst)):
         reqsk_free(req)
-        return _listen_drop(sk)
+        return _listen_drop(
+            sk, SKB_DROP_REASON_IP_OUTNOROUTES if dst is None else SKB_DROP_REASON_TCP_SYN_QUEUE_FULL
+        )
     tcp_ecn_create_request(req, skb, sk, dst)
     if want_cookie:
         isn = syncookies.cookie_init_sequence(af_ops, sk, skb, req)
@@ -3070,6 +3099,6 @@ def _backlog_refuses(sk: tcp_sock, req: tcp_request_sock, dst: dst_entry) -> boo
     )
 
 
-def _listen_drop(sk: tcp_sock) -> int:
+def _listen_drop(sk: tcp_sock, reason: int) -> int:
     tcp_listendrop(sk)
-    return 0
+    return reason

@@ -28,12 +28,15 @@ import errno
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
+    SKB_DROP_REASON_IP_INVALID_DEST,
     SKB_DROP_REASON_NO_SOCKET,
     SKB_DROP_REASON_NOT_SPECIFIED,
     SKB_DROP_REASON_OTHERHOST,
     SKB_DROP_REASON_PKT_TOO_SMALL,
     SKB_DROP_REASON_TCP_CSUM,
+    SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
     SKB_DROP_REASON_TCP_MINTTL,
+    SKB_NOT_DROPPED_YET,
 )
 from stack.include.dst import RTCF_BROADCAST, RTCF_MULTICAST, RTN_LOCAL, dst_metric_advmss, dst_mtu, flowi4
 from stack.include.inet_connection_sock import inet_connection_sock_af_ops
@@ -313,11 +316,12 @@ def tcp_v4_send_check(sk: tcp_sock, skb: sk_buff) -> None:
 
 
 def tcp_v4_conn_request(sk: tcp_sock, skb: sk_buff) -> int:
-    """A SYN to a listener.  One that was sent to a broadcast address is dropped."""
+    """A SYN to a listener; returns what tcp_conn_request does.  One that was sent to a broadcast address is
+    dropped."""
     rt: Any = skb._skb_refdst
     if rt is not None and rt.rt_flags & (RTCF_BROADCAST | RTCF_MULTICAST):
         tcp_listendrop(sk)
-        return 0
+        return SKB_DROP_REASON_IP_INVALID_DEST
     return tcp_input.tcp_conn_request(tcp_request_sock_ops, tcp_request_sock_ipv4_ops, sk, skb)
 
 
@@ -495,6 +499,11 @@ def tcp_v4_do_rcv(sk: tcp_sock, skb: sk_buff) -> int:
         #> sk_state == TCP_LISTEN
         nsk = tcp_v4_cookie_check(sk, skb)
         if nsk is None:
+            # An answer to a cookie of ours that comes to nothing.
+            full = sk_acceptq_is_full(sk)
+            kfree_skb_reason(
+                skb, SKB_DROP_REASON_TCP_LISTEN_OVERFLOW if full else SKB_DROP_REASON_NOT_SPECIFIED
+            )
             return 0
         if nsk is not sk:
             reason = tcp_minisocks.tcp_child_process(sk, nsk, skb)
@@ -586,7 +595,10 @@ def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_requ
         return inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
     nsk = tcp_minisocks.tcp_check_req(sk, skb, req, False)
     if nsk is None:
-        kfree_skb_reason(skb, SKB_DROP_REASON_NOT_SPECIFIED)
+        if req.drop_reason == SKB_NOT_DROPPED_YET:
+            consume_skb(skb)
+        else:
+            kfree_skb_reason(skb, req.drop_reason)
         return _DONE
     if nsk is sk:
         return sk
@@ -600,7 +612,9 @@ def _do_time_wait(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, tw: tcp_time
     """A segment for a connection that is over.  The listener if a new connection may begin, else _DONE."""
     status = tcp_minisocks.tcp_timewait_state_process(tw, skb, th)
     if status == tcp_minisocks.TCP_TW_SYN:
-        sk2 = inet_hashtables.inet_lookup_listener(net, iph.saddr, th.source, iph.daddr, th.dest, skb.skb_iif)
+        sk2 = inet_hashtables.inet_lookup_listener(
+            net, iph.saddr, th.source, iph.daddr, th.dest, skb.skb_iif, skb
+        )
         if sk2 is not None:
             inet_timewait_sock.inet_twsk_deschedule_put(tw)
             return sk2

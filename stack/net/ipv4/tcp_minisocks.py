@@ -26,6 +26,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.include.dropreason import (
+    SKB_DROP_REASON_NOT_SPECIFIED,
+    SKB_DROP_REASON_TCP_ABORT_ON_OVERFLOW,
+    SKB_DROP_REASON_TCP_FLAGS,
+    SKB_DROP_REASON_TCP_INVALID_SYN,
+    SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
+    SKB_DROP_REASON_TCP_OVERWINDOW,
+    SKB_DROP_REASON_TCP_RESET,
+    SKB_DROP_REASON_TCP_RFC7323_PAWS,
+    SKB_NOT_DROPPED_YET,
+)
 from stack.include.dst import RTAX_INITRWND, RTAX_WINDOW, dst_metric, dst_metric_advmss
 from stack.include.inet_timewait_sock import tcp_timewait_sock
 from stack.include.request_sock import reqsk_free
@@ -373,7 +384,9 @@ def _init_child_options(tp: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> No
 
 def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: bool) -> Any:
     """Judge a segment for a request: the child if it completed the handshake, the listener ``sk`` if that has to
-    answer (with a RST), None if the segment is done with."""
+    answer (with a RST), None if the segment is done with: ``req.drop_reason`` says then why it was dropped, or
+    SKB_NOT_DROPPED_YET if it did its work."""
+    req.drop_reason = SKB_DROP_REASON_NOT_SPECIFIED
     th = tcp_hdr(skb)
     cb = TCP_SKB_CB(skb)
     flg = th.flags & (TCPHDR_RST | TCPHDR_SYN | TCPHDR_ACK)
@@ -390,6 +403,7 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
         return None
     if flg & TCPHDR_RST and cb.seq != req.rcv_nxt:
         _send_ack_limited(sk, skb, req)
+        req.drop_reason = SKB_DROP_REASON_TCP_RESET
         return None
     if tmp_opt.saw_tstamp and not after(cb.seq, req.rcv_nxt):
         req.ts_recent = tmp_opt.rcv_tsval
@@ -397,8 +411,10 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
         flg &= ~TCPHDR_SYN  # the old SYN again, in front of something new
     if flg & (TCPHDR_RST | TCPHDR_SYN):
         TCP_INC_STATS(sk.sk_net, TCP_MIB_ATTEMPTFAILS)
+        req.drop_reason = SKB_DROP_REASON_TCP_RESET if flg & TCPHDR_RST else SKB_DROP_REASON_TCP_INVALID_SYN
         return _embryonic_reset(sk, skb, req, flg, fastopen)
     if not flg & TCPHDR_ACK:
+        req.drop_reason = SKB_DROP_REASON_TCP_FLAGS
         return None
     if fastopen:
         return sk
@@ -425,6 +441,7 @@ def _retransmitted_syn(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastop
     net = sk.sk_net
     if tcp_input.tcp_oow_rate_limited(net, skb, LINUX_MIB_TCPACKSKIPPEDSYNRECV, req):
         return
+    req.drop_reason = SKB_NOT_DROPPED_YET
     if inet_connection_sock.inet_rtx_syn_ack(sk, req) or fastopen:
         return
     if req.rsk_timer is not None and timer_pending(req.rsk_timer):
@@ -439,7 +456,9 @@ def _send_ack_limited(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> None
 def _unacceptable(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int, paws_reject: bool) -> None:
     if not flg & TCPHDR_RST:
         _send_ack_limited(sk, skb, req)
+    req.drop_reason = SKB_DROP_REASON_TCP_OVERWINDOW
     if paws_reject:
+        req.drop_reason = SKB_DROP_REASON_TCP_RFC7323_PAWS
         NET_INC_STATS(sk.sk_net, LINUX_MIB_PAWSESTABREJECTED)
 
 
@@ -459,9 +478,11 @@ def _third_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int) -> A
 
 def _listen_overflow(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int) -> None:
     """No child came of it.  The request stays, for a later ACK, unless tcp_abort_on_overflow says otherwise."""
+    req.drop_reason = SKB_DROP_REASON_TCP_LISTEN_OVERFLOW
     if not sk.sk_net.ipv4.sysctl_tcp_abort_on_overflow:
         req.acked = True
         return
+    req.drop_reason = SKB_DROP_REASON_TCP_ABORT_ON_OVERFLOW
     _embryonic_reset(sk, skb, req, flg, False)
 
 

@@ -48,10 +48,11 @@ from stack.include.snmp import (
     LINUX_MIB_TCPRENORECOVERYFAIL,
     LINUX_MIB_TCPSACKFAILURES,
     LINUX_MIB_TCPSACKRECOVERYFAIL,
+    LINUX_MIB_TCPTIMEOUTREHASH,
     LINUX_MIB_TCPTIMEOUTS,
     NET_INC_STATS,
 )
-from stack.include.sock import SOCK_DEAD, SOCK_KEEPOPEN, sk_dst_reset, sock_flag
+from stack.include.sock import SOCK_DEAD, SOCK_KEEPOPEN, sk_dst_reset, sk_rethink_txhash, sock_flag
 from stack.include.tcp import (
     TCP_ATO_MIN,
     TCP_RESOURCE_PROBE_INTERVAL,
@@ -185,6 +186,8 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
         expired = retransmits_timed_out(sk, retry_until, sk.icsk_user_timeout)
     if expired:
         tcp_write_err(sk)
+    elif sk_rethink_txhash(sk):
+        NET_INC_STATS(net, LINUX_MIB_TCPTIMEOUTREHASH)
     return expired
 
 

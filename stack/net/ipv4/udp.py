@@ -469,9 +469,10 @@ def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
     core_sock.skb_set_owner_w(skb, sk)
     err = ip_output.ip_send_skb(net, skb)
-    if err == -errno.ENOBUFS:
+    if err == -errno.ENOBUFS and not sk.recverr:
+        # A full queue is a loss like any other, unless the application asked to hear of it.
         UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
-        return err
+        return 0
     if err == 0:
         UDP_INC_STATS(net, UDP_MIB_OUTDATAGRAMS)
     return err

@@ -75,7 +75,7 @@ def test_proc_files_have_a_line_of_names_and_one_of_numbers_per_group() -> None:
     net, conn, _ = listening(Sim())
     conn.handshake()
     for text, groups in (
-        (proc.snmp_seq_show(net), ["Ip", "Icmp", "Tcp", "Udp"]),
+        (proc.snmp_seq_show(net), ["Ip", "Icmp", "Tcp", "Udp", "UdpLite"]),
         (proc.netstat_seq_show(net), ["TcpExt", "IpExt"]),
     ):
         lines = text.splitlines()
@@ -86,6 +86,92 @@ def test_proc_files_have_a_line_of_names_and_one_of_numbers_per_group() -> None:
             assert len(names.split()) == len(numbers.split())
     assert "PassiveOpens" in proc.snmp_seq_show(net)
     assert proc.counters(net)["TcpPassiveOpens"] == 1
+
+
+SNMP_6_1 = """\
+Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers \
+OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates
+Icmp: InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InParmProbs InSrcQuenchs InRedirects InEchos InEchoReps \
+InTimestamps InTimestampReps InAddrMasks InAddrMaskReps OutMsgs OutErrors OutDestUnreachs OutTimeExcds OutParmProbs \
+OutSrcQuenchs OutRedirects OutEchos OutEchoReps OutTimestamps OutTimestampReps OutAddrMasks OutAddrMaskReps
+IcmpMsg: InType8 OutType0
+Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs \
+RetransSegs InErrs OutRsts InCsumErrors
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+"""
+
+NETSTAT_6_1 = """\
+TcpExt: SyncookiesSent SyncookiesRecv SyncookiesFailed EmbryonicRsts PruneCalled RcvPruned OfoPruned OutOfWindowIcmps \
+LockDroppedIcmps ArpFilter TW TWRecycled TWKilled PAWSActive PAWSEstab DelayedACKs DelayedACKLocked DelayedACKLost \
+ListenOverflows ListenDrops TCPHPHits TCPPureAcks TCPHPAcks TCPRenoRecovery TCPSackRecovery TCPSACKReneging \
+TCPSACKReorder TCPRenoReorder TCPTSReorder TCPFullUndo TCPPartialUndo TCPDSACKUndo TCPLossUndo TCPLostRetransmit \
+TCPRenoFailures TCPSackFailures TCPLossFailures TCPFastRetrans TCPSlowStartRetrans TCPTimeouts TCPLossProbes \
+TCPLossProbeRecovery TCPRenoRecoveryFail TCPSackRecoveryFail TCPRcvCollapsed TCPBacklogCoalesce TCPDSACKOldSent \
+TCPDSACKOfoSent TCPDSACKRecv TCPDSACKOfoRecv TCPAbortOnData TCPAbortOnClose TCPAbortOnMemory TCPAbortOnTimeout \
+TCPAbortOnLinger TCPAbortFailed TCPMemoryPressures TCPMemoryPressuresChrono TCPSACKDiscard TCPDSACKIgnoredOld \
+TCPDSACKIgnoredNoUndo TCPSpuriousRTOs TCPMD5NotFound TCPMD5Unexpected TCPMD5Failure TCPSackShifted TCPSackMerged \
+TCPSackShiftFallback TCPBacklogDrop PFMemallocDrop TCPMinTTLDrop TCPDeferAcceptDrop IPReversePathFilter \
+TCPTimeWaitOverflow TCPReqQFullDoCookies TCPReqQFullDrop TCPRetransFail TCPRcvCoalesce TCPOFOQueue TCPOFODrop \
+TCPOFOMerge TCPChallengeACK TCPSYNChallenge TCPFastOpenActive TCPFastOpenActiveFail TCPFastOpenPassive \
+TCPFastOpenPassiveFail TCPFastOpenListenOverflow TCPFastOpenCookieReqd TCPFastOpenBlackhole TCPSpuriousRtxHostQueues \
+BusyPollRxPackets TCPAutoCorking TCPFromZeroWindowAdv TCPToZeroWindowAdv TCPWantZeroWindowAdv TCPSynRetrans \
+TCPOrigDataSent TCPHystartTrainDetect TCPHystartTrainCwnd TCPHystartDelayDetect TCPHystartDelayCwnd \
+TCPACKSkippedSynRecv TCPACKSkippedPAWS TCPACKSkippedSeq TCPACKSkippedFinWait2 TCPACKSkippedTimeWait \
+TCPACKSkippedChallenge TCPWinProbe TCPKeepAlive TCPMTUPFail TCPMTUPSuccess TCPDelivered TCPDeliveredCE \
+TCPAckCompressed TCPZeroWindowDrop TCPRcvQDrop TCPWqueueTooBig TCPFastOpenPassiveAltKey TcpTimeoutRehash \
+TcpDuplicateDataRehash TCPDSACKRecvSegs TCPDSACKIgnoredDubious TCPMigrateReqSuccess TCPMigrateReqFailure
+IpExt: InNoRoutes InTruncatedPkts InMcastPkts OutMcastPkts InBcastPkts OutBcastPkts InOctets OutOctets InMcastOctets \
+OutMcastOctets InBcastOctets OutBcastOctets InCsumErrors InNoECTPkts InECT1Pkts InECT0Pkts InCEPkts ReasmOverlaps
+"""
+
+
+def test_snapshot_has_the_columns_of_6_1_in_its_order() -> None:
+    net, conn, _ = listening(Sim())
+    conn.peer.send_icmp("10.0.2.2", 8, 0, 1, b"ping")
+    conn.handshake()
+    text = net.snapshot()["proc_net"]
+    for name, columns in (("snmp", SNMP_6_1), ("netstat", NETSTAT_6_1)):
+        assert [line + "\n" for line in text[name].splitlines()[0::2]] == columns.splitlines(keepends=True)
+
+
+def test_icmp_types_take_a_pair_of_lines_per_sixteen() -> None:
+    net = Sim().add_stack("10.0.2.2/24")
+    for icmp_type in range(40):
+        net.mib.icmpmsg_statistics[icmp_type] = icmp_type + 1
+    lines = [line for line in proc.snmp_seq_show(net).splitlines() if line.startswith("IcmpMsg:")]
+    assert [len(line.split()) - 1 for line in lines] == [16, 16, 16, 16, 8, 8]
+    assert lines[2].split()[1] == "InType16"
+    assert lines[3].split()[1] == "17"
+
+
+def test_sockstat_counts_sockets_by_protocol_and_state() -> None:
+    net, conn, sock = listening(Sim())
+    udp = bsd.Socket(net, type=bsd.SOCK_DGRAM)
+    udp.bind(("", 53))
+    unused = bsd.Socket(net)
+    conn.handshake()
+    conn.send("PA", b"x" * 100)
+    conn.peer.sim.run_for(8 * MSEC)
+    sim_text = net.snapshot()["proc_net"]["sockstat"]
+    assert sim_text.splitlines() == [
+        "sockets: used 4",
+        "TCP: inuse 2 orphan 0 tw 0 alloc 3 mem 1",
+        "UDP: inuse 1 mem 0",
+        "UDPLITE: inuse 0",
+        "RAW: inuse 0",
+        "FRAG: inuse 0 memory 0",
+    ]
+    unused.close()
+    child, _ = sock.accept()
+    child.recv(100)
+    child.close()
+    conn.expect("A")
+    assert "TCP: inuse 2 orphan 1 tw 0 alloc 2 mem " in proc.sockstat_seq_show(net)
+    conn.peer.inbox.clear()
+    conn.send("FA", ack=2)
+    conn.peer.sim.run_for(20 * MSEC)
+    assert "TCP: inuse 1 orphan 0 tw 1 alloc 1 mem 0" in proc.sockstat_seq_show(net)
 
 
 def test_profile_hides_counters_its_kernel_has_not() -> None:
