@@ -630,11 +630,13 @@ class RawPeer:
         window: int = 65535,
         options: bytes = b"",
         urg_ptr: int = 0,
+        res1: int = 0,
         bad_checksum: bool = False,
         **fields: Any,
     ) -> None:
-        """A TCP segment with absolute numbers; ``options`` from build_tcp_options()."""
-        doff = (20 + len(options)) // 4 << 4
+        """A TCP segment with absolute numbers; ``options`` from build_tcp_options(), ``res1`` the four reserved bits
+        (1: Accurate ECN's AE)."""
+        doff = (20 + len(options)) // 4 << 4 | res1
         numbers = (sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, doff, flags_to_bits(flags), window)
         raw = _TCP.pack(*numbers, 0, urg_ptr) + options + payload
         src = in_aton(fields.get("src") or self.addr)

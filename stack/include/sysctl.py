@@ -40,6 +40,8 @@ class netns_ipv4:
     def __init__(self) -> None:
         self.rt_genid = 0
         self.tcp_orphan_count = 0  # connections without an application
+        self.tcp_challenge_timestamp = 0  # the second that tcp_challenge_count is for
+        self.tcp_challenge_count = 0  # challenge ACKs that may still be sent in it
         self._init_ip()
         self._init_tcp_open()
         self._init_tcp_data()

@@ -274,6 +274,7 @@ from stack.kernel.time.timer import (
     hrtimer_cancel,
     hrtimer_is_queued,
     hrtimer_start,
+    jiffies,
     jiffies_to_usecs,
     tcp_jiffies32,
     usecs_to_jiffies,
@@ -336,6 +337,7 @@ TCP_REMNANT: Final = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 # single bytes to a reader who does not read costs 430 bytes for each.
 _MAX_COALESCED: Final = 8
 
+INT_MAX: Final = 0x7FFFFFFF
 _SIGN: Final = 0x80000000
 _TIMESTAMP: Final = Struct("!II")
 _SACK_BLOCKS: Final = tuple(Struct(f"!{2 * n}I") for n in range(5))
@@ -1726,15 +1728,31 @@ def tcp_oow_rate_limited(net: Stack, skb: sk_buff, mib_idx: int, holder: oow_hol
 
 
 def tcp_send_challenge_ack(sk: tcp_sock) -> None:
-    """RFC 5961: make the peer prove that it is the peer.  One per 500 ms and connection."""
+    """RFC 5961: make the peer prove that it is the peer.  One per 500 ms and connection, and with a
+    tcp_challenge_ack_limit about so many per second on the whole host."""
     net = sk.sk_net
     silent, sk.last_oow_ack_time = __tcp_oow_rate_limited(
         net, LINUX_MIB_TCPACKSKIPPEDCHALLENGE, sk.last_oow_ack_time
     )
-    if silent:
+    if silent or (net.ipv4.sysctl_tcp_challenge_ack_limit != INT_MAX and not _challenge_allowed(net)):
         return
     NET_INC_STATS(net, LINUX_MIB_TCPCHALLENGEACK)
     tcp_output.tcp_send_ack(sk)
+
+
+def _challenge_allowed(net: Stack) -> bool:
+    """Take one of this second's challenges.  How many there are is drawn anew each second, round the limit: were it
+    known, somebody off the path could count the answers to guess at connections (CVE-2016-5696)."""
+    ipv4 = net.ipv4
+    second = jiffies(net) // HZ
+    if second != ipv4.tcp_challenge_timestamp:
+        limit = ipv4.sysctl_tcp_challenge_ack_limit
+        ipv4.tcp_challenge_timestamp = second
+        ipv4.tcp_challenge_count = (limit + 1 >> 1) + (net.rng.get_random_u32_below(limit) if limit else 0)
+    if ipv4.tcp_challenge_count <= 0:
+        return False
+    ipv4.tcp_challenge_count -= 1
+    return True
 
 
 def tcp_store_ts_recent(tp: tcp_sock) -> None:
@@ -2969,13 +2987,15 @@ def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listen
 
 
 def tcp_ecn_create_request(req: tcp_request_sock, skb: sk_buff, sk: tcp_sock, dst: dst_entry) -> None:
-    """Accept an ECN offer (RFC 3168, section 6.1.1) if the sysctl allows and the SYN itself is not ECT."""
+    """Accept an ECN offer (RFC 3168, section 6.1.1) if the sysctl allows and the SYN itself is not ECT.  A SYN with any
+    reserved bit set, as one that offers Accurate ECN (draft-ietf-tcpm-accurate-ecn), may be ECT.  No kernel up to 6.18
+    speaks more than RFC 3168 with it, whatever tcp_ecn is: the SYN-ACK has ECE, without CWR and AE."""
     net = sk.sk_net
     flags = skb.h_th.flags
     if flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE | TCPHDR_CWR:
         return
     ect = skb.cb.ip_dsfield & INET_ECN_MASK != INET_ECN_NOT_ECT
-    if net.ipv4.sysctl_tcp_ecn and not ect:
+    if net.ipv4.sysctl_tcp_ecn and (not ect or skb.h_th.res1):
         req.ecn_ok = True
 
 

@@ -39,7 +39,12 @@ from stack.include.dropreason import (
     SKB_NOT_DROPPED_YET,
 )
 from stack.include.dst import RTCF_BROADCAST, RTCF_MULTICAST, RTN_LOCAL, dst_metric_advmss, dst_mtu, flowi4
-from stack.include.inet_connection_sock import inet_connection_sock_af_ops
+from stack.include.inet_connection_sock import (
+    ICSK_TIME_RETRANS,
+    inet_connection_sock_af_ops,
+    inet_csk_reset_xmit_timer,
+    inet_csk_rto_backoff,
+)
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
 from stack.include.inet_timewait_sock import inet_timewait_death_row
 from stack.include.ip import (
@@ -79,6 +84,8 @@ from stack.include.tcp import (
     TCP_HEADER,
     TCP_HEADER_LEN,
     TCP_MSS_DEFAULT,
+    TCP_RTO_MAX,
+    TCP_TIMEOUT_INIT,
     TCPHDR_ACK,
     TCPHDR_FIN,
     TCPHDR_RST,
@@ -88,6 +95,7 @@ from stack.include.tcp import (
     tcp_hdr,
     tcp_listendrop,
     tcp_move_syn,
+    tcp_rtx_queue_head,
     tcp_segs_in,
     tcp_skb_cb,
     tcp_sock,
@@ -102,6 +110,7 @@ from stack.include.tcp_states import (
     TCP_SYN_SENT,
     TCP_TIME_WAIT,
 )
+from stack.kernel.time.timer import usecs_to_jiffies
 from stack.lib.checksum import csum_fold, csum_partial, csum_tcpudp_nofold, tcp_v4_pseudo
 from stack.net.core.secure_seq import secure_tcp_seq_and_ts_off, secure_tcp_ts_off
 from stack.net.core.skbuff import consume_skb, kfree_skb_reason
@@ -424,13 +433,42 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
         return 0
     if sk.sk_state == TCP_CLOSE:
         return 0
+    if iph.ttl < sk.min_ttl:
+        # As in Linux it is the TTL of the quoted header, our own packet's, that IP_MINTTL is held against.
+        NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
+        return 0
     # The SYN-ACK of a Fast Open child is in nobody's queue, but an error about it counts.
     snd_una = sk.snd_una if sk.fastopen_rsk is None else sk.fastopen_rsk.snt_isn
     if not between(seq, snd_una, sk.snd_nxt):
         NET_INC_STATS(net, LINUX_MIB_OUTOFWINDOWICMPS)
         return 0
+    if icmph.type == ICMP_DEST_UNREACH and icmph.code in (ICMP_NET_UNREACH, ICMP_HOST_UNREACH):
+        if sk.fastopen_rsk is None:
+            tcp_ld_RTO_revert(sk, seq)
     _err_for_connection(sk, icmph.type, icmph.code, info)
     return 0
+
+
+def tcp_ld_RTO_revert(sk: tcp_sock, seq: int) -> None:
+    """RFC 6069: an unreachable about the segment that the RTO resent says that the path is down, not congested: take
+    one doubling of the timeout back, and resend at once if the shorter one is over already."""
+    if seq != sk.snd_una or not sk.icsk_retransmits or not sk.icsk_backoff:
+        return
+    head = tcp_rtx_queue_head(sk)
+    if head is None:
+        return
+    sk.icsk_backoff -= 1
+    if sk.srtt_us:
+        tcp_input.tcp_set_rto(sk)
+    else:
+        sk.icsk_rto = TCP_TIMEOUT_INIT
+    sk.icsk_rto = inet_csk_rto_backoff(sk, TCP_RTO_MAX)
+    tcp_output.tcp_mstamp_refresh(sk)
+    remaining = usecs_to_jiffies(max(tcp_input.tcp_rto_delta_us(sk), 0))
+    if remaining > 0:
+        inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, remaining, TCP_RTO_MAX)
+    else:
+        tcp_timer.tcp_retransmit_timer(sk)
 
 
 def _icmp_aborts_request(type_: int, code: int) -> bool:
