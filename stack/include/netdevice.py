@@ -28,6 +28,7 @@ NETIF_F_TSO: Final = 1 << 1
 NETIF_F_TSO6: Final = 1 << 2
 NETIF_F_TSO_ECN: Final = 1 << 3
 NETIF_F_SG: Final = 1 << 4
+NETIF_F_GSO_MASK: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN
 
 GSO_MAX_SIZE: Final = 65536
 GSO_MAX_SEGS: Final = 65535

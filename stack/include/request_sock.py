@@ -235,25 +235,30 @@ class tcp_request_sock_ops:
     Signatures: ``init_req(req, sk, skb)``, ``route_req(sk, skb, fl4, req) -> dst | None``,
     ``init_seq(skb, req) -> isn`` (sets ``req.ts_off`` too), ``init_ts_off(net, skb) -> int``,
     ``init_seq_and_ts_off(net, skb) -> (isn, ts_off)``, ``cookie_init_seq(skb, mss) -> (isn, mss)``,
-    ``send_synack(sk, dst, fl4, req, foc, synack_type, syn_skb) -> int``.
+    ``send_synack(sk, dst, fl4, req, foc, synack_type, syn_skb) -> int``,
+    ``req_md5_lookup(sk, addr_sk) -> key | None``, ``calc_md5_hash(key, sk, skb) -> bytes``.
     """
 
     __slots__ = (
+        "calc_md5_hash",
         "cookie_init_seq",
         "init_req",
         "init_seq",
         "init_seq_and_ts_off",
         "init_ts_off",
         "mss_clamp",
+        "req_md5_lookup",
         "route_req",
         "send_synack",
     )
 
+    calc_md5_hash: Any
     cookie_init_seq: Any
     init_req: Any
     init_seq: Any
     init_seq_and_ts_off: Any
     init_ts_off: Any
+    req_md5_lookup: Any
     route_req: Any
     send_synack: Any
 

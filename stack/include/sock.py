@@ -130,6 +130,7 @@ class sock(sock_common):
         "sk_error_report",
         "sk_flags",
         "sk_forward_alloc",
+        "sk_gso_disabled",
         "sk_gso_max_segs",
         "sk_gso_max_size",
         "sk_gso_type",
@@ -198,6 +199,7 @@ class sock(sock_common):
         self.sk_wmem_queued = 0  # truesize in the write queue and the retransmit queue
         self.sk_forward_alloc = 0
         self.sk_gso_type = 0
+        self.sk_gso_disabled = False
         self.sk_gso_max_size = 0
         self.sk_gso_max_segs = 0
         self.sk_route_caps = 0

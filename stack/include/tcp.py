@@ -70,6 +70,7 @@ TCPOLEN_WSCALE_ALIGNED: Final = 4
 TCPOLEN_SACKPERM_ALIGNED: Final = 4
 TCPOLEN_SACK_BASE_ALIGNED: Final = 4
 TCPOLEN_MSS_ALIGNED: Final = 4
+TCPOLEN_MD5SIG_ALIGNED: Final = 20
 MAX_TCP_OPTION_SPACE: Final = 40
 TCP_NUM_SACKS: Final = 4
 TCP_FASTOPEN_COOKIE_MIN: Final = 4
@@ -223,14 +224,21 @@ TCP_INFO: Final = 11
 TCP_QUICKACK: Final = 12
 TCP_CONGESTION: Final = 13
 TCP_USER_TIMEOUT: Final = 18
+TCP_MD5SIG: Final = 14
 TCP_FASTOPEN: Final = 23
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
 TCP_SAVE_SYN: Final = 27
 TCP_SAVED_SYN: Final = 28
+TCP_MD5SIG_EXT: Final = 32
 TCP_FASTOPEN_KEY: Final = 33
 TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_INQ: Final = 36
+
+# struct tcp_md5sig (include/uapi/linux/tcp.h)
+TCP_MD5SIG_MAXKEYLEN: Final = 80
+TCP_MD5SIG_FLAG_PREFIX: Final = 1
+TCP_MD5SIG_FLAG_IFINDEX: Final = 2
 
 # tcpi_options
 TCPI_OPT_TIMESTAMPS: Final = 1
@@ -352,6 +360,46 @@ class tcp_fastopen_cookie:
         self.val = b""
         self.len = -1
         self.exp = False
+
+
+class tcp_md5sig_key:
+    """struct tcp_md5sig_key (RFC 2385): the key for peers in ``addr``/``prefixlen``, an address as an int.  ``l3index``
+    is the device of a VRF, of which this stack has none: 0."""
+
+    __slots__ = ("addr", "family", "flags", "key", "l3index", "prefixlen")
+
+    def __init__(self, addr: int, family: int, prefixlen: int, l3index: int, flags: int, key: bytes) -> None:
+        self.addr = addr
+        self.family = family
+        self.prefixlen = prefixlen
+        self.l3index = l3index
+        self.flags = flags
+        self.key = key
+
+
+class tcp_md5sig_info:
+    """struct tcp_md5sig_info: a socket's keys, the newest first."""
+
+    __slots__ = ("head",)
+
+    def __init__(self) -> None:
+        self.head: list[tcp_md5sig_key] = []
+
+
+class tcp_sock_af_ops:
+    """struct tcp_sock_af_ops: the address family's half of signing.
+
+    Signatures: ``md5_lookup(sk, addr_sk) -> key | None``, ``calc_md5_hash(key, sk, skb) -> bytes`` (sk None: by the
+    addresses of a received packet), ``md5_parse(sk, optname, optval) -> int``."""
+
+    __slots__ = ("calc_md5_hash", "md5_lookup", "md5_parse")
+
+    def __init__(
+        self, md5_lookup: Callable[..., Any], calc_md5_hash: Callable[..., Any], md5_parse: Callable[..., Any]
+    ) -> None:
+        self.md5_lookup = md5_lookup
+        self.calc_md5_hash = calc_md5_hash
+        self.md5_parse = md5_parse
 
 
 class tcp_options_received:
@@ -619,6 +667,7 @@ class tcp_sock(inet_connection_sock):
 
     __slots__ = (
         "advmss",
+        "af_specific",
         "app_limited",
         "bytes_acked",
         "bytes_received",
@@ -659,6 +708,7 @@ class tcp_sock(inet_connection_sock):
         "lsndtime",
         "max_packets_out",
         "max_window",
+        "md5sig_info",
         "mdev_max_us",
         "mdev_us",
         "mss_cache",
@@ -827,6 +877,8 @@ class tcp_sock(inet_connection_sock):
         self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
         self.syn_data_acked = False  # data of a SYN (Fast Open) were taken
         self.fastopen_rsk: tcp_request_sock | None = None
+        self.af_specific: tcp_sock_af_ops | None = None
+        self.md5sig_info: tcp_md5sig_info | None = None
 
 
 def tcp_wnd_end(tp: tcp_sock) -> int:

@@ -17,7 +17,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.net import SOCK_NOSPACE, optval_t
-from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
+from stack.include.netdevice import NETIF_F_GSO_MASK, NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import MAX_TCP_HEADER
 from stack.include.sock import (
     EPOLLERR,
@@ -215,10 +215,16 @@ def sk_setup_caps(sk: sock, dst: dst_entry) -> None:
     """Cache a route and note what its device can do: whether TCP may hand it packets of many segments, and how big."""
     sk.sk_dst_cache = dst
     dev = dst.dev
-    sk.sk_route_caps = dev.features
+    sk.sk_route_caps = dev.features & ~NETIF_F_GSO_MASK if sk.sk_gso_disabled else dev.features
     if dev.features & (NETIF_F_TSO | NETIF_F_TSO6):
         sk.sk_gso_max_size = dev.gso_max_size - (MAX_TCP_HEADER + 1)
     sk.sk_gso_max_segs = max(dev.gso_max_segs, 1)
+
+
+def sk_gso_disable(sk: sock) -> None:
+    """From here on every segment is made by TCP itself: each is signed on its own (an inline of include/net/sock.h)."""
+    sk.sk_gso_disabled = True
+    sk.sk_route_caps &= ~NETIF_F_GSO_MASK
 
 
 # -- what a protocol has not ---------------------------------------------------------------------------------------

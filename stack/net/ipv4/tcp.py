@@ -22,7 +22,7 @@ Closing, by state (close() with ``__tcp_close``):
 An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or
 there are more than tcp_max_orphans.
 
-Left out: connect() (this stack opens passively), splice, zero-copy flags, TCP_REPAIR, MD5 and ULP.
+Left out: connect() (this stack opens passively), splice, zero-copy flags, TCP_REPAIR and ULP.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ from errno import EAGAIN, ECONNRESET, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE
 from struct import Struct
 from typing import Final
 
+from stack.include.dropreason import (
+    SKB_DROP_REASON_TCP_MD5FAILURE,
+    SKB_DROP_REASON_TCP_MD5NOTFOUND,
+    SKB_DROP_REASON_TCP_MD5UNEXPECTED,
+    SKB_NOT_DROPPED_YET,
+)
 from stack.include.inet_connection_sock import (
     ICSK_ACK_PUSHED,
     ICSK_ACK_PUSHED2,
@@ -52,6 +58,9 @@ from stack.include.snmp import (
     LINUX_MIB_TCPABORTONLINGER,
     LINUX_MIB_TCPABORTONMEMORY,
     LINUX_MIB_TCPAUTOCORKING,
+    LINUX_MIB_TCPMD5FAILURE,
+    LINUX_MIB_TCPMD5NOTFOUND,
+    LINUX_MIB_TCPMD5UNEXPECTED,
     NET_INC_STATS,
     TCP_DEC_STATS,
     TCP_INC_STATS,
@@ -109,6 +118,8 @@ from stack.include.tcp import (
     TCP_KEEPINTVL,
     TCP_LINGER2,
     TCP_MAXSEG,
+    TCP_MD5SIG,
+    TCP_MD5SIG_EXT,
     TCP_MIN_MSS,
     TCP_MSS_DEFAULT,
     TCP_NAGLE_CORK,
@@ -188,6 +199,7 @@ from stack.net.ipv4 import (
     tcp_cong,
     tcp_fastopen,
     tcp_input,
+    tcp_ipv4,
     tcp_minisocks,
     tcp_output,
     tcp_rate,
@@ -1030,6 +1042,11 @@ def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | byte
             return -EINVAL
         name = optval.split(b"\0", 1)[0].decode("ascii", "replace")
         return tcp_cong.tcp_set_congestion_control(sk, name)
+    if optname in (TCP_MD5SIG, TCP_MD5SIG_EXT):
+        if sk.af_specific is None:
+            return -ENOPROTOOPT
+        err: int = sk.af_specific.md5_parse(sk, optname, optval)
+        return err
     if optname == TCP_FASTOPEN_KEY:
         return _set_fastopen_key(sk, optval)
     setter = _SETTERS.get(optname)
@@ -1108,6 +1125,30 @@ def tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | b
         result: tuple[int, int | bytes] = sk.icsk_af_ops.getsockopt(sk, level, optname)
         return result
     return do_tcp_getsockopt(sk, level, optname)
+
+
+# -- signatures (RFC 2385) ------------------------------------------------------------------------------------------
+
+
+def tcp_inbound_md5_hash(sk: tcp_sock, skb: sk_buff, saddr: int, family: int) -> int:
+    """Whether a segment from ``saddr`` is signed as its socket expects: 0, or the reason to drop it (counted)."""
+    net = sk.sk_net
+    key = None
+    if sk.md5sig_info is not None:
+        key = tcp_ipv4.tcp_md5_do_lookup(sk, 0, saddr, family)
+    signature = tcp_input.tcp_parse_md5sig_option(skb)
+    if key is None and signature is None:
+        return SKB_NOT_DROPPED_YET
+    if signature is None:
+        NET_INC_STATS(net, LINUX_MIB_TCPMD5NOTFOUND)
+        return SKB_DROP_REASON_TCP_MD5NOTFOUND
+    if key is None or sk.af_specific is None:
+        NET_INC_STATS(net, LINUX_MIB_TCPMD5UNEXPECTED)
+        return SKB_DROP_REASON_TCP_MD5UNEXPECTED
+    if signature != sk.af_specific.calc_md5_hash(key, None, skb):
+        NET_INC_STATS(net, LINUX_MIB_TCPMD5FAILURE)
+        return SKB_DROP_REASON_TCP_MD5FAILURE
+    return SKB_NOT_DROPPED_YET
 
 
 # -- tcp_info ------------------------------------------------------------------------------------------------------

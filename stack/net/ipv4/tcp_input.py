@@ -23,7 +23,7 @@ a timeout, with F-RTO by RFC 5682).  Reductions are undone when DSACK or time st
 Numbers, measured on 6.1: 16 immediate ACKs at the start and after a pause longer than the RTO; delayed ACKs
 40..200 ms; at most one challenge ACK per 500 ms and connection.
 
-Departures: no locks, no prequeue, no MD5.  A received packet's payload stays a slice of its frame.
+Departures: no locks, no prequeue.  A received packet's payload stays a slice of its frame.
 """
 
 from __future__ import annotations
@@ -205,6 +205,7 @@ from stack.include.tcp import (
     TCPHDR_RST,
     TCPHDR_SYN,
     TCPHDR_URG,
+    TCPOLEN_MD5SIG,
     TCPOLEN_MSS,
     TCPOLEN_SACK_BASE,
     TCPOLEN_SACK_PERBLOCK,
@@ -216,6 +217,7 @@ from stack.include.tcp import (
     TCPOPT_EXP,
     TCPOPT_FASTOPEN,
     TCPOPT_FASTOPEN_MAGIC,
+    TCPOPT_MD5SIG,
     TCPOPT_MSS,
     TCPOPT_NOP,
     TCPOPT_SACK,
@@ -2013,6 +2015,28 @@ def _parse_option(
         if size == TCPOLEN_SACK_PERM and ipv4.sysctl_tcp_sack:
             opt_rx.sack_ok = TCP_SACK_SEEN
             tcp_sack_reset(opt_rx)
+
+
+def tcp_parse_md5sig_option(skb: sk_buff) -> bytes | None:
+    """The 16 bytes of a segment's signature (RFC 2385), None if it has none."""
+    th = skb.h_th
+    start = skb.transport_header + 20
+    opts = bytes(skb.head[start : start + (th.doff << 2) - 20])
+    pos, end = 0, len(opts)
+    while end - pos >= TCPOLEN_MD5SIG:
+        kind = opts[pos]
+        if kind == TCPOPT_EOL:
+            return None
+        if kind == TCPOPT_NOP:
+            pos += 1
+            continue
+        size = opts[pos + 1]
+        if size < 2 or pos + size > end:
+            return None
+        if kind == TCPOPT_MD5SIG:
+            return opts[pos + 2 : pos + size] if size == TCPOLEN_MD5SIG else None
+        pos += size
+    return None
 
 
 def tcp_sack_reset(rx_opt: tcp_options_received) -> None:

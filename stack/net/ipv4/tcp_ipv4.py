@@ -19,12 +19,18 @@ and ack = what the segment covered; never a RST to a RST.  IP id 0, DF, window 0
 ``tcp_prot`` and ``ipv4_specific`` are what af_inet.py and the rest of TCP call.  ``tcp_v4_init`` fills tcp_prot
 once, since its functions live in modules that import this one.
 
-Left out: MD5 and TCP-AO, the receive backlog (nobody owns a socket for long here), early demux.
+Signatures (RFC 2385): a listener has keys by peer (TCP_MD5SIG), a child its peer's alone.  ``tcp_inbound_md5_hash``
+drops what is not signed as the keys say before anything else is looked at; every answer to a peer with a key is
+signed, also those without a socket: by the listener's key, or the one that the TIME_WAIT socket kept.
+
+Left out: TCP-AO, the receive backlog (nobody owns a socket for long here), early demux.
 """
 
 from __future__ import annotations
 
 import errno
+from hashlib import md5
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
@@ -79,10 +85,21 @@ from stack.include.snmp import (
     TCP_MIB_OUTRSTS,
     TCP_MIB_OUTSEGS,
 )
-from stack.include.sock import AF_INET, proto, sk_acceptq_is_full, sk_dst_reset, sock_rps_save_rxhash
+from stack.include.sock import (
+    AF_INET,
+    AF_INET6,
+    proto,
+    sk_acceptq_is_full,
+    sk_dst_reset,
+    sock_rps_save_rxhash,
+)
 from stack.include.tcp import (
     TCP_HEADER,
     TCP_HEADER_LEN,
+    TCP_MD5SIG_EXT,
+    TCP_MD5SIG_FLAG_IFINDEX,
+    TCP_MD5SIG_FLAG_PREFIX,
+    TCP_MD5SIG_MAXKEYLEN,
     TCP_MSS_DEFAULT,
     TCP_RTO_MAX,
     TCP_TIMEOUT_INIT,
@@ -90,15 +107,22 @@ from stack.include.tcp import (
     TCPHDR_FIN,
     TCPHDR_RST,
     TCPHDR_SYN,
+    TCPOLEN_MD5SIG,
+    TCPOLEN_MD5SIG_ALIGNED,
     TCPOLEN_TSTAMP_ALIGNED,
+    TCPOPT_MD5SIG,
+    TCPOPT_NOP,
     tcp_fastopen_cookie,
     tcp_hdr,
     tcp_listendrop,
+    tcp_md5sig_info,
+    tcp_md5sig_key,
     tcp_move_syn,
     tcp_rtx_queue_head,
     tcp_segs_in,
     tcp_skb_cb,
     tcp_sock,
+    tcp_sock_af_ops,
     tcphdr,
 )
 from stack.include.tcp_states import (
@@ -114,7 +138,7 @@ from stack.kernel.time.timer import usecs_to_jiffies
 from stack.lib.checksum import csum_fold, csum_partial, csum_tcpudp_nofold, tcp_v4_pseudo
 from stack.net.core.secure_seq import secure_tcp_seq_and_ts_off, secure_tcp_ts_off
 from stack.net.core.skbuff import consume_skb, kfree_skb_reason
-from stack.net.core.sock import sk_setup_caps
+from stack.net.core.sock import sk_gso_disable, sk_setup_caps
 from stack.net.ipv4 import (
     af_inet,
     icmp,
@@ -146,6 +170,13 @@ if TYPE_CHECKING:
 
 _DONE: Final = object()
 TS_OPTION: Final = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
+MD5_OPTION: Final = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_MD5SIG, TCPOLEN_MD5SIG))
+# A header shorter than this (in words) has no room for a signature.
+_DOFF_WITH_MD5: Final = 10
+# struct tcp_md5sig: a sockaddr_storage with a sockaddr_in, flags, prefixlen, keylen, ifindex, key
+MD5SIG: Final = Struct("=H2x4s120xBBHi80s")
+MD5_PSEUDO: Final = Struct("!IIBBH")
+MD5SIG_KEY_SIZE: Final = 136  # sizeof(struct tcp_md5sig_key) on 64 bits
 
 
 # -- answers without a socket ------------------------------------------------------------------------------------
@@ -174,27 +205,74 @@ def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
         flags |= TCPHDR_ACK
         syn_fin = (th.flags & TCPHDR_SYN != 0) + (th.flags & TCPHDR_FIN != 0)
         ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
-    rep = bytearray(TCP_HEADER_LEN)
-    TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, 5 << 12 | flags, 0, 0, 0)
+    signed, key = _reset_key(net, sk, skb)
+    if not signed:
+        return
+    size = TCP_HEADER_LEN + (TCPOLEN_MD5SIG_ALIGNED if key is not None else 0)
+    rep = bytearray(size)
+    TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, size << 10 | flags, 0, 0, 0)
     iph = ip_hdr(skb)
+    if key is not None:
+        _sign_reply(rep, TCP_HEADER_LEN, key, iph)
     arg = _reply_arg(skb, rep, sk.sk_bound_dev_if if sk is not None else 0, iph.tos)
     ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
     TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
     TCP_INC_STATS(net, TCP_MIB_OUTRSTS)
 
 
+def _reset_key(net: Stack, sk: Any, skb: sk_buff) -> tuple[bool, tcp_md5sig_key | None]:
+    """(whether a RST may go, the key to sign it with).  Where no socket is left, a signed segment gets its RST only if
+    a listener on the port that it came from has the peer's key and the signature is right."""
+    if isinstance(sk, tcp_sock):
+        key = None
+        if sk.md5sig_info is not None:
+            key = tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET)
+        return True, key
+    th = tcp_hdr(skb)
+    signature = tcp_input.tcp_parse_md5sig_option(skb) if th.doff >= _DOFF_WITH_MD5 else None
+    if signature is None:
+        return True, None
+    iph = ip_hdr(skb)
+    sk1: Any = inet_hashtables.inet_lookup_listener(
+        net, iph.saddr, th.source, iph.daddr, th.source, skb.skb_iif
+    )
+    key = tcp_md5_do_lookup(sk1, 0, iph.saddr, AF_INET) if sk1 is not None else None
+    if key is None or signature != tcp_v4_md5_hash_skb(key, None, skb):
+        return False, None
+    return True, key
+
+
+def _sign_reply(rep: bytearray, at: int, key: tcp_md5sig_key, iph: iphdr) -> None:
+    """Put the option at ``rep[at:]``, the last one there, for a segment back to where ``iph`` came from."""
+    rep[at : at + 4] = MD5_OPTION
+    rep[at + 4 : at + 20] = tcp_v4_md5_hash_hdr(key, iph.saddr, iph.daddr, rep)
+
+
 def tcp_v4_send_ack(
-    sk: Any, skb: sk_buff, seq: int, ack: int, win: int, tsval: int, tsecr: int, oif: int, tos: int
+    sk: Any,
+    skb: sk_buff,
+    seq: int,
+    ack: int,
+    win: int,
+    tsval: int,
+    tsecr: int,
+    oif: int,
+    key: tcp_md5sig_key | None,
+    tos: int,
 ) -> None:
-    """An ACK for a request or a TIME_WAIT socket; with a time stamp if there is one to echo."""
+    """An ACK for a request or a TIME_WAIT socket; with a time stamp if there is one to echo, signed if there is a
+    key."""
     th = tcp_hdr(skb)
     net = sk.sk_net
-    size = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
+    options_end = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
+    size = options_end + (TCPOLEN_MD5SIG_ALIGNED if key is not None else 0)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack, size << 10 | TCPHDR_ACK, win, 0, 0)
     if tsecr:
         rep[20:32] = (TS_OPTION << 64 | (tsval & MASK32) << 32 | tsecr).to_bytes(12, "big")
     iph = ip_hdr(skb)
+    if key is not None:
+        _sign_reply(rep, options_end, key, iph)
     arg = _reply_arg(skb, rep, oif, tos)
     ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
     TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
@@ -216,6 +294,7 @@ def tcp_v4_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
         tcp_time_stamp_raw(tw.sk_net) + tw.tw_ts_offset,
         tw.tw_ts_recent,
         tw.sk_bound_dev_if,
+        tw.tw_md5_key,
         tw.tw_tos,
     )
 
@@ -232,8 +311,131 @@ def tcp_v4_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
         tcp_time_stamp_raw(sk.sk_net) + req.ts_off,
         req.ts_recent,
         0,
+        tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET) if sk.md5sig_info is not None else None,
         ip_hdr(skb).tos,
     )
+
+
+# -- signatures (RFC 2385) ---------------------------------------------------------------------------------------
+
+
+def tcp_md5_do_lookup(sk: tcp_sock, l3index: int, addr: int, family: int) -> tcp_md5sig_key | None:
+    """The socket's key for a peer: the one with the longest prefix that covers ``addr``."""
+    if sk.md5sig_info is None:
+        return None
+    best: tcp_md5sig_key | None = None
+    width = 128 if family == AF_INET6 else 32
+    for key in sk.md5sig_info.head:
+        if key.family != family or (key.flags & TCP_MD5SIG_FLAG_IFINDEX and key.l3index != l3index):
+            continue
+        if (key.addr ^ addr) >> (width - key.prefixlen):
+            continue
+        if best is None or key.prefixlen > best.prefixlen:
+            best = key
+    return best
+
+
+def tcp_md5_do_lookup_exact(
+    sk: tcp_sock, addr: int, family: int, prefixlen: int, l3index: int, flags: int
+) -> tcp_md5sig_key | None:
+    """The key that was set for just this."""
+    if sk.md5sig_info is None:
+        return None
+    wanted = (addr, family, prefixlen, l3index, flags)
+    for key in sk.md5sig_info.head:
+        if (key.addr, key.family, key.prefixlen, key.l3index, key.flags) == wanted:
+            return key
+    return None
+
+
+def tcp_v4_md5_lookup(sk: tcp_sock, addr_sk: Any) -> tcp_md5sig_key | None:
+    """The key for the peer of ``addr_sk``, a connection or a request."""
+    return tcp_md5_do_lookup(sk, 0, addr_sk.sk_daddr, AF_INET)
+
+
+def tcp_md5_do_add(
+    sk: tcp_sock, addr: int, family: int, prefixlen: int, l3index: int, flags: int, newkey: bytes
+) -> int:
+    """Set a key, or change it; 0, or -ENOMEM if they would need more than net.core.optmem_max."""
+    key = tcp_md5_do_lookup_exact(sk, addr, family, prefixlen, l3index, flags)
+    if key is not None:
+        key.key = newkey
+        return 0
+    head = sk.md5sig_info.head if sk.md5sig_info is not None else []
+    if (len(head) + 1) * MD5SIG_KEY_SIZE >= sk.sk_net.core.sysctl_optmem_max:
+        return -errno.ENOMEM
+    if sk.md5sig_info is None:
+        sk.md5sig_info = tcp_md5sig_info()
+    sk_gso_disable(sk)
+    sk.md5sig_info.head.insert(0, tcp_md5sig_key(addr, family, prefixlen, l3index, flags, newkey))
+    return 0
+
+
+def tcp_md5_do_del(sk: tcp_sock, addr: int, family: int, prefixlen: int, l3index: int, flags: int) -> int:
+    """Remove a key; 0 or -ENOENT."""
+    key = tcp_md5_do_lookup_exact(sk, addr, family, prefixlen, l3index, flags)
+    if key is None or sk.md5sig_info is None:
+        return -errno.ENOENT
+    sk.md5sig_info.head.remove(key)
+    return 0
+
+
+def tcp_clear_md5_list(sk: tcp_sock) -> None:
+    sk.md5sig_info = None
+
+
+def tcp_v4_parse_md5_keys(sk: tcp_sock, optname: int, optval: int | bytes) -> int:
+    """setsockopt(TCP_MD5SIG or TCP_MD5SIG_EXT) with a struct tcp_md5sig: 0, -EINVAL, -ENOENT (nothing to remove) or
+    -ENOMEM.  A key of length 0 removes."""
+    if isinstance(optval, int) or len(optval) < MD5SIG.size:
+        return -errno.EINVAL
+    family, raw, cmd_flags, cmd_prefixlen, keylen, ifindex, key = MD5SIG.unpack_from(optval)
+    if family != AF_INET:
+        return -errno.EINVAL
+    extended = optname == TCP_MD5SIG_EXT
+    flags = cmd_flags & TCP_MD5SIG_FLAG_IFINDEX
+    prefixlen = 32
+    if extended and cmd_flags & TCP_MD5SIG_FLAG_PREFIX:
+        prefixlen = cmd_prefixlen
+    # An interface would have to be a VRF's.
+    if prefixlen > 32 or (extended and flags and ifindex) or keylen > TCP_MD5SIG_MAXKEYLEN:
+        return -errno.EINVAL
+    addr = int.from_bytes(raw, "big")
+    if not keylen:
+        return tcp_md5_do_del(sk, addr, AF_INET, prefixlen, 0, flags)
+    return tcp_md5_do_add(sk, addr, AF_INET, prefixlen, 0, flags, key[:keylen])
+
+
+def tcp_v4_md5_hash_headers(daddr: int, saddr: int, header: bytes | bytearray, length: int) -> bytes:
+    """What is hashed first (RFC 2385, section 2.0): pseudo-header, and TCP header without options and checksum."""
+    return MD5_PSEUDO.pack(saddr, daddr, 0, IPPROTO_TCP, length) + header[:16] + b"\0\0" + header[18:20]
+
+
+def tcp_v4_md5_hash_hdr(key: tcp_md5sig_key, daddr: int, saddr: int, segment: bytearray) -> bytes:
+    """The signature of a segment that is only a header."""
+    headers = tcp_v4_md5_hash_headers(daddr, saddr, segment, len(segment))
+    return md5(headers + key.key, usedforsecurity=False).digest()
+
+
+def tcp_v4_md5_hash_skb(key: tcp_md5sig_key, sk: Any, skb: sk_buff) -> bytes:
+    """The signature of a whole segment, its header at skb.transport_header: one that we send for ``sk`` (a connection
+    or a request), or with None one that was received."""
+    if sk is not None:
+        saddr, daddr = sk.sk_rcv_saddr, sk.sk_daddr
+    else:
+        iph = ip_hdr(skb)
+        saddr, daddr = iph.saddr, iph.daddr
+    start = skb.transport_header
+    head = skb.head
+    length = skb.tail - start + sum(map(len, skb.frags))
+    digest = md5(
+        tcp_v4_md5_hash_headers(daddr, saddr, head[start : start + TCP_HEADER_LEN], length), usedforsecurity=False
+    )
+    digest.update(memoryview(head)[start + (head[start + 12] >> 4) * 4 : skb.tail])
+    for frag in skb.frags:
+        digest.update(frag)
+    digest.update(key.key)
+    return digest.digest()
 
 
 # -- the request -------------------------------------------------------------------------------------------------
@@ -374,6 +576,7 @@ def tcp_v4_syn_recv_sock(
         dst = inet_connection_sock.inet_csk_route_child_sock(sk, newsk, req)
         if dst is None:
             return _put_and_exit(sk, newsk)
+    _inherit_md5_key(sk, newsk)
     sk_setup_caps(newsk, dst)
     tcp_minisocks.tcp_ca_openreq_child(newsk, dst)
     tcp_output.tcp_sync_mss(newsk, dst_mtu(dst))
@@ -388,6 +591,15 @@ def tcp_v4_syn_recv_sock(
     elif req_unhash is None:
         return None, False  # a cookie for a 4-tuple that is taken meanwhile
     return newsk, own_req
+
+
+def _inherit_md5_key(sk: tcp_sock, newsk: tcp_sock) -> None:
+    """Of the listener's keys the child takes its peer's."""
+    if sk.md5sig_info is None:
+        return
+    key = tcp_md5_do_lookup(sk, 0, newsk.sk_daddr, AF_INET)
+    if key is not None:
+        tcp_md5_do_add(newsk, newsk.sk_daddr, AF_INET, 32, 0, key.flags, key.key)
 
 
 def _put_and_exit(sk: tcp_sock, newsk: tcp_sock) -> tuple[None, bool]:
@@ -604,11 +816,21 @@ def tcp_v4_rcv(skb: sk_buff) -> int:
             NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_MINTTL)
             return 0
+        if state != TCP_ESTABLISHED or sk.md5sig_info is not None or th.doff >= _DOFF_WITH_MD5:
+            reason = tcp.tcp_inbound_md5_hash(sk, skb, iph.saddr, AF_INET)
+            if reason:
+                return _drop_unsigned(sk, skb, reason)
         if state != TCP_LISTEN:
             tcp_segs_in(sk, skb)
         return tcp_v4_do_rcv(sk, skb)
     tcp_v4_send_reset(None, skb)
     kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
+    return 0
+
+
+def _drop_unsigned(sk: tcp_sock, skb: sk_buff, reason: int) -> int:
+    sk.sk_drops += 1
+    kfree_skb_reason(skb, reason)
     return 0
 
 
@@ -628,6 +850,10 @@ def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_requ
     nobody) if the listener is gone; _DONE if the segment has been dealt with."""
     #> sk->sk_state == TCP_NEW_SYN_RECV
     sk: tcp_sock = req.rsk_listener
+    unsigned = tcp.tcp_inbound_md5_hash(sk, skb, iph.saddr, AF_INET)
+    if unsigned:
+        _drop_unsigned(sk, skb, unsigned)
+        return _DONE
     if sk.sk_state != TCP_LISTEN:
         inet_connection_sock.inet_csk_reqsk_queue_drop_and_put(sk, req)
         return inet_hashtables.__inet_lookup_skb(net, iph, skb, th.source, th.dest)
@@ -672,6 +898,7 @@ def _do_time_wait(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, tw: tcp_time
 def tcp_v4_init_sock(sk: tcp_sock) -> int:
     tcp.tcp_init_sock(sk)
     sk.icsk_af_ops = ipv4_specific
+    sk.af_specific = tcp_sock_ipv4_specific
     return 0
 
 
@@ -679,6 +906,7 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     """Timers, queues, congestion control and the port go."""
     tcp_timer.tcp_clear_xmit_timers(sk)
     tcp_cong.tcp_cleanup_congestion_control(sk)
+    tcp_clear_md5_list(sk)
     tcp.tcp_write_queue_purge(sk)
     for skb in sk.out_of_order_queue:
         consume_skb(skb)
@@ -706,6 +934,12 @@ tcp_request_sock_ipv4_ops = tcp_request_sock_af_ops(
     init_seq_and_ts_off=tcp_v4_init_seq_and_ts_off,
     route_req=tcp_v4_route_req,
     send_synack=tcp_v4_send_synack,
+    req_md5_lookup=tcp_v4_md5_lookup,
+    calc_md5_hash=tcp_v4_md5_hash_skb,
+)
+
+tcp_sock_ipv4_specific = tcp_sock_af_ops(
+    md5_lookup=tcp_v4_md5_lookup, calc_md5_hash=tcp_v4_md5_hash_skb, md5_parse=tcp_v4_parse_md5_keys
 )
 
 ipv4_specific = inet_connection_sock_af_ops(

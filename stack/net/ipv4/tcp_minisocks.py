@@ -65,6 +65,7 @@ from stack.include.tcp import (
     TCPHDR_FIN,
     TCPHDR_RST,
     TCPHDR_SYN,
+    TCPOLEN_MD5SIG_ALIGNED,
     TCPOLEN_TSTAMP_ALIGNED,
     keepalive_time_when,
     ktime_get_seconds,
@@ -252,6 +253,8 @@ def _tw_take_over(tw: tcp_timewait_sock, sk: tcp_sock) -> None:
     tw.tw_ts_recent_stamp = sk.rx_opt.ts_recent_stamp
     tw.tw_ts_offset = sk.tsoffset
     tw.last_oow_ack_time = 0
+    if sk.md5sig_info is not None and sk.af_specific is not None:
+        tw.tw_md5_key = sk.af_specific.md5_lookup(sk, sk)
 
 
 
@@ -306,6 +309,7 @@ def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
     newtp.thin_lto = oldtp.thin_lto
     newtp.save_syn = oldtp.save_syn
     newtp.fastopen_no_cookie = oldtp.fastopen_no_cookie
+    newtp.af_specific = oldtp.af_specific
     newtp.snd_cwnd = oldtp.snd_cwnd
     newtp.snd_cwnd_clamp = oldtp.snd_cwnd_clamp
     newtp.snd_ssthresh = oldtp.snd_ssthresh
@@ -325,6 +329,9 @@ def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) 
     _init_sequence(newsk, req)
     _init_child_timers(newsk)
     _init_child_options(newsk, req, skb)
+    if sk.md5sig_info is not None and sk.af_specific is not None:
+        if sk.af_specific.md5_lookup(sk, req) is not None:
+            newsk.tcp_header_len += TCPOLEN_MD5SIG_ALIGNED
     if skb.len >= TCP_MSS_DEFAULT + newsk.tcp_header_len:
         newsk.icsk_ack.last_seg_size = skb.len - newsk.tcp_header_len
     tcp_ecn_openreq_child(newsk, req)

@@ -22,7 +22,7 @@ The window that is offered (``tcp_select_window``) is what the free half of the 
 Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
-Left out: MD5 and AO signatures, path MTU probing beyond its variables, pacing (no ``sk_pacing``:
+Left out: AO signatures, path MTU probing beyond its variables, pacing (no ``sk_pacing``:
 cubic and reno do not ask for it), collapsing of small packets on retransmission, urgent pointers on the way out.
 """
 
@@ -120,6 +120,8 @@ from stack.include.tcp import (
     TCPHDR_SYN,
     TCPOLEN_EXP_FASTOPEN_BASE,
     TCPOLEN_FASTOPEN_BASE,
+    TCPOLEN_MD5SIG,
+    TCPOLEN_MD5SIG_ALIGNED,
     TCPOLEN_MSS,
     TCPOLEN_MSS_ALIGNED,
     TCPOLEN_SACK_BASE,
@@ -134,6 +136,7 @@ from stack.include.tcp import (
     TCPOPT_EXP,
     TCPOPT_FASTOPEN,
     TCPOPT_FASTOPEN_MAGIC,
+    TCPOPT_MD5SIG,
     TCPOPT_MSS,
     TCPOPT_NOP,
     TCPOPT_SACK,
@@ -152,6 +155,7 @@ from stack.include.tcp import (
     tcp_in_cwnd_reduction,
     tcp_is_cwnd_limited,
     tcp_is_sack,
+    tcp_md5sig_key,
     tcp_minshall_check,
     tcp_packets_in_flight,
     tcp_passive_fastopen,
@@ -182,6 +186,7 @@ _SIGN: Final = 0x80000000
 
 OPTION_SACK_ADVERTISE: Final = 1 << 0
 OPTION_TS: Final = 1 << 1
+OPTION_MD5: Final = 1 << 2
 OPTION_WSCALE: Final = 1 << 3
 OPTION_FAST_OPEN_COOKIE: Final = 1 << 8
 
@@ -192,6 +197,7 @@ _TS_AFTER_SACKOK: Final = (
     TCPOPT_SACK_PERM << 24 | TCPOLEN_SACK_PERM << 16 | TCPOPT_TIMESTAMP << 8 | TCPOLEN_TIMESTAMP
 )
 _SACKOK_ALONE: Final = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_SACK_PERM << 8 | TCPOLEN_SACK_PERM
+_MD5SIG: Final = TCPOPT_NOP << 24 | TCPOPT_NOP << 16 | TCPOPT_MD5SIG << 8 | TCPOLEN_MD5SIG
 _WORD: Final = Struct("!I")
 _TWO_WORDS: Final = Struct("!II")
 # The whole header of nearly every segment: 20 bytes and the time stamp option.
@@ -201,7 +207,17 @@ _HEADER_TS: Final = Struct("!HHIIHHHHIII")
 class tcp_out_options:
     """struct tcp_out_options: what tcp_options_write() puts behind the header."""
 
-    __slots__ = ("fastopen_cookie", "mss", "num_sack_blocks", "options", "tsecr", "tsval", "ws")
+    __slots__ = (
+        "fastopen_cookie",
+        "hash_location",
+        "md5",
+        "mss",
+        "num_sack_blocks",
+        "options",
+        "tsecr",
+        "tsval",
+        "ws",
+    )
 
     def __init__(self) -> None:
         self.options = 0
@@ -211,6 +227,8 @@ class tcp_out_options:
         self.tsval = 0
         self.tsecr = 0
         self.fastopen_cookie: tcp_fastopen_cookie | None = None
+        self.md5: tcp_md5sig_key | None = None
+        self.hash_location = 0  # offset in the packet's head
 
 
 # -- bookkeeping of what was sent -------------------------------------------------------------------------------
@@ -429,9 +447,14 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
 
 
 def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_out_options) -> None:
-    """Write the options at ``head[off:]``, in the kernel's order and padding: MSS, SACK-permitted and time stamp
-    in one pair of words where both are there, window scale, SACK blocks (a DSACK first), Fast Open cookie."""
+    """Write the options at ``head[off:]``, in the kernel's order and padding: room for a signature (its offset goes
+    into ``opts.hash_location``), MSS, SACK-permitted and time stamp in one pair of words where both are there, window
+    scale, SACK blocks (a DSACK first), Fast Open cookie."""
     options = opts.options
+    if options & OPTION_MD5:
+        _WORD.pack_into(head, off, _MD5SIG)
+        opts.hash_location = off + 4
+        off += TCPOLEN_MD5SIG_ALIGNED
     if opts.mss:
         _WORD.pack_into(head, off, TCPOPT_MSS << 24 | TCPOLEN_MSS << 16 | opts.mss)
         off += 4
@@ -504,10 +527,17 @@ def tcp_synack_options(
     skb: sk_buff,
     opts: tcp_out_options,
     foc: tcp_fastopen_cookie | None,
+    synack_type: int,
 ) -> int:
     """Options of a SYN-ACK: MSS always, the others only if the SYN had them; returns the header's length."""
     size = TCPOLEN_MSS_ALIGNED
     opts.mss = mss
+    if opts.md5 is not None:
+        opts.options |= OPTION_MD5
+        size += TCPOLEN_MD5SIG_ALIGNED
+        # Signature, time stamp and SACK blocks together find no room in later segments: SACK is worth more.
+        if synack_type != TCP_SYNACK_COOKIE:
+            req.tstamp_ok = req.tstamp_ok and not req.sack_ok
     if req.wscale_ok:
         opts.ws = req.rcv_wscale
         opts.options |= OPTION_WSCALE
@@ -534,15 +564,22 @@ def tcp_established_options(sk: tcp_sock, skb: sk_buff | None, opts: tcp_out_opt
     """Options of any other segment: time stamp and as many SACK blocks as fit; returns their length."""
     size = 0
     rx_opt = sk.rx_opt
+    if sk.md5sig_info is not None and sk.af_specific is not None:
+        opts.md5 = sk.af_specific.md5_lookup(sk, sk)
+        if opts.md5 is not None:
+            opts.options |= OPTION_MD5
+            size = TCPOLEN_MD5SIG_ALIGNED
     if rx_opt.tstamp_ok:
         opts.options |= OPTION_TS
         if skb is not None:
             opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + sk.tsoffset) & MASK32
         opts.tsecr = rx_opt.ts_recent
-        size = TCPOLEN_TSTAMP_ALIGNED
+        size += TCPOLEN_TSTAMP_ALIGNED
     eff_sacks = rx_opt.num_sacks + rx_opt.dsack
     if eff_sacks:
         remaining = MAX_TCP_OPTION_SPACE - size
+        if remaining < TCPOLEN_SACK_BASE_ALIGNED + TCPOLEN_SACK_PERBLOCK:
+            return size
         blocks = min(eff_sacks, (remaining - TCPOLEN_SACK_BASE_ALIGNED) // TCPOLEN_SACK_PERBLOCK)
         opts.num_sack_blocks = blocks
         size += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK
@@ -621,6 +658,10 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         TCP_HEADER.pack_into(head, off, sk.sk_num, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0)
         if size:
             tcp_options_write(head, off + TCP_HEADER_LEN, sk, opts)
+        if opts.md5 is not None and sk.af_specific is not None:
+            net_core_sock.sk_gso_disable(sk)
+            at = opts.hash_location
+            head[at : at + 16] = sk.af_specific.calc_md5_hash(opts.md5, sk, skb)
     af_ops = sk.icsk_af_ops
     af_ops.send_check(sk, skb)
     if flags & TCPHDR_ACK:
@@ -1418,7 +1459,9 @@ def tcp_make_synack(
         if not req.snt_synack:
             req.snt_synack = now // 1000 or 1
     opts = tcp_out_options()
-    header_size = tcp_synack_options(sk, req, mss, skb, opts, foc)
+    if sk.md5sig_info is not None and req.af_specific is not None:
+        opts.md5 = req.af_specific.req_md5_lookup(sk, req)
+    header_size = tcp_synack_options(sk, req, mss, skb, opts, foc, synack_type)
     skb.transport_header = off = skb_push(skb, header_size)
     flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK)
     head = skb.head
@@ -1428,6 +1471,9 @@ def tcp_make_synack(
         header_size << 10 | flags, min(req.rsk_rcv_wnd, TCP_MAX_WINDOW), 0, 0,
     )  # fmt: skip
     tcp_options_write(head, off + TCP_HEADER_LEN, None, opts)
+    if opts.md5 is not None and req.af_specific is not None:
+        at = opts.hash_location
+        head[at : at + 16] = req.af_specific.calc_md5_hash(opts.md5, req, skb)
     TCP_INC_STATS(sk.sk_net, TCP_MIB_OUTSEGS)
     skb.ip_summed = CHECKSUM_PARTIAL
     return skb
