@@ -208,6 +208,8 @@ class tcp_request_sock(inet_request_sock):
         "rcv_nxt",
         "snt_isn",
         "snt_synack",
+        "snt_tsval_first",
+        "snt_tsval_last",
         "syn_tos",
         "tfo_listener",
         "ts_off",
@@ -219,6 +221,8 @@ class tcp_request_sock(inet_request_sock):
         self.af_specific: tcp_request_sock_ops | None = None
         self.drop_reason = 0  # of the segment that tcp_check_req last judged
         self.snt_synack = 0
+        self.snt_tsval_first: int | None = None  # TSval of the first SYN-ACK and of the last; None: none left yet
+        self.snt_tsval_last = 0
         self.tfo_listener = False
         self.txhash = 0
         self.rcv_isn = 0

@@ -42,6 +42,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_TCP_CSUM,
     SKB_DROP_REASON_TCP_FASTOPEN,
     SKB_DROP_REASON_TCP_FLAGS,
+    SKB_DROP_REASON_TCP_INVALID_END_SEQUENCE,
     SKB_DROP_REASON_TCP_INVALID_SYN,
     SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
     SKB_DROP_REASON_TCP_OFO_DROP,
@@ -90,6 +91,7 @@ from stack.include.request_sock import (
 )
 from stack.include.sk_buff import SKB_TRUESIZE_OVERHEAD, sk_buff, skb_pull
 from stack.include.snmp import (
+    LINUX_MIB_BEYOND_WINDOW,
     LINUX_MIB_DELAYEDACKLOST,
     LINUX_MIB_LISTENOVERFLOWS,
     LINUX_MIB_OFOPRUNED,
@@ -2094,12 +2096,18 @@ def tcp_paws_discard(sk: tcp_sock, skb: sk_buff) -> bool:
     ) and not tcp_disordered_ack(sk, skb)
 
 
-def tcp_sequence(tp: tcp_sock, seq: int, end_seq: int) -> int:
-    """RFC 9293 section 3.4: 0 if any part of the segment is inside the window, else the drop reason."""
+def tcp_sequence(tp: tcp_sock, seq: int, end_seq: int, flags: int) -> int:
+    """RFC 9293 section 3.4: 0 if any part of the segment is inside the window, else the drop reason.  Under the profile
+    switch ``beyond_window_dropped`` its data must not pass the right edge either while something waits to be read."""
     if before(end_seq, tp.rcv_wup):
         return SKB_DROP_REASON_TCP_OLD_DATA
-    if after(seq, (tp.rcv_nxt + tcp_receive_window(tp)) & MASK32):
-        return SKB_DROP_REASON_TCP_OVERWINDOW
+    limit = (tp.rcv_nxt + tcp_receive_window(tp)) & MASK32
+    if after(end_seq, limit):
+        if after(seq, limit):
+            return SKB_DROP_REASON_TCP_OVERWINDOW
+        if tp.sk_net.profile.beyond_window_dropped and tp.sk_receive_queue:
+            if after((end_seq - bool(flags & TCPHDR_FIN)) & MASK32, limit):
+                return SKB_DROP_REASON_TCP_INVALID_END_SEQUENCE
     return 0
 
 
@@ -2165,7 +2173,7 @@ def tcp_validate_incoming(sk: tcp_sock, skb: sk_buff, th: tcphdr, syn_inerr: boo
         if not tcp_oow_rate_limited(net, skb, LINUX_MIB_TCPACKSKIPPEDPAWS, sk):
             tcp_send_dupack(sk, skb)
         return _discard(skb, SKB_DROP_REASON_TCP_RFC7323_PAWS)
-    reason = tcp_sequence(sk, cb.seq, cb.end_seq)
+    reason = tcp_sequence(sk, cb.seq, cb.end_seq, flags)
     if reason:
         return _out_of_window(sk, skb, th, syn_inerr, reason)
     if flags & TCPHDR_RST:
@@ -2188,8 +2196,12 @@ def _out_of_window(sk: tcp_sock, skb: sk_buff, th: tcphdr, syn_inerr: bool, reas
             return _discard(skb, SKB_DROP_REASON_TCP_RESET)
     elif th.flags & TCPHDR_SYN:
         return _syn_challenge(sk, skb, syn_inerr)
-    elif not tcp_oow_rate_limited(sk.sk_net, skb, LINUX_MIB_TCPACKSKIPPEDSEQ, sk):
-        tcp_send_dupack(sk, skb)
+    else:
+        net = sk.sk_net
+        if reason != SKB_DROP_REASON_TCP_OLD_DATA and net.profile.beyond_window_dropped:
+            NET_INC_STATS(net, LINUX_MIB_BEYOND_WINDOW)
+        if not tcp_oow_rate_limited(net, skb, LINUX_MIB_TCPACKSKIPPEDSEQ, sk):
+            tcp_send_dupack(sk, skb)
     return _discard(skb, reason)
 
 
@@ -2758,11 +2770,14 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
         return True
     if skb.truesize > sk.sk_rcvbuf - sk.sk_rmem_alloc:
         return False
+    net = sk.sk_net
+    if net.profile.beyond_window_dropped and tcp_sequence(sk, cb.seq, cb.end_seq, th.flags):
+        return False
     if rx_opt.saw_tstamp:
         if sk.rcv_nxt == sk.rcv_wup:
             tcp_store_ts_recent(sk)
         tcp_rcv_rtt_measure_ts(sk, skb)
-    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPHPHITS)
+    NET_INC_STATS(net, LINUX_MIB_TCPHPHITS)
     rx_opt.dsack = False
     skb_pull(skb, tcp_header_len)
     tcp_queue_rcv(sk, skb)

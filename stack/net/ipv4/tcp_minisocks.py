@@ -49,6 +49,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPACKSKIPPEDTIMEWAIT,
     LINUX_MIB_TCPDEFERACCEPTDROP,
     LINUX_MIB_TCPTIMEWAITOVERFLOW,
+    LINUX_MIB_TSECRREJECTED,
     NET_INC_STATS,
     TCP_INC_STATS,
     TCP_MIB_ATTEMPTFAILS,
@@ -92,7 +93,7 @@ from stack.net.ipv4 import (
 from stack.net.ipv4 import (
     inet_timewait_sock as net_inet_timewait_sock,
 )
-from stack.seqnum import MASK32, after, before, diff
+from stack.seqnum import MASK32, after, before, between, diff
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
@@ -398,15 +399,19 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
     cb = TCP_SKB_CB(skb)
     flg = th.flags & (TCPHDR_RST | TCPHDR_SYN | TCPHDR_ACK)
     tmp_opt = tcp_options_received()
-    paws_reject = th.doff > 5 and _req_paws_reject(sk, skb, req, th, tmp_opt)
+    paws_reject = tsecr_reject = False
+    if th.doff > 5:
+        tcp_input.tcp_parse_options(sk.sk_net, skb, tmp_opt, False, None)
+        tsecr_reject = sk.sk_net.profile.tsecr_checked and not fastopen and _req_tsecr_reject(req, tmp_opt)
+        paws_reject = _req_paws_reject(sk, req, th, tmp_opt)
     if cb.seq == req.rcv_isn and flg == TCPHDR_SYN and not paws_reject:
         _retransmitted_syn(sk, skb, req, fastopen)
         return None
     if flg & TCPHDR_ACK and not fastopen and cb.ack_seq != (req.snt_isn + 1) & MASK32:
         return sk
     window_end = (req.rcv_nxt + req.rsk_rcv_wnd) & MASK32
-    if paws_reject or not tcp_in_window(cb.seq, cb.end_seq, req.rcv_nxt, window_end):
-        _unacceptable(sk, skb, req, flg, paws_reject)
+    if paws_reject or tsecr_reject or not tcp_in_window(cb.seq, cb.end_seq, req.rcv_nxt, window_end):
+        _unacceptable(sk, skb, req, flg, paws_reject, tsecr_reject)
         return None
     if flg & TCPHDR_RST and cb.seq != req.rcv_nxt:
         _send_ack_limited(sk, skb, req)
@@ -429,9 +434,8 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
 
 
 def _req_paws_reject(
-    sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, th: tcphdr, tmp_opt: tcp_options_received
+    sk: tcp_sock, req: tcp_request_sock, th: tcphdr, tmp_opt: tcp_options_received
 ) -> bool:
-    tcp_input.tcp_parse_options(sk.sk_net, skb, tmp_opt, False, None)
     if not tmp_opt.saw_tstamp:
         return False
     tmp_opt.ts_recent = req.ts_recent
@@ -441,6 +445,14 @@ def _req_paws_reject(
     now = ktime_get_seconds(sk.sk_net)
     tmp_opt.ts_recent_stamp = now - min(req.timeout << req.num_timeout, TCP_RTO_MAX) // HZ
     return tcp_paws_reject(tmp_opt, th.flags & TCPHDR_RST != 0, now)
+
+
+def _req_tsecr_reject(req: tcp_request_sock, tmp_opt: tcp_options_received) -> bool:
+    """Whether the segment echoes a time stamp that no SYN-ACK of ours had (profile switch ``tsecr_checked``).  An echo
+    of zero says nothing."""
+    if not (req.tstamp_ok and tmp_opt.saw_tstamp and tmp_opt.rcv_tsecr) or req.snt_tsval_first is None:
+        return False
+    return not between(tmp_opt.rcv_tsecr, req.snt_tsval_first, req.snt_tsval_last)
 
 
 def _retransmitted_syn(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: bool) -> None:
@@ -460,13 +472,17 @@ def _send_ack_limited(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> None
         req.rsk_ops.send_ack(sk, skb, req)
 
 
-def _unacceptable(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int, paws_reject: bool) -> None:
+def _unacceptable(
+    sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int, paws_reject: bool, tsecr_reject: bool
+) -> None:
     if not flg & TCPHDR_RST:
         _send_ack_limited(sk, skb, req)
     req.drop_reason = SKB_DROP_REASON_TCP_OVERWINDOW
     if paws_reject:
         req.drop_reason = SKB_DROP_REASON_TCP_RFC7323_PAWS
         NET_INC_STATS(sk.sk_net, LINUX_MIB_PAWSESTABREJECTED)
+    elif tsecr_reject:
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TSECRREJECTED)
 
 
 def _third_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int) -> Any:

@@ -544,7 +544,9 @@ def tcp_synack_options(
         size += TCPOLEN_WSCALE_ALIGNED
     if req.tstamp_ok:
         opts.options |= OPTION_TS
-        opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + req.ts_off) & MASK32
+        opts.tsval = req.snt_tsval_last = (skb.skb_mstamp_ns // 1_000_000 + req.ts_off) & MASK32
+        if req.snt_tsval_first is None:
+            req.snt_tsval_first = opts.tsval
         opts.tsecr = req.ts_recent
         size += TCPOLEN_TSTAMP_ALIGNED
     if req.sack_ok:
