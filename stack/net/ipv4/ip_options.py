@@ -139,6 +139,7 @@ def ip_options_echo(net: Stack, sopt: ip_options | None, skb: sk_buff) -> ip_opt
         reverse, first = _echo_route(_cut(sopt, sopt.srr), skb.h_iph.saddr)
         if reverse and fib_frontend.inet_addr_type(net, first) != RTN_LOCAL:
             opt.srr, opt.faddr = IPHDR + len(out), first
+            opt.is_strictroute = sopt.is_strictroute
             out += reverse
     out += bytes(-len(out) % 4)
     opt.data, opt.optlen = bytes(out), len(out)
@@ -179,6 +180,11 @@ def _echo_route(body: bytearray, saddr: int) -> tuple[bytearray, int]:
     hops = [int.from_bytes(body[i : i + 4], "big") for i in range(3, taken - 3, 4)][::-1]
     if not hops:
         return bytearray(), 0
+    if hops[-1] == saddr:
+        # RFC 1812, section 5.3.13.4: the sender had put itself first, which was wrong.
+        hops.pop()
+        if not hops:
+            return bytearray(), 0
     route = [*hops[1:], saddr]
     out = bytearray((body[0], 3 + 4 * len(route), 4))
     for hop in route:

@@ -248,7 +248,6 @@ def _request_from_cookie(
     req.tstamp_ok = tcp_opt.saw_tstamp
     req.ts_recent = tcp_opt.rcv_tsval if tcp_opt.saw_tstamp else 0
     req.syn_tos = TCP_SKB_CB(skb).ip_dsfield
-    tcp_input.tcp_reqsk_record_syn(sk, req, skb)
     return req
 
 
