@@ -364,13 +364,13 @@ def icmp_discard(skb: sk_buff) -> int:
 
 
 def icmp_echo(skb: sk_buff) -> int:
-    """RFC 1122, section 3.2.2.6: the same data back."""
+    """RFC 1122, section 3.2.2.6: the same data back; the code too, whatever it is."""
     net = cast(rtable, skb._skb_refdst).net
     if net.ipv4.sysctl_icmp_echo_ignore_all:
         return SKB_DROP_REASON_ICMP_IGNORED
     icmph: icmphdr = skb.h_th
     body = memoryview(skb.head)[skb.data : skb.tail]
-    icmp_reply(skb, ICMP_ECHOREPLY, 0, icmph.gateway, body)
+    icmp_reply(skb, ICMP_ECHOREPLY, icmph.code, icmph.gateway, body)
     return SKB_NOT_DROPPED_YET
 
 

@@ -62,7 +62,6 @@ def inet_twsk_hashdance(tw: inet_timewait_sock, sk: Any, hashinfo: inet_hashinfo
 
 
 def tw_timer_handler(tw: inet_timewait_sock) -> None:
-    NET_INC_STATS(tw.sk_net, LINUX_MIB_TIMEWAITKILLED if tw.tw_kill else LINUX_MIB_TIMEWAITED)
     inet_twsk_kill(tw)
 
 
@@ -99,6 +98,7 @@ def __inet_twsk_schedule(tw: inet_timewait_sock, timeo: int, rearm: bool) -> Non
     net = tw.sk_net
     tw.tw_kill = timeo <= 4 * HZ
     if not rearm:
+        NET_INC_STATS(net, LINUX_MIB_TIMEWAITKILLED if tw.tw_kill else LINUX_MIB_TIMEWAITED)
         mod_timer(net, tw.tw_timer, jiffies(net) + timeo)
         tw.tw_dr.tw_refcount += 1
     elif timer_pending(tw.tw_timer):

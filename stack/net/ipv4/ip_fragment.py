@@ -28,6 +28,7 @@ from stack.include.ip import (
     IP_DF,
     IP_MF,
     IP_OFFSET,
+    IPHDR_STRUCT,
     iphdr,
 )
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_HOST, sk_buff
@@ -40,6 +41,7 @@ from stack.include.snmp import (
     IPSTATS_MIB_REASMTIMEOUT,
 )
 from stack.include.timer import timer_list
+from stack.lib.checksum import ip_fast_csum
 from stack.net.core import skbuff
 from stack.net.ipv4 import icmp, inet_fragment
 from stack.net.ipv4.inet_fragment import INET_FRAG_FIRST_IN, INET_FRAG_LAST_IN
@@ -231,8 +233,13 @@ def ip_frag_reasm(net: Stack, qp: ipq) -> sk_buff | None:
     ipq_kill(qp)
     view = memoryview(first.head)
     pieces = [memoryview(f.head)[f.data : f.tail] for _, f in qp.frags]
-    frame = b"".join([view[first.mac_header : first.data], *pieces])
     network = first.network_header - first.mac_header
+    tos = (iph.tos & ~INET_ECN_MASK) | ecn
+    fields = ((iph.version << 4) | iph.ihl, tos, hlen + qp.len, iph.id, iph.frag_off & IP_DF, iph.ttl, iph.protocol)
+    options = view[first.network_header + 20 : first.network_header + hlen]
+    check = ip_fast_csum(IPHDR_STRUCT.pack(*fields, 0, iph.saddr, iph.daddr) + options, iph.ihl)
+    header = IPHDR_STRUCT.pack(*fields, check, iph.saddr, iph.daddr)  # an ICMP error quotes this, the whole's
+    frame = b"".join([view[first.mac_header : first.network_header], header, options, *pieces])
     whole = sk_buff(frame, network, len(frame))
     whole.mac_header = 0
     whole.network_header = network
@@ -243,11 +250,7 @@ def ip_frag_reasm(net: Stack, qp: ipq) -> sk_buff | None:
     whole.ip_summed = CHECKSUM_UNNECESSARY if verified else CHECKSUM_NONE
     whole._skb_refdst = first._skb_refdst
     whole.ip_opt = first.ip_opt
-    tos = (iph.tos & ~INET_ECN_MASK) | ecn
-    ver_ihl = (iph.version << 4) | iph.ihl
-    whole.h_iph = iphdr(
-        ver_ihl, tos, hlen + qp.len, iph.id, iph.frag_off & IP_DF, iph.ttl, iph.protocol, 0, iph.saddr, iph.daddr
-    )
+    whole.h_iph = iphdr(*fields, check, iph.saddr, iph.daddr)
     for _, frag in qp.frags:
         skbuff.consume_skb(frag)
     IP_INC_STATS(net, IPSTATS_MIB_REASMOKS)

@@ -51,7 +51,7 @@ def ip_options_compile(net: Stack, data: bytes, skb: sk_buff | None) -> tuple[ip
             return opt, IPHDR + at
         optlen = data[at + 1]
         if optlen < 2 or at + optlen > len(data):
-            return opt, IPHDR + at + 1 if optlen >= 2 else IPHDR + at
+            return opt, IPHDR + at
         problem = _compile_one(net, opt, kind, at, optlen, skb)
         if problem:
             return opt, IPHDR + problem

@@ -8,7 +8,7 @@
 
 The header is a ``struct iphdr`` object on the packet until ``ip_send_check`` packs it into the header room.
 
-The identification field (measured on 6.1; RFC 6864): a packet with DF of a connected socket counts the socket's own
+The identification field (measured on 6.1; RFC 6864): a packet of a connected socket counts the socket's own
 ``inet_id`` up, by one per segment of a GSO frame; any other packet with DF has 0 (SYN-ACK, RST, ACK of TIME_WAIT);
 a packet that may be fragmented draws from a counter per (destination, source, protocol).
 """
@@ -161,10 +161,11 @@ def ip_select_ttl(inet: inet_sock, dst: dst_entry) -> int:
 
 def ip_select_ident_segs(net: Stack, iph: iphdr, sk: inet_sock | None, segs: int, ignore_df: bool = False) -> None:
     """Set ``iph.id``: see the head of this file."""
+    if sk is not None and sk.sk_daddr:
+        iph.id = sk.inet_id
+        sk.inet_id = (sk.inet_id + segs) & 0xFFFF
+        return
     if iph.frag_off & IP_DF and not ignore_df:
-        if sk is not None and sk.sk_daddr:
-            iph.id = sk.inet_id
-            sk.inet_id = (sk.inet_id + segs) & 0xFFFF
         return
     __ip_select_ident(net, iph, segs)
 

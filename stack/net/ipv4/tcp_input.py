@@ -2509,7 +2509,11 @@ def tcp_ofo_queue(sk: tcp_sock) -> None:
             continue
         fin = cb.tcp_flags & TCPHDR_FIN
         tcp_rcv_nxt_update(sk, cb.end_seq)
-        sk.sk_receive_queue.append(skb)
+        tail = sk.sk_receive_queue[-1] if sk.sk_receive_queue else None
+        if tail is not None and skb.len < 512 and tcp_try_coalesce(sk, tail, skb):
+            consume_skb(skb)
+        else:
+            sk.sk_receive_queue.append(skb)
         if fin:
             del queue[:taken]
             tcp_fin(sk)
@@ -2540,14 +2544,16 @@ def tcp_data_queue_ofo(sk: tcp_sock, skb: sk_buff) -> None:
         if not after(end_seq, prev_end):
             NET_INC_STATS(net, LINUX_MIB_TCPOFOMERGE)
             tcp_dsack_set(sk, seq, end_seq)
-            tcp_sack_new_ofo_skb(sk, seq, end_seq)
+            if tcp_is_sack(sk):
+                tcp_sack_new_ofo_skb(sk, seq, end_seq)
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_OFOMERGE)
             return
         tcp_dsack_set(sk, seq, prev_end)
     queue.insert(pos, skb)
     skb_set_owner_r(skb, sk)
     _drop_covered(sk, queue, pos + 1, end_seq)
-    tcp_sack_new_ofo_skb(sk, seq, end_seq)
+    if tcp_is_sack(sk):
+        tcp_sack_new_ofo_skb(sk, seq, end_seq)
     if skb.len >= 128:
         tcp_grow_window(sk, skb)
 

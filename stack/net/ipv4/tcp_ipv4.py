@@ -55,6 +55,7 @@ from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
 from stack.include.inet_timewait_sock import inet_timewait_death_row
 from stack.include.ip import (
     ICMP_DEST_UNREACH,
+    ICMP_EXC_TTL,
     ICMP_FRAG_NEEDED,
     ICMP_HOST_UNREACH,
     ICMP_NET_UNREACH,
@@ -684,8 +685,10 @@ def tcp_ld_RTO_revert(sk: tcp_sock, seq: int) -> None:
 
 
 def _icmp_aborts_request(type_: int, code: int) -> bool:
-    if type_ in (ICMP_PARAMETERPROB, ICMP_TIME_EXCEEDED):
+    if type_ == ICMP_PARAMETERPROB:
         return True
+    if type_ == ICMP_TIME_EXCEEDED:
+        return code == ICMP_EXC_TTL
     return type_ == ICMP_DEST_UNREACH and code in (ICMP_NET_UNREACH, ICMP_HOST_UNREACH)
 
 
@@ -794,10 +797,12 @@ def tcp_v4_rcv(skb: sk_buff) -> int:
     net.mib.tcp_statistics[TCP_MIB_INSEGS] += 1
     headlen = skb.tail - skb.data
     if headlen < TCP_HEADER_LEN:
-        return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+        return _too_short(skb)
     th = tcphdr(*TCP_HEADER.unpack_from(skb.head, skb.data))
-    if th.doff < 5 or headlen < th.doff << 2:
+    if th.doff < 5:
         return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    if headlen < th.doff << 2:
+        return _too_short(skb)
     skb.h_th = th
     iph: iphdr = skb.h_iph
     if skb.ip_summed == CHECKSUM_NONE and _csum_error(skb, iph):
@@ -837,6 +842,12 @@ def _drop_unsigned(sk: tcp_sock, skb: sk_buff, reason: int) -> int:
 def _csum_error(skb: sk_buff, iph: iphdr) -> bool:
     segment = memoryview(skb.head)[skb.data : skb.tail]
     return csum_fold(csum_partial(segment) + tcp_v4_pseudo(iph.saddr, iph.daddr, len(segment))) != 0
+
+
+def _too_short(skb: sk_buff) -> int:
+    """The header is not all there: dropped, and no error is counted."""
+    kfree_skb_reason(skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    return 0
 
 
 def _bad_packet(net: Stack, skb: sk_buff, reason: int) -> int:

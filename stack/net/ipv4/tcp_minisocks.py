@@ -47,6 +47,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPACKSKIPPEDFINWAIT2,
     LINUX_MIB_TCPACKSKIPPEDSYNRECV,
     LINUX_MIB_TCPACKSKIPPEDTIMEWAIT,
+    LINUX_MIB_TCPCHALLENGEACK,
     LINUX_MIB_TCPDEFERACCEPTDROP,
     LINUX_MIB_TCPTIMEWAITOVERFLOW,
     LINUX_MIB_TSECRREJECTED,
@@ -407,14 +408,16 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
     if cb.seq == req.rcv_isn and flg == TCPHDR_SYN and not paws_reject:
         _retransmitted_syn(sk, skb, req, fastopen)
         return None
-    if flg & TCPHDR_ACK and not fastopen and cb.ack_seq != (req.snt_isn + 1) & MASK32:
+    rst_first = flg & TCPHDR_RST and sk.sk_net.profile.request_rst_by_sequence
+    if flg & TCPHDR_ACK and not fastopen and not rst_first and cb.ack_seq != (req.snt_isn + 1) & MASK32:
         return sk
     window_end = (req.rcv_nxt + req.rsk_rcv_wnd) & MASK32
     if paws_reject or tsecr_reject or not tcp_in_window(cb.seq, cb.end_seq, req.rcv_nxt, window_end):
         _unacceptable(sk, skb, req, flg, paws_reject, tsecr_reject)
         return None
     if flg & TCPHDR_RST and cb.seq != req.rcv_nxt:
-        _send_ack_limited(sk, skb, req)
+        if _send_ack_limited(sk, skb, req) and sk.sk_net.profile.request_rst_by_sequence:
+            NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPCHALLENGEACK)
         req.drop_reason = SKB_DROP_REASON_TCP_RESET
         return None
     if tmp_opt.saw_tstamp and not after(cb.seq, req.rcv_nxt):
@@ -467,9 +470,11 @@ def _retransmitted_syn(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastop
         mod_timer(net, req.rsk_timer, jiffies(net) + inet_connection_sock.tcp_reqsk_timeout(req))
 
 
-def _send_ack_limited(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> None:
-    if not tcp_input.tcp_oow_rate_limited(sk.sk_net, skb, LINUX_MIB_TCPACKSKIPPEDSYNRECV, req):
-        req.rsk_ops.send_ack(sk, skb, req)
+def _send_ack_limited(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> bool:
+    if tcp_input.tcp_oow_rate_limited(sk.sk_net, skb, LINUX_MIB_TCPACKSKIPPEDSYNRECV, req):
+        return False
+    req.rsk_ops.send_ack(sk, skb, req)
+    return True
 
 
 def _unacceptable(

@@ -1541,11 +1541,11 @@ def tcp_send_ack(sk: tcp_sock) -> None:
     __tcp_send_ack(sk, sk.rcv_nxt)
 
 
-def tcp_xmit_probe_skb(sk: tcp_sock, urgent: int) -> int:
+def tcp_xmit_probe_skb(sk: tcp_sock, urgent: int, mib: int) -> int:
     """An empty segment one below snd_una (snd_una itself with ``urgent``): the peer has to answer it."""
+    NET_INC_STATS(sk.sk_net, mib)
     seq = (sk.snd_una - (0 if urgent else 1)) & MASK32
     skb = tcp_init_nondata_skb(seq, TCPHDR_ACK)
-    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPWINPROBE)
     tcp_mstamp_refresh(sk)
     return tcp_transmit_skb(sk, skb, False)
 
@@ -1556,8 +1556,7 @@ def tcp_write_wakeup(sk: tcp_sock, mib: int) -> int:
         return -1
     skb = sk.sk_write_queue[0] if sk.sk_write_queue else None
     if skb is None or not before(skb.cb.seq, tcp_wnd_end(sk)):
-        NET_INC_STATS(sk.sk_net, mib)
-        return tcp_xmit_probe_skb(sk, 0)
+        return tcp_xmit_probe_skb(sk, 0, mib)
     mss = tcp_current_mss(sk)
     seg_size = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32
     if before(sk.pushed_seq, skb.cb.end_seq):

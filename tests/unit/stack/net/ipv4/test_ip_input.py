@@ -178,7 +178,7 @@ def test_timestamp_option_is_answered_with_the_time(net: Stack, peer: RawPeer) -
     ("options", "pointer"),
     [
         (bytes((7, 1, 4, 0)), 20),
-        (bytes((7, 40, 4, 0)), 21),
+        (bytes((7, 40, 4, 0)), 20),
         (bytes((7, 7, 3)) + bytes(5), 22),
         (bytes((1, 1, 1, 7)), 23),
         (bytes((68, 8, 5, 2)) + bytes(4), 23),

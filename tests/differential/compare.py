@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What differs between two outcomes of one stimulus, as lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.differential.allowed import ALLOWED
+
+Outcome = dict[str, Any]
+
+MS_TOLERANCE = 12.0  # of when an answer comes, and of a TSval
+MS_RATIO = 0.1
+
+
+def compare(name: str, ours: Outcome, real: Outcome) -> list[str]:
+    """Every difference that ``allowed.py`` does not list; empty if there is none."""
+    if "error" in real:
+        return [f"no outcome of the kernel: {real['error']}"]
+    found = _calls(ours["calls"], real["calls"]) + _answers(ours["answers"], real["answers"])
+    found += _mib(ours["mib"], real["mib"])
+    found += [("sysctl", f"sysctl {text}") for text in real["sysctl"]]
+    return [text for field, text in found if not any(a.covers(name, field) for a in ALLOWED)]
+
+
+def _calls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:
+    pairs = zip(ours, real, strict=True)
+    return [("call", f"call {i}: ours {a}, kernel {b}") for i, (a, b) in enumerate(pairs) if a != b]
+
+
+def _answers(ours: list[Outcome], real: list[Outcome]) -> list[tuple[str, str]]:
+    if [a["step"] for a in ours] != [b["step"] for b in real]:
+        lines = [f"ours   {line(a)}" for a in ours] + [f"kernel {line(b)}" for b in real]
+        return [("count", "\n    ".join(["other answers, or in other steps:", *lines]))]
+    found: list[tuple[str, str]] = []
+    for i, (a, b) in enumerate(zip(ours, real, strict=True)):
+        for field in sorted(a.keys() | b.keys()):
+            if not _same(field, a.get(field), b.get(field)):
+                text = f"answer {i} (step {a['step']}) {field}: ours {a.get(field)}, kernel {b.get(field)}"
+                only_push = (
+                    field == "flags"
+                    and a["data"]
+                    and a["flags"].replace("P", "") == b["flags"].replace("P", "")
+                )
+                found.append(
+                    ("push" if only_push else field, f"{text}\n    ours   {line(a)}\n    kernel {line(b)}")
+                )
+    return found
+
+
+def _kind(field: str, a: Outcome, b: Outcome) -> str:
+    """The field, or "push" if it is the flags of data and only PSH differs."""
+    if field == "flags" and a["data"] and a["flags"].replace("P", "") == b["flags"].replace("P", ""):
+        return "push"
+    return field
+
+
+def _same(field: str, a: Any, b: Any) -> bool:
+    if a is None or b is None or field not in ("ms", "tsval"):
+        return bool(a == b)
+    return bool(abs(a - b) <= MS_TOLERANCE + (MS_RATIO * max(a, b) if field == "ms" else 0))
+
+
+def _mib(ours: dict[str, int], real: dict[str, int]) -> list[tuple[str, str]]:
+    names = sorted(n for n in ours.keys() | real.keys() if ours.get(n, 0) != real.get(n, 0))
+    return [(n, f"{n}: ours +{ours.get(n, 0)}, kernel +{real.get(n, 0)}") for n in names]
+
+
+def line(answer: Outcome) -> str:
+    """An answer on one line."""
+    return " ".join(f"{k}={v}" for k, v in answer.items())

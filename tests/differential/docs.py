@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The generated end of docs/differential.md: the stimuli's number, allowed and open differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.differential.allowed import ALLOWED, OPEN
+from tests.differential.table import GROUPS, TABLE
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "differential.md"
+MARK = "<!-- written by `python -m tests.differential --docs`; a test compares -->\n"
+
+
+def generated() -> str:
+    """What follows MARK."""
+    out = [f"## The table\n{len(TABLE)} stimuli:", "", "| file | stimuli |", "| --- | --- |"]
+    out += [f"| {group} | {len(names)} |" for group, names in sorted(GROUPS.items())]
+    out += ["", "## Allowed differences", "", "| field | stimuli | reason |", "| --- | --- | --- |"]
+    out += [f"| {a.field} | `{a.stimuli}` | {a.reason} |" for a in ALLOWED]
+    out += ["", "## Open differences", "Known faults of our stack, still to be mended:", ""]
+    out += ["| stimulus | what differs |", "| --- | --- |"]
+    out += [f"| {name} | {text} |" for name, text in OPEN.items()]
+    return "\n".join(out) + "\n"
+
+
+def write_docs() -> None:
+    head = PATH.read_text().partition(MARK)[0]
+    PATH.write_text(head + MARK + generated())

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A stimulus on our Stack, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from devmodel.netdev.offload import finish
+from devmodel.port import VnetHdr
+from devmodel.virtio.spec import VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+from stack.api.bsd import Socket
+from stack.clock import ManualClock
+from stack.include.ip import in_aton
+from stack.include.netdevice import (
+    NETDEV_TX_OK,
+    NETIF_F_HW_CSUM,
+    NETIF_F_SG,
+    NETIF_F_TSO,
+    NETIF_F_TSO_ECN,
+    net_device,
+)
+from stack.include.sk_buff import CHECKSUM_PARTIAL, sk_buff
+from stack.net.core.neighbour import neigh_add_permanent
+from stack.net.core.skbuff import skb_linear_bytes
+from stack.net.ipv4 import proc
+from stack.rng import SeededRng
+from stack.stack import Stack
+from tests.differential.runner import CLIENT, SERVER, Run
+from tests.differential.script import COMMON_SYSCTL, Stimulus
+
+MSEC = 1_000_000
+_START_NS = 20_000 * 1_000 * MSEC
+_MAC = b"\x52\x54\0\0\0\1"
+_PEER_MAC = b"\x52\x54\0\0\0\2"
+
+
+def _finished(skb: sk_buff, frame: bytes) -> Iterable[bytes]:
+    """The frames as they go out: checksums filled in and segments cut, as the kernel does in software for a device
+    that can do neither."""
+    hdr = VnetHdr()
+    if skb.ip_summed == CHECKSUM_PARTIAL:
+        hdr.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
+        hdr.csum_start, hdr.csum_offset = skb.csum_start - skb.data, skb.csum_offset
+    if skb.gso_size:
+        hdr.gso_type, hdr.gso_size = VIRTIO_NET_HDR_GSO_TCPV4, skb.gso_size
+    return (b"".join(parts) for parts in finish(hdr, [frame]))
+
+
+class OurSide:
+    """A Stack with one device; what the kernel does in software for every device is an offload of this one."""
+
+    def __init__(self, profile: str, sysctl: dict[str, Any]) -> None:
+        self.clock = ManualClock(_START_NS)
+        self.net = Stack(self.clock, SeededRng(11), profile, sysctl)
+        self.dev = self.net.register_netdevice("tun0", _MAC, 1500)
+        self.dev.features = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO_ECN | NETIF_F_SG
+        self.net.dev_addr_add(self.dev, f"{SERVER}/24")
+        neigh_add_permanent(self.net.arp_tbl, in_aton(CLIENT), self.dev, _PEER_MAC)
+        self.dev.ndo_start_xmit = self._xmit
+        self.out: list[tuple[int, bytes]] = []
+
+    def _xmit(self, skb: sk_buff, dev: net_device) -> int:
+        frame = skb_linear_bytes(skb)
+        if frame[12:14] == b"\x08\0":
+            now = self.clock.now_ns()
+            self.out.extend((now, bytes(one)[14:]) for one in _finished(skb, frame))
+        return NETDEV_TX_OK
+
+    def transmit(self, packet: bytes) -> None:
+        self.net.netif_rx(self.dev, _MAC + _PEER_MAC + b"\x08\0" + packet)
+        self.net.rx_done()
+
+    def advance(self, ms: float) -> list[tuple[float, bytes]]:
+        start = self.clock.now_ns()
+        end = start + round(ms * MSEC)
+        while (due := self.net.next_deadline()) is not None and due <= end:
+            self.clock.set(max(due, self.clock.now_ns()))
+            self.net.run_timers()
+        self.clock.set(end)
+        out, self.out = self.out, []
+        return [((when - start) / MSEC, packet) for when, packet in out]
+
+    def now_ms(self) -> float:
+        return self.clock.now_ns() / MSEC
+
+    def socket(self) -> Socket:
+        return Socket(self.net)
+
+    def counters(self) -> dict[str, int]:
+        groups = {**proc.snmp_groups(self.net), **proc.netstat_groups(self.net)}
+        return {f"{group}.{name}": value for group, names in groups.items() for name, value in names.items()}
+
+
+def run_ours(stimulus: Stimulus, profile: str) -> dict[str, Any]:
+    """The outcome on a fresh Stack of that profile."""
+    side = OurSide(profile, {**COMMON_SYSCTL, **stimulus.sysctl})
+    return Run(side, stimulus).run()

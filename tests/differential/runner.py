@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs one stimulus against one side and writes down the answers.
+
+A ``Side`` is a server that takes IPv4 packets and gives some back while time passes, with sockets that have the calls
+of Python's ``socket``: our Stack in virtual time (ours.py) or the host's kernel behind a TUN device (real.py).  The
+outcome is a plain dict that json takes: ``answers`` (one dict of normalised fields per packet), ``calls`` (results of
+the socket calls) and ``mib`` (what the counters of /proc/net/snmp and netstat grew by).
+
+Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
+the first one of its flow with the elapsed time taken off, an IP id is "0", "first" or the step since the one before.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, Protocol
+
+from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
+from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
+from tests.differential.script import Stimulus
+
+SERVER = "10.0.2.2"
+CLIENT = "10.0.2.15"
+ISN = 1_000_000
+
+_IP = Struct("!BBHHHBBHII")
+_TCP = Struct("!HHIIBBHHH")
+_M32 = 0xFFFFFFFF
+
+_OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
+
+
+def aton(text: str) -> int:
+    a, b, c, d = (int(part) for part in text.split("."))
+    return a << 24 | b << 16 | c << 8 | d
+
+
+class Side(Protocol):
+    """A server."""
+
+    def transmit(self, packet: bytes) -> None:
+        """Give it an IPv4 packet."""
+
+    def advance(self, ms: float) -> list[tuple[float, bytes]]:
+        """Let time pass; the IPv4 packets that it sent, each with when (ms after the call)."""
+
+    def now_ms(self) -> float:
+        """Its clock."""
+
+    def socket(self) -> Any:
+        """A new TCP socket that does not block."""
+
+    def counters(self) -> dict[str, int]:
+        """ "TcpExt.ListenDrops" and so on."""
+
+
+@dataclass
+class Flow:
+    """A connection as its client sees it."""
+
+    isn: int = ISN
+    irs: int | None = None
+    snd_nxt: int = 0
+    rcv_nxt: int = 0
+    ts_offered: bool = False
+    ts_on: bool = False
+    ts_val: int = 1000
+    ts_recent: int = 0
+    ts_first: int | None = None
+    ts_first_ms: float = 0.0
+    last_id: int | None = None
+
+
+class Run:
+    """One stimulus on one side; ``run()`` gives the outcome."""
+
+    def __init__(self, side: Side, stimulus: Stimulus) -> None:
+        self.side = side
+        self.stimulus = stimulus
+        self.flows: dict[tuple[int, int], Flow] = {}
+        self.socks: dict[str, Any] = {}
+        self.answers: list[dict[str, Any]] = []
+        self.calls: list[str] = []
+        self.elapsed = 0.0
+        self.ip_id = 100
+
+    def run(self) -> dict[str, Any]:
+        before = self.side.counters()
+        for number, step in enumerate(self.stimulus.steps):
+            getattr(self, "do_" + step.kind)(**step.args)
+            self.elapsed = self.side.now_ms()
+            for ms, packet in self.side.advance(step.wait):
+                self._answer(number, ms, packet)
+        after = self.side.counters()
+        mib = {k: after[k] - before.get(k, 0) for k in after if after[k] != before.get(k, 0)}
+        return {"answers": self.answers, "calls": self.calls, "mib": mib}
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    def do_nothing(self) -> None:
+        pass
+
+    def flow(self, sport: int, port: int) -> Flow:
+        return self.flows.setdefault((sport, port), Flow())
+
+    def do_seg(
+        self,
+        flags: str,
+        data: bytes,
+        *,
+        sport: int = 40000,
+        port: int = 80,
+        seq: int | None = None,
+        ack: int | None = None,
+        win: int = 65535,
+        urg: int = 0,
+        doff: int | None = None,
+        cut: int | None = None,
+        bad_checksum: bool = False,
+        zero_checksum: bool = False,
+        isn: int | None = None,
+        reserved: int = 0,
+        **more: Any,
+    ) -> None:
+        flow = self.flow(sport, port)
+        flow.isn = flow.isn if isn is None else isn
+        bits = flags_to_bits(flags)
+        options = self._options(flow, bits, more)
+        base = flow.irs or 0
+        seq_abs = (flow.isn + (flow.snd_nxt if seq is None else seq)) & _M32
+        ack_abs = (
+            (base + (flow.rcv_nxt if ack is None else ack)) & _M32 if bits & 0x10 or ack is not None else 0
+        )
+        words = (20 + len(options)) // 4 if doff is None else doff
+        head = [sport, port, seq_abs, ack_abs, words << 4 | reserved, bits, win]
+        raw = _TCP.pack(*head, 0, urg) + options + data
+        raw = raw if cut is None else raw[:cut]
+        check = csum_tcpudp_magic(
+            aton(more.get("src", CLIENT)), aton(more.get("dst", SERVER)), len(raw), 6, csum_partial(raw)
+        )
+        check = 0 if zero_checksum else check ^ 1 if bad_checksum else check
+        raw = (raw[:16] + check.to_bytes(2, "big") + raw[18:])[: len(raw)]
+        if seq is None:
+            flow.snd_nxt += len(data) + bool(bits & 2) + bool(bits & 1)
+        self.do_ip(6, raw, **more)
+
+    def _options(self, flow: Flow, bits: int, more: dict[str, Any]) -> bytes:
+        ts = more.pop("ts", None)
+        nots, tsval, ts_off = more.pop("nots", False), more.pop("tsval", None), more.pop("ts_off", 0)
+        if bits & 2 and ts is not None:
+            flow.ts_offered, flow.ts_val = True, ts[0]
+        if tsval is not None:
+            flow.ts_val = tsval
+        if ts is None and flow.ts_on and not bits & 4 and not nots:
+            ts = (flow.ts_val & _M32, (flow.ts_recent - ts_off) & _M32)
+        base = flow.irs or 0
+        blocks = [((left + base) & _M32, (right + base) & _M32) for left, right in more.pop("sack", ())]
+        names = ("mss", "sackok", "wscale")
+        known = {n: more.pop(n) for n in names if n in more}
+        return build_tcp_options(ts=ts, sack=blocks, raw=more.pop("opts", b""), **known)
+
+    def do_icmp(
+        self,
+        type: int,
+        code: int,
+        rest: int,
+        *,
+        data: bytes | None = None,
+        seq: int = 0,
+        quote: int = 8,
+        sport: int = 40000,
+        port: int = 80,
+        qsrc: str = SERVER,
+        bad_checksum: bool = False,
+        **more: Any,
+    ) -> None:
+        if data is None:
+            flow = self.flow(sport, port)
+            inner = _TCP.pack(port, sport, ((flow.irs or 0) + seq) & _M32, 0, 5 << 4, 0x12, 1000, 0, 0)[
+                :quote
+            ]
+            data = self._ip_header(6, 40, 0, 0x4000, 64, 0, b"", aton(qsrc), aton(CLIENT), None, None, False)
+            data += inner
+        head = bytes((type, code, 0, 0)) + rest.to_bytes(4, "big")
+        check = ip_compute_csum(head + data) ^ (1 if bad_checksum else 0)
+        self.do_ip(1, head[:2] + check.to_bytes(2, "big") + head[4:] + data, **more)
+
+    def do_udp(
+        self,
+        port: int,
+        data: bytes,
+        *,
+        sport: int = 40000,
+        checksum: str = "good",
+        length: int | None = None,
+        **more: Any,
+    ) -> None:
+        size = 8 + len(data) if length is None else length
+        head = b"".join(v.to_bytes(2, "big") for v in (sport, port, size, 0))
+        check = csum_tcpudp_magic(aton(CLIENT), aton(SERVER), size, 17, csum_partial(head + data)) or 0xFFFF
+        check = {"good": check, "bad": check ^ 1, "none": 0}[checksum]
+        self.do_ip(17, head[:6] + check.to_bytes(2, "big") + data, **more)
+
+    def do_ip(
+        self,
+        proto: int,
+        body: bytes,
+        *,
+        ttl: int = 64,
+        tos: int = 0,
+        ip_id: int | None = None,
+        frag: int = 0x4000,
+        ip_options: bytes = b"",
+        src: str = CLIENT,
+        dst: str = SERVER,
+        tot_len: int | None = None,
+        ihl: int | None = None,
+        bad_ip_checksum: bool = False,
+        pad: bytes = b"",
+        frags: tuple[tuple[int, int, bool], ...] = (),
+    ) -> None:
+        if ip_id is None:
+            ip_id, self.ip_id = self.ip_id, self.ip_id + 1
+        addrs = aton(src), aton(dst)
+        pieces = [(body[a:b], a // 8 | (0x2000 if more else 0)) for a, b, more in frags] or [(body, frag)]
+        for piece, field in pieces:
+            size = 20 + len(ip_options) + len(piece)
+            head = self._ip_header(
+                proto, size, ip_id, field, ttl, tos, ip_options, *addrs, tot_len, ihl, bad_ip_checksum
+            )
+            self.side.transmit(head + piece + pad)
+
+    @staticmethod
+    def _ip_header(
+        proto: int,
+        size: int,
+        ip_id: int,
+        frag: int,
+        ttl: int,
+        tos: int,
+        options: bytes,
+        saddr: int,
+        daddr: int,
+        tot_len: int | None,
+        ihl: int | None,
+        bad: bool,
+    ) -> bytes:
+        words = 5 + len(options) // 4
+        first = 0x40 | (words if ihl is None else ihl)
+        fields = (first, tos, size if tot_len is None else tot_len, ip_id, frag, ttl, proto)
+        head = _IP.pack(*fields, 0, saddr, daddr) + options
+        check = ip_fast_csum(head, words) ^ (1 if bad else 0)
+        return head[:10] + check.to_bytes(2, "big") + head[12:]
+
+    # -- socket calls ----------------------------------------------------------------------------------------------
+
+    def do_listen(self, backlog: int, port: int, options: tuple[Any, ...], sock: str) -> None:
+        self.socks[sock] = self.side.socket()
+        for option in options:
+            self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
+        self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
+        self._record("listen", sock, self._try(sock, "listen", (backlog,)))
+
+    def do_call(self, name: str, args: tuple[Any, ...], sock: str, into: str | None = None) -> None:
+        self._record(name, sock, self._try(sock, name, args, into))
+
+    def _record(self, name: str, sock: str, result: str) -> None:
+        self.calls.append(f"{name}({sock}) = {result}")
+
+    def _try(self, sock: str, name: str, args: tuple[Any, ...], into: str | None = None) -> str:
+        if sock not in self.socks:
+            return "no socket"
+        try:
+            result = getattr(self.socks[sock], name)(*args)
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, str(error.errno))
+        if into is not None:
+            conn, (host, port) = result
+            conn.setblocking(False)
+            self.socks[into] = conn
+            return f"{host}:{port}"
+        if isinstance(result, bytes):
+            return f"{len(result)} bytes {result[:32]!r}"
+        return str(result)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _answer(self, step: int, ms: float, packet: bytes) -> None:
+        first, tos, size, ip_id, frag, ttl, proto, _, _saddr, daddr = _IP.unpack_from(packet)
+        ihl = (first & 15) * 4
+        out: dict[str, Any] = {"step": step, "ms": round(ms, 1), "proto": proto, "ttl": ttl, "tos": tos}
+        out["df"] = bool(frag & 0x4000)
+        if frag & 0x3FFF:
+            out["frag"] = [(frag & 0x1FFF) * 8, bool(frag & 0x2000)]
+        if ihl > 20:
+            out["ip_options"] = packet[20:ihl].hex()
+        if ip_fast_csum(packet, ihl // 4) or size != len(packet):
+            out["malformed"] = packet[:ihl].hex()
+        if daddr != aton(CLIENT):
+            out["to"] = packet[16:20].hex()
+        body = packet[ihl:size]
+        if proto == 6 and not frag & 0x1FFF:
+            self._tcp_answer(out, ms, ip_id, packet[12:20], body)
+        else:
+            out["id"] = "0" if ip_id == 0 else "random"
+            out["body"] = self._icmp_text(body) if proto == 1 else body.hex()
+        self.answers.append(out)
+
+    @staticmethod
+    def _icmp_text(body: bytes) -> str:
+        ok = "" if not ip_compute_csum(body) else " bad checksum"
+        return (
+            f"type {body[0]} code {body[1]} rest {body[4:8].hex()} {len(body) - 8} bytes {body[8:].hex()}{ok}"
+        )
+
+    def _tcp_answer(self, out: dict[str, Any], ms: float, ip_id: int, addrs: bytes, body: bytes) -> None:
+        sport, dport, seq, ack, words, bits, win, _, urg = _TCP.unpack_from(body)
+        flow = self.flow(dport, sport)
+        flags = bits_to_flags(bits)
+        if flow.irs is None and bits & 2:
+            flow.irs = seq
+        pseudo = addrs + b"\0\6" + len(body).to_bytes(2, "big")
+        data = body[words >> 4 << 2 :]
+        out.update(port=dport, flags=flags, win=win, data=len(data))
+        if ip_compute_csum(pseudo + body):
+            out["bad_checksum"] = True
+        if data:
+            out["bytes"] = data[:16].hex()
+        if urg or words & 15:
+            out["urg"], out["reserved"] = urg, words & 15
+        out["seq"] = "zero" if seq == 0 else _signed(seq - (flow.irs or 0))
+        out["ack"] = "zero" if ack == 0 else _signed(ack - flow.isn)
+        out["id"] = (
+            "0" if ip_id == 0 else "first" if flow.last_id is None else f"+{(ip_id - flow.last_id) & 0xFFFF}"
+        )
+        flow.last_id = ip_id or flow.last_id
+        out["opts"] = self._option_text(out, flow, bits, ms, body[20 : words >> 4 << 2])
+        self._advance(flow, bits, seq, len(data))
+
+    @staticmethod
+    def _advance(flow: Flow, bits: int, seq: int, size: int) -> None:
+        rel = (seq - (flow.irs or 0)) & _M32
+        end = rel + size + bool(bits & 2) + bool(bits & 1)
+        if not bits & 4 and rel <= flow.rcv_nxt < end:
+            flow.rcv_nxt = end
+
+    def _option_text(self, out: dict[str, Any], flow: Flow, bits: int, ms: float, raw: bytes) -> str:
+        parts: list[str] = []
+        at = 0
+        while at < len(raw):
+            kind = raw[at]
+            size = 1 if kind < 2 else raw[at + 1]
+            if size < 1 or at + size > len(raw):
+                parts.append("broken " + raw[at:].hex())
+                break
+            parts.append(self._one_option(out, flow, bits, ms, kind, raw[at + min(size, 2) : at + size]))
+            at += size
+        return ",".join(parts)
+
+    def _one_option(
+        self, out: dict[str, Any], flow: Flow, bits: int, ms: float, kind: int, value: bytes
+    ) -> str:
+        name = _OPTION_NAMES.get(kind, f"kind{kind}")
+        if kind == 8:
+            val, ecr = int.from_bytes(value[:4], "big"), int.from_bytes(value[4:], "big")
+            now = self.elapsed + ms
+            if flow.ts_first is None:
+                flow.ts_first, flow.ts_first_ms = val, now
+            out["tsval"] = round(_signed(val - flow.ts_first) - (now - flow.ts_first_ms))
+            flow.ts_recent = val
+            flow.ts_on = flow.ts_on or bool(bits & 2 and flow.ts_offered)
+            return f"TS ecr {ecr}"
+        if kind == 5:
+            edges = [
+                _signed(int.from_bytes(value[i : i + 4], "big") - flow.isn) for i in range(0, len(value), 4)
+            ]
+            return "sack " + " ".join(f"{a}:{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
+        return f"{name} {int.from_bytes(value, 'big')}" if value and kind in (2, 3) else name + value.hex()
+
+
+def _signed(n: int) -> int:
+    n &= _M32
+    return n - (1 << 32) if n >> 31 else n

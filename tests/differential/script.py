@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a stimulus is made of: steps as plain data, built by the short functions that the tables use.
+
+A step is something that the raw client sends (``seg``, ``syn``, ``icmp``, ``udp``, ``ip``), a socket call of the
+server (``listen``, ``accept``, ``recv``, ``send`` ...) or time that passes (``wait``).  After each step ``wait``
+milliseconds pass, in which answers are collected; an answer belongs to the step in which it came.
+
+Sequence numbers are relative: 0 is the SYN of the side that sends.  What a segment does not say is filled in from its
+flow (``sport`` of the client, port of the server): ``seq`` is the next unsent byte, ``ack`` what came in order, and a
+time stamp once both sides have offered one.  A segment with ``seq`` given leaves the flow's own numbers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+WAIT_MS = 4.0  # after a segment
+FIN_WAIT_MS = 14.0  # after a FIN, whose ACK may wait for two ticks of the kernel's clock
+CALL_MS = 2.0  # after a socket call
+
+# On both sides of every stimulus: a namespace cannot always choose the profile's own congestion control, and reno is
+# in every kernel.
+COMMON_SYSCTL: dict[str, int | str] = {"tcp_congestion_control": "reno"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """``kind`` is a method of runner.Run (with ``do_`` before it), ``args`` its arguments."""
+
+    kind: str
+    args: dict[str, Any]
+    wait: float
+
+
+@dataclass(frozen=True)
+class Stimulus:
+    """``sysctl`` are set on both sides (names of /proc/sys/net/ipv4, or core.*)."""
+
+    name: str
+    steps: tuple[Step, ...]
+    sysctl: dict[str, int | str] = field(default_factory=dict)
+
+
+Steps = Step | Iterable["Steps"]
+
+
+def _flat(steps: Iterable[Steps]) -> list[Step]:
+    out: list[Step] = []
+    for step in steps:
+        out.extend([step] if isinstance(step, Step) else _flat(step))
+    return out
+
+
+def stimulus(name: str, *steps: Steps, **sysctl: int | str) -> Stimulus:
+    return Stimulus(name, tuple(_flat(steps)), {k.replace("core_", "core.", 1): v for k, v in sysctl.items()})
+
+
+# -- what the client sends ---------------------------------------------------------------------------------------------
+
+
+def seg(flags: str, data: bytes = b"", *, wait: float | None = None, **fields: Any) -> Step:
+    """A TCP segment.  Fields: seq, ack, win, urg, mss, wscale, sackok, ts (val, ecr), tsval, ts_off (ecr below the
+    last TSval), sack (blocks relative to the server's SYN), opts (raw bytes put first), nots, sport, port, isn, doff,
+    cut (bytes kept of the segment), bad_checksum, zero_checksum, frags ((start, end, more) of the IP payload), and
+    those of ``ip``."""
+    if wait is None:
+        wait = FIN_WAIT_MS if "F" in flags else WAIT_MS
+    return Step("seg", {"flags": flags, "data": data, **fields}, wait)
+
+
+FULL = {"mss": 1460, "sackok": True, "ts": (1000, 0), "wscale": 7}
+
+
+def syn(*, wait: float = WAIT_MS, **fields: Any) -> Step:
+    """A SYN with all the usual options; ``bare=True`` for one without any."""
+    base = {} if fields.pop("bare", False) else FULL
+    return seg("S", wait=wait, **{**base, **fields})
+
+
+def ack(data: bytes = b"", **fields: Any) -> Step:
+    return seg("PA" if data else "A", data, **fields)
+
+
+def icmp(kind: int, code: int, *, rest: int = 0, wait: float = WAIT_MS, **fields: Any) -> Step:
+    """An ICMP message.  ``data`` is its body; without it the body quotes a segment of the server's: fields ``seq``
+    (relative), ``quote`` (bytes of it kept), sport, port, qsrc (source of the quoted packet)."""
+    return Step("icmp", {"type": kind, "code": code, "rest": rest, **fields}, wait)
+
+
+def udp(port: int, data: bytes = b"", *, wait: float = WAIT_MS, **fields: Any) -> Step:
+    """A datagram.  Fields: sport, checksum ("good", "bad", "none"), length (of the header), frags, those of ``ip``."""
+    return Step("udp", {"port": port, "data": data, **fields}, wait)
+
+
+def ip(proto: int, body: bytes, *, wait: float = WAIT_MS, **fields: Any) -> Step:
+    """An IPv4 packet.  Fields: ttl, tos, ip_id, frag, ip_options, src, dst, tot_len, ihl, bad_ip_checksum, pad."""
+    return Step("ip", {"proto": proto, "body": body, **fields}, wait)
+
+
+def wait(ms: float) -> Step:
+    return Step("nothing", {}, ms)
+
+
+# -- the server's socket calls -----------------------------------------------------------------------------------------
+
+
+def _call(name: str, *args: Any, sock: str, wait: float = CALL_MS, **more: Any) -> Step:
+    return Step("call", {"name": name, "args": args, "sock": sock, **more}, wait)
+
+
+def listen(backlog: int = 16, port: int = 80, *options: tuple[int, int, Any], sock: str = "L") -> Step:
+    """socket(), setsockopt() of each option (level, name, value), bind(), listen()."""
+    return Step("listen", {"backlog": backlog, "port": port, "options": options, "sock": sock}, CALL_MS)
+
+
+def accept(sock: str = "L", into: str = "c") -> Step:
+    return _call("accept", sock=sock, into=into)
+
+
+def recv(size: int = 65536, flags: int = 0, sock: str = "c", **more: Any) -> Step:
+    return _call("recv", size, flags, sock=sock, **more)
+
+
+def send(data: bytes, flags: int = 0, sock: str = "c", **more: Any) -> Step:
+    return _call("send", data, flags, sock=sock, **more)
+
+
+def close(sock: str = "c", **more: Any) -> Step:
+    return _call("close", sock=sock, **more)
+
+
+def shutdown(how: int, sock: str = "c") -> Step:
+    return _call("shutdown", how, sock=sock)
+
+
+def setopt(level: int, name: int, value: Any, sock: str = "c") -> Step:
+    return _call("setsockopt", level, name, value, sock=sock)
+
+
+def getopt(level: int, name: int, sock: str = "c") -> Step:
+    return _call("getsockopt", level, name, sock=sock)
+
+
+def established(*options: tuple[int, int, Any], **fields: Any) -> tuple[Step, ...]:
+    """A listener on port 80, a handshake and accept(); ``fields`` are those of the SYN."""
+    win = {"win": fields["win"]} if "win" in fields else {}
+    return (listen(16, 80, *options), syn(**fields), ack(**win), accept())
