@@ -45,7 +45,6 @@ ALLOWED: tuple[Allowed, ...] = (
 
 _WINDOW = "the receive window does not grow or shrink by scaling_ratio (skb truesize) as 6.18's does"
 _FAST = "header prediction takes data whose ACK is too old; the kernel's waits for forward allocation first"
-_REHASH = "an RTO picks no new transmit hash (TcpTimeoutRehash)"
 _COOKIE_WIN = "the child of a cookie remembers its window rounded down to the scale, ours does not"
 
 # Differences that are known and not yet worked on: stimulus, and what is wrong in our stack.
@@ -57,8 +56,6 @@ OPEN: dict[str, str] = {
     "synrecv-data-1460": _WINDOW,
     "est-data-ack-0": _FAST,
     "est-data-ack--70000": _FAST,
-    "est-rto": _REHASH,
-    "close-fin-retransmitted": _REHASH,
     "cookies-always-data": _COOKIE_WIN,
     "cookies-fin-ack": _COOKIE_WIN,
     "est-dup-acks": "the kernel's RACK retransmits 2 ms after two SACK blocks, ours waits longer; TCPSackShiftFallback",
