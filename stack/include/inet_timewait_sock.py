@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
 
 class inet_timewait_death_row:
-    """struct inet_timewait_death_row: how many there are, and how many there may be."""
+    """struct inet_timewait_death_row: how many there are."""
 
-    __slots__ = ("hashinfo", "sysctl_max_tw_buckets", "tw_refcount")
+    __slots__ = ("hashinfo", "tw_refcount")
 
-    def __init__(self, hashinfo: inet_hashinfo, sysctl_max_tw_buckets: int) -> None:
+    def __init__(self, hashinfo: inet_hashinfo) -> None:
         self.hashinfo = hashinfo
         self.tw_refcount = 0
-        self.sysctl_max_tw_buckets = sysctl_max_tw_buckets
 
 
 class inet_timewait_sock(sock_common):

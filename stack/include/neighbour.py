@@ -113,6 +113,7 @@ class neigh_table:
     """struct neigh_table: ``hash`` maps (primary_key, ifindex) to its neighbour, oldest first."""
 
     __slots__ = (
+        "arp_queue_len_bytes",
         "constructor",
         "family",
         "gc_thresh1",
@@ -144,6 +145,7 @@ class neigh_table:
         self.constructor = constructor
         self.solicit = solicit
         self.parms = neigh_parms(hz)
+        self.arp_queue_len_bytes = 0  # of all entries
         self.gc_thresh1 = 128
         self.gc_thresh2 = 512
         self.gc_thresh3 = 1024

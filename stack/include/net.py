@@ -134,12 +134,18 @@ class file:
         self.f_count = 1
 
 
+# 150 MiB of idle connections.  ``net.files.max_fds`` sets another limit.
+RLIMIT_NOFILE: Final = 16384
+
+
 class files_struct:
-    """struct files_struct: one Stack's descriptors.  ``next_fd`` is the lowest that may be free."""
+    """struct files_struct: one Stack's descriptors.  ``next_fd`` is the lowest that may be free; ``max_fds``, the
+    kernel's RLIMIT_NOFILE, is what bounds the connections that a peer can open and leave open, at about 9 KiB each:
+    beyond it accept() fails with EMFILE, the accept queue fills up, and then SYNs are dropped."""
 
     __slots__ = ("fdt", "free", "max_fds", "next_fd")
 
-    def __init__(self, max_fds: int = 1 << 20) -> None:
+    def __init__(self, max_fds: int = RLIMIT_NOFILE) -> None:
         self.fdt: dict[int, file] = {}
         self.free: list[int] = []  # a heap of descriptors given back
         self.next_fd = (

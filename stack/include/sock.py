@@ -289,12 +289,6 @@ def sk_dst_reset(sk: sock) -> None:
     sk.sk_dst_cache = None
 
 
-def sk_mem_uncharge(sk: sock, size: int) -> None:
-    """Give bytes back; whole pages of what is set aside return to the protocol."""
-    forward = sk.sk_forward_alloc + size
-    sk.sk_forward_alloc = forward & 4095 if forward >= 4096 else forward
-
-
 def __sk_stream_is_writeable(sk: sock) -> bool:
     return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
 
@@ -366,9 +360,10 @@ class proto:
     Each attribute is a plain function; a protocol leaves out (None) what it has not.
     """
 
-    __slots__ = ("name", *_PROTO_FUNCTIONS)
+    __slots__ = ("memory_allocated", "name", *_PROTO_FUNCTIONS)
 
     name: str
+    memory_allocated: bool  # whether its sockets count against tcp_mem (the kernel: a pointer to the counter)
     accept: Any
     bind: Any
     close: Any
@@ -392,8 +387,9 @@ class proto:
     twsk_prot: Any
     unhash: Any
 
-    def __init__(self, name: str, **functions: Any) -> None:
+    def __init__(self, name: str, memory_allocated: bool = False, **functions: Any) -> None:
         self.name = name
+        self.memory_allocated = memory_allocated
         for slot in _PROTO_FUNCTIONS:
             setattr(self, slot, functions.pop(slot, None))
         if functions:

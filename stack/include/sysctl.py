@@ -42,6 +42,8 @@ class netns_ipv4:
         self.tcp_orphan_count = 0  # connections without an application
         self.tcp_challenge_timestamp = 0  # the second that tcp_challenge_count is for
         self.tcp_challenge_count = 0  # challenge ACKs that may still be sent in it
+        self.tcp_memory_allocated = 0  # pages set aside for what TCP sockets received and nobody read
+        self.tcp_memory_pressure = 0  # jiffies when tcp_mem[1] was passed, 0 while it is not
         self._init_ip()
         self._init_tcp_open()
         self._init_tcp_data()

@@ -1006,8 +1006,8 @@ def tcp_min_rtt(tp: tcp_sock) -> int:
 
 
 def tcp_under_memory_pressure(sk: tcp_sock) -> bool:
-    """Never: a Stack has no global TCP memory limit yet (tcp_mem is a later matter)."""
-    return False
+    """Whether all TCP sockets together hold more than tcp_mem[1] pages (until they are down to tcp_mem[0])."""
+    return sk.sk_net.ipv4.tcp_memory_pressure != 0
 
 
 def tcp_fin_time(sk: tcp_sock) -> int:

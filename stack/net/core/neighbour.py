@@ -17,7 +17,9 @@ entries a table (the oldest unused one makes room, else NEIGH_CREATEFAIL).  ``re
 from 1/2 to 3/2 of base_reachable_time.  Entries that are not in use go after gc_staletime when the table is above
 gc_thresh1.
 
-Departures: no proxy entries, no netlink; ``arp_queue`` counts truesize as the kernel does.
+Departures: no proxy entries, no netlink; ``arp_queue`` counts truesize as the kernel does.  All queues of a table
+together hold ARP_QUEUES_MAX_BYTES and one packet each: the kernel has no such limit, so that there SYNs from a thousand
+silent neighbours make their SYN-ACKs take gc_thresh3 times queue_len_bytes, 218 MB.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from stack.include.netdevice import net_device
     from stack.include.sk_buff import sk_buff
 
+ARP_QUEUES_MAX_BYTES: Final = 8 * 212992
 _NUD_KEEP: Final = NUD_PERMANENT | NUD_NOARP
 
 
@@ -230,13 +233,19 @@ def __neigh_event_send(neigh: neighbour, skb: sk_buff | None) -> bool:
 def _neigh_enqueue(neigh: neighbour, skb: sk_buff) -> None:
     limit = neigh.tbl.parms.queue_len_bytes
     queue = neigh.arp_queue
-    while neigh.arp_queue_len_bytes + skb.truesize > limit and queue:
+    tbl = neigh.tbl
+    size = skb.truesize
+    while queue and (
+        neigh.arp_queue_len_bytes + size > limit or tbl.arp_queue_len_bytes + size > ARP_QUEUES_MAX_BYTES
+    ):
         old = queue.popleft()
         neigh.arp_queue_len_bytes -= old.truesize
-        neigh.tbl.stats["unresolved_discards"] += 1
+        tbl.arp_queue_len_bytes -= old.truesize
+        tbl.stats["unresolved_discards"] += 1
         skbuff.kfree_skb_reason(old, SKB_DROP_REASON_NEIGH_QUEUEFULL)
     queue.append(skb)
-    neigh.arp_queue_len_bytes += skb.truesize
+    neigh.arp_queue_len_bytes += size
+    tbl.arp_queue_len_bytes += size
 
 
 def neigh_probe(neigh: neighbour) -> None:
@@ -307,6 +316,7 @@ def neigh_invalidate(neigh: neighbour) -> None:
 def _neigh_purge(neigh: neighbour, reason: int) -> None:
     while neigh.arp_queue:
         skbuff.kfree_skb_reason(neigh.arp_queue.popleft(), reason)
+    neigh.tbl.arp_queue_len_bytes -= neigh.arp_queue_len_bytes
     neigh.arp_queue_len_bytes = 0
 
 
@@ -392,6 +402,7 @@ def _neigh_flush_queue(neigh: neighbour) -> None:
     """Send what waited, in order, by whatever entry its route has now."""
     waiting = list(neigh.arp_queue)
     neigh.arp_queue.clear()
+    neigh.tbl.arp_queue_len_bytes -= neigh.arp_queue_len_bytes
     neigh.arp_queue_len_bytes = 0
     for skb in waiting:
         neigh_output(neigh, skb)

@@ -2,8 +2,21 @@
 """Sockets without their protocol: birth, cloning, death, options, wake-ups and memory: net/core/sock.c.
 
 ``struct proto.slab`` is the class that a protocol's sockets are made of (the kernel has a slab of that size).
-Departures: no locks, no reference counts (``sk_free`` is called once, by whoever takes the socket off its last
-table), no memory limit per protocol: ``sk_forward_alloc`` is kept to a page so that what ``ss -m`` shows makes sense.
+Memory: what a socket received is charged in whole pages of SK_MEM_QUANTUM, of which ``sk_forward_alloc`` bytes are not
+used; for TCP all sockets' pages add up in ``net.ipv4.tcp_memory_allocated``, and the three numbers of tcp_mem decide:
+
+    pages          what happens
+    <= tcp_mem[0]  all is well; pressure, if there was, is over
+    >  tcp_mem[1]  pressure (TCPMemoryPressures): windows stop growing, out-of-order data are given up first
+    >  tcp_mem[2]  refused, so that the packet is dropped (TCPRcvQDrop, TCPOFODrop)
+
+A socket always gets tcp_rmem[0] bytes, and under pressure but below tcp_mem[2] its fair share: the limit divided by
+the number of sockets.  So a peer that is not read, or that sends behind holes on many connections, costs tcp_mem[2]
+at most, beyond tcp_rmem[0] a socket.
+
+Departures: no locks, no reference counts (``sk_free`` is called once, by whoever takes the socket off its last table);
+data to be sent are not charged (they are the application's own buffers, bounded by sk_sndbuf), and UDP has no limit
+beyond each socket's sk_rcvbuf.
 
 An option's value is an int, or ``bytes`` in the layout of the C struct (SO_LINGER two native ints, SO_RCVTIMEO two
 native longs, SO_BINDTODEVICE a name).  ``sk_getsockopt`` returns (0, value) or (negative errno, 0).
@@ -19,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stack.include.net import SOCK_NOSPACE, optval_t
 from stack.include.netdevice import NETIF_F_GSO_MASK, NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import MAX_TCP_HEADER
+from stack.include.snmp import LINUX_MIB_TCPMEMORYPRESSURES, NET_INC_STATS
 from stack.include.sock import (
     EPOLLERR,
     EPOLLIN,
@@ -26,6 +40,7 @@ from stack.include.sock import (
     EPOLLPRI,
     EPOLLRDNORM,
     INT_MAX,
+    SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
     SOCK_DEAD,
     SOCK_DONE,
@@ -43,7 +58,7 @@ from stack.include.sock import (
 from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
 from stack.include.timer import HZ, timer_list
 from stack.include.wait import wake_up_interruptible_poll, wake_up_interruptible_sync_poll
-from stack.kernel.time.timer import del_timer, mod_timer, timer_setup
+from stack.kernel.time.timer import del_timer, jiffies, mod_timer, timer_setup
 from stack.net.core.skbuff import skb_orphan
 
 if TYPE_CHECKING:
@@ -54,6 +69,7 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 SK_MEM_QUANTUM: Final = 4096
+_QUANTUM_SHIFT: Final = 12
 EPOLLWRNORM: Final = 0x100
 EPOLLWRBAND: Final = 0x200
 
@@ -153,7 +169,7 @@ def sock_copy(nsk: sock, osk: sock) -> None:
     nsk.sk_reuseport = osk.sk_reuseport
     nsk.sk_type = osk.sk_type
     nsk.sk_protocol = osk.sk_protocol
-    nsk.sk_userlocks = osk.sk_userlocks
+    nsk.sk_userlocks = osk.sk_userlocks & ~SOCK_BINDPORT_LOCK  # the child's port goes when it closes
     nsk.sk_rcvbuf = osk.sk_rcvbuf
     nsk.sk_sndbuf = osk.sk_sndbuf
     nsk.sk_rcvlowat = osk.sk_rcvlowat
@@ -316,13 +332,74 @@ def sock_rfree(skb: sk_buff) -> None:
     truesize = skb.truesize
     sk.sk_rmem_alloc -= truesize
     forward = sk.sk_forward_alloc + truesize
-    sk.sk_forward_alloc = forward & (SK_MEM_QUANTUM - 1) if forward >= SK_MEM_QUANTUM else forward
+    sk.sk_forward_alloc = forward
+    if forward >= SK_MEM_QUANTUM:
+        __sk_mem_reclaim(sk, forward)
+
+
+def sk_mem_pages(amt: int) -> int:
+    """include/net/sock.h: bytes as pages, rounded up."""
+    return (amt + SK_MEM_QUANTUM - 1) >> _QUANTUM_SHIFT
 
 
 def __sk_mem_schedule(sk: sock, size: int) -> bool:
-    """Set whole pages aside for ``size`` bytes.  Always possible: the budget is sk_rcvbuf and sk_sndbuf."""
-    sk.sk_forward_alloc += (size + SK_MEM_QUANTUM - 1) & -SK_MEM_QUANTUM
+    """Set whole pages aside for ``size`` bytes; False if tcp_mem does not allow it."""
+    amt = sk_mem_pages(size)
+    if sk.sk_prot.memory_allocated and not __sk_mem_raise_allocated(sk, amt):
+        return False
+    sk.sk_forward_alloc += amt << _QUANTUM_SHIFT
     return True
+
+
+def __sk_mem_raise_allocated(sk: sock, amt: int) -> bool:
+    """Charge ``amt`` pages to the protocol; see the table at the head of the file."""
+    ipv4 = sk.sk_net.ipv4
+    allocated = ipv4.tcp_memory_allocated = ipv4.tcp_memory_allocated + amt
+    mem = ipv4.sysctl_tcp_mem
+    if allocated <= mem[0]:
+        ipv4.tcp_memory_pressure = 0
+        return True
+    if allocated > mem[1]:
+        tcp_enter_memory_pressure(sk)
+    if allocated <= mem[2] and (not ipv4.tcp_memory_pressure or _has_fair_share(sk, amt, mem[2])):
+        return True
+    if sk.sk_rmem_alloc < ipv4.sysctl_tcp_rmem[0]:
+        return True
+    ipv4.tcp_memory_allocated -= amt
+    return False
+
+
+def _has_fair_share(sk: sock, amt: int, limit: int) -> bool:
+    sockets = sk.sk_net.core.prot_inuse.get(sk.sk_prot.name, 1)
+    mine = sk_mem_pages(sk.sk_wmem_queued + sk.sk_rmem_alloc + sk.sk_forward_alloc) + amt
+    return limit > sockets * mine
+
+
+def tcp_enter_memory_pressure(sk: sock) -> None:
+    """net/ipv4/tcp.c, called through struct proto there."""
+    ipv4 = sk.sk_net.ipv4
+    if not ipv4.tcp_memory_pressure:
+        ipv4.tcp_memory_pressure = jiffies(sk.sk_net)
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPMEMORYPRESSURES)
+
+
+def sk_forced_mem_schedule(sk: sock, size: int) -> None:
+    """Set pages aside whatever the limit says: for the one packet that gets a connection going again."""
+    if size > sk.sk_forward_alloc:
+        amt = sk_mem_pages(size - sk.sk_forward_alloc)
+        sk.sk_forward_alloc += amt << _QUANTUM_SHIFT
+        if sk.sk_prot.memory_allocated:
+            sk.sk_net.ipv4.tcp_memory_allocated += amt
+
+
+def __sk_mem_reclaim(sk: sock, forward: int) -> None:
+    """Give the whole pages of ``forward`` unused bytes back to the protocol."""
+    sk.sk_forward_alloc = forward & (SK_MEM_QUANTUM - 1)
+    if sk.sk_prot.memory_allocated:
+        ipv4 = sk.sk_net.ipv4
+        ipv4.tcp_memory_allocated -= forward >> _QUANTUM_SHIFT
+        if ipv4.tcp_memory_pressure and ipv4.tcp_memory_allocated < ipv4.sysctl_tcp_mem[0]:
+            ipv4.tcp_memory_pressure = 0
 
 
 def sk_rmem_schedule(sk: sock, skb: sk_buff, size: int) -> bool:

@@ -67,7 +67,7 @@ def tw_timer_handler(tw: inet_timewait_sock) -> None:
 
 def inet_twsk_alloc(sk: Any, dr: inet_timewait_death_row, state: int) -> tcp_timewait_sock | None:
     """A TIME_WAIT socket with the connection's 4-tuple; None if there are too many already."""
-    if dr.tw_refcount >= dr.sysctl_max_tw_buckets:
+    if dr.tw_refcount >= sk.sk_net.ipv4.sysctl_tcp_max_tw_buckets:
         return None
     tw = tcp_timewait_sock(sk.sk_net, sk.sk_family)
     tw.tw_dr = dr

@@ -85,6 +85,7 @@ from stack.include.sock import (
     SOCK_DONE,
     SOCK_KEEPOPEN,
     SOCK_LINGER,
+    SOCK_MIN_SNDBUF,
     SOCK_URGINLINE,
     __sk_stream_is_writeable,
     sock_error,
@@ -681,7 +682,13 @@ def tcp_too_many_orphans(sk: tcp_sock, shift: int) -> bool:
 
 def tcp_check_oom(sk: tcp_sock, shift: int) -> bool:
     """Whether the machine had better drop this orphan."""
-    return tcp_too_many_orphans(sk, shift)
+    return tcp_too_many_orphans(sk, shift) or tcp_out_of_memory(sk)
+
+
+def tcp_out_of_memory(sk: tcp_sock) -> bool:
+    """include/net/tcp.h: it holds data to send while TCP is beyond the last number of tcp_mem."""
+    ipv4 = sk.sk_net.ipv4
+    return sk.sk_wmem_queued > SOCK_MIN_SNDBUF and ipv4.tcp_memory_allocated > ipv4.sysctl_tcp_mem[2]
 
 
 def tcp_close(sk: tcp_sock, timeout: int) -> None:

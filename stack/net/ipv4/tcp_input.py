@@ -285,7 +285,7 @@ from stack.kernel.time.timer import (
 )
 from stack.net.core import request_sock
 from stack.net.core.skbuff import consume_skb, kfree_skb_reason
-from stack.net.core.sock import sk_rmem_schedule, skb_set_owner_r
+from stack.net.core.sock import sk_forced_mem_schedule, sk_rmem_schedule, skb_set_owner_r
 from stack.net.ipv4 import (
     inet_connection_sock,
     syncookies,
@@ -2465,7 +2465,9 @@ def _tcp_data_unwanted(sk: tcp_sock, skb: sk_buff, reason: int) -> None:
 
 def _tcp_queue_and_out(sk: tcp_sock, skb: sk_buff) -> None:
     """In order (the part below rcv_nxt is skipped by the reader): queue it, and what follows from behind a hole."""
-    if tcp_try_rmem_schedule(sk, skb, skb.truesize):
+    if not sk.sk_receive_queue:
+        sk_forced_mem_schedule(sk, skb.truesize)
+    elif tcp_try_rmem_schedule(sk, skb, skb.truesize):
         NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPRCVQDROP)
         sk.icsk_ack.pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW
         inet_csk_schedule_ack(sk)
@@ -2774,7 +2776,8 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
         tcp_data_snd_check(sk)
         sk.rcv_rtt_last_tsecr = rx_opt.rcv_tsecr
         return True
-    if skb.truesize > sk.sk_rcvbuf - sk.sk_rmem_alloc:
+    truesize = skb.truesize
+    if truesize > sk.sk_rcvbuf - sk.sk_rmem_alloc or not sk_rmem_schedule(sk, skb, truesize):
         return False
     net = sk.sk_net
     if net.profile.beyond_window_dropped and tcp_sequence(sk, cb.seq, cb.end_seq, th.flags):

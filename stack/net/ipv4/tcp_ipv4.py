@@ -964,7 +964,7 @@ ipv4_specific = inet_connection_sock_af_ops(
     mtu_reduced=tcp_v4_mtu_reduced,
 )
 
-tcp_prot = proto("TCP", slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
+tcp_prot = proto("TCP", memory_allocated=True, slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
 
 
 def tcp_v4_init() -> None:
@@ -995,7 +995,7 @@ def tcp_sk_init(net: Stack) -> None:
     """TCP's part of a new namespace."""
     tcp_v4_init()
     net.tcp_hashinfo = inet_hashtables.inet_hashinfo_init(net)
-    net.tcp_death_row = inet_timewait_death_row(net.tcp_hashinfo, net.ipv4.sysctl_tcp_max_tw_buckets)
+    net.tcp_death_row = inet_timewait_death_row(net.tcp_hashinfo)
     net.tcp_metrics = {}
 
 

@@ -653,11 +653,11 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
     assert isinstance(head, bytearray)
     if opts.options == OPTION_TS and size == TCPOLEN_TSTAMP_ALIGNED:
         _HEADER_TS.pack_into(
-            head, off, sk.sk_num, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0,
+            head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0,
             _TS_ALONE, opts.tsval, opts.tsecr,
         )  # fmt: skip
     else:
-        TCP_HEADER.pack_into(head, off, sk.sk_num, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0)
+        TCP_HEADER.pack_into(head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0)
         if size:
             tcp_options_write(head, off + TCP_HEADER_LEN, sk, opts)
         if opts.md5 is not None and sk.af_specific is not None:

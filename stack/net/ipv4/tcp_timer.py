@@ -41,6 +41,7 @@ from stack.include.inet_connection_sock import (
 )
 from stack.include.snmp import (
     LINUX_MIB_DELAYEDACKS,
+    LINUX_MIB_TCPABORTONMEMORY,
     LINUX_MIB_TCPABORTONTIMEOUT,
     LINUX_MIB_TCPKEEPALIVE,
     LINUX_MIB_TCPLOSSFAILURES,
@@ -169,6 +170,20 @@ def retransmits_timed_out(sk: tcp_sock, boundary: int, timeout: int) -> bool:
     return waited < 0x80000000
 
 
+def tcp_out_of_resources(sk: tcp_sock, do_reset: bool) -> bool:
+    """Whether an orphan had to go because there are too many of them, or too little memory.  One that has not sent
+    for long, or that routers complained about, counts twice or four times."""
+    idle = (tcp_jiffies32(sk.sk_net) - sk.lsndtime) & MASK32
+    shift = int(2 * TCP_RTO_MAX < idle < 0x80000000 or not do_reset) + int(bool(sk.sk_err_soft))
+    if not tcp.tcp_check_oom(sk, shift):
+        return False
+    if do_reset or idle <= TCP_TIMEWAIT_LEN or (not sk.snd_wnd and not sk.packets_out):
+        tcp_output.tcp_send_active_reset(sk)
+    tcp.tcp_done(sk)
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPABORTONMEMORY)
+    return True
+
+
 def tcp_write_timeout(sk: tcp_sock) -> bool:
     """The RTO fired: is it enough?  Returns True if the connection was given up."""
     net = sk.sk_net
@@ -182,7 +197,10 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
             sk_dst_reset(sk)
         retry_until = net.ipv4.sysctl_tcp_retries2
         if sock_flag(sk, SOCK_DEAD):
-            retry_until = tcp_orphan_retries(sk, sk.icsk_rto < TCP_RTO_MAX)
+            alive = sk.icsk_rto < TCP_RTO_MAX
+            retry_until = tcp_orphan_retries(sk, alive)
+            if tcp_out_of_resources(sk, alive or not retransmits_timed_out(sk, retry_until, 0)):
+                return True
         expired = retransmits_timed_out(sk, retry_until, sk.icsk_user_timeout)
     if expired:
         tcp_write_err(sk)
@@ -248,6 +266,8 @@ def tcp_probe_timer(sk: tcp_sock) -> None:
         max_probes = tcp_orphan_retries(sk, alive)
         if not alive and sk.icsk_backoff >= max_probes:
             tcp_write_err(sk)
+            return
+        if tcp_out_of_resources(sk, True):
             return
     if sk.icsk_probes_out >= max_probes:
         tcp_write_err(sk)

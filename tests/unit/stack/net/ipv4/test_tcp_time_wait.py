@@ -163,7 +163,7 @@ def test_time_wait_new_syn_with_the_listener_gone(listen: Listen, peer: RawPeer,
 
 
 def test_time_wait_too_many(listen: Listen, peer: RawPeer, net: Stack) -> None:
-    net.tcp_death_row.sysctl_max_tw_buckets = 0
+    net.sysctl_set("tcp_max_tw_buckets", 0)
     closed(listen(), peer)
     assert time_waits(net) == []
     assert net.mib.net_statistics[LINUX_MIB_TCPTIMEWAITOVERFLOW] == 1
