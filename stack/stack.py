@@ -30,23 +30,28 @@ ARP table, the secrets of secure_seq.c) is per Stack here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stack.clock import Clock
-from stack.include.ip import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, MAX_INET_PROTOS, net_protocol
+from stack.include.inet_sock import inet_sock
+from stack.include.ip import ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, MAX_INET_PROTOS, net_protocol
+from stack.include.ipv6 import inet6_protocol
 from stack.include.neighbour import neigh_table
 from stack.include.net import files_struct
 from stack.include.netdevice import net_device
 from stack.include.request_sock import SynVerdict
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
 from stack.include.snmp import netns_mib
-from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, sysctl_get, sysctl_set
+from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, netns_ipv6, sysctl_get, sysctl_set
 from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
 from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, tcp_ipv4, udp
+from stack.net.ipv6 import addrconf, exthdrs, ip6_input, ndisc, radv, reassembly
+from stack.net.ipv6 import icmp as icmpv6
+from stack.net.ipv6 import route as route6
 from stack.profile import profile_by_name
 from stack.rng import Rng
 
@@ -74,6 +79,11 @@ class Stack:
     ipv4_fqdir: inet_fragment.fqdir
     icmp_global: icmp.icmp_global
     arp_tbl: neigh_table
+    fib6: route6.fib6_net
+    rt6_exceptions: dict[int, route6.rt6_exception]
+    ipv6_fqdir: inet_fragment.fqdir
+    icmp6_sk: inet_sock
+    nd_tbl: neigh_table
 
     def __init__(
         self,
@@ -87,6 +97,7 @@ class Stack:
         self.profile = profile_by_name(profile)
         self.core = netns_core()
         self.ipv4 = netns_ipv4()
+        self.ipv6 = netns_ipv6()
         for values in (self.profile.sysctl, sysctl or {}):
             for name, value in values.items():
                 self.sysctl_set(name, value)
@@ -97,10 +108,12 @@ class Stack:
         self.drop_hook: Callable[[sk_buff, int], None] | None = None
         self.syn_hook: Callable[[Any, sk_buff], SynVerdict] | None = None
         self.inet_protos: list[net_protocol | None] = [None] * MAX_INET_PROTOS
+        self.inet6_protos: list[inet6_protocol | None] = [None] * MAX_INET_PROTOS
         self._init_devices()
         self._init_secrets()
-        self.ptype_base: dict[int, Callable[[sk_buff], int]] = {}  # further Ethernet types (IPv6)
+        self.ptype_base: dict[int, Callable[[sk_buff], int]] = {}  # Ethernet types beyond IPv4 and ARP
         self._init_ipv4()
+        self._init_ipv6()
 
     def _init_devices(self) -> None:
         self.devices: dict[int, net_device] = {}  # by ifindex
@@ -134,29 +147,61 @@ class Stack:
         tcp_ipv4.tcp_sk_init(self)
         protocol.inet_add_protocol(self, tcp_ipv4.tcp_protocol, IPPROTO_TCP)
 
+    def _init_ipv6(self) -> None:
+        """inet6_init() of net/ipv6/af_inet6.c."""
+        route6.fib6_net_init(self)
+        ndisc.ndisc_init(self)
+        icmpv6.icmpv6_init(self)
+        exthdrs.ipv6_exthdrs_init(self)
+        reassembly.ipv6_frag_init(self)
+        addrconf.addrconf_init(self)
+        self.ptype_base[ETH_P_IPV6] = ip6_input.ipv6_rcv
+
     # -- configuration -------------------------------------------------------------------------------------------
 
     def sysctl_get(self, name: str) -> SysctlValue:
-        return sysctl_get(self.core, self.ipv4, name)
+        return sysctl_get(self.core, self.ipv4, self.ipv6, name)
 
     def sysctl_set(self, name: str, value: SysctlValue) -> None:
-        sysctl_set(self.core, self.ipv4, name, value)
+        sysctl_set(self.core, self.ipv4, self.ipv6, name, value)
 
     def register_netdevice(self, name: str, mac: bytes, mtu: int = 1500) -> net_device:
-        """A new Ethernet device, up; ValueError for a MAC that is not a unicast one, an MTU outside 68..65535 or a
-        name that is taken."""
-        return net_core_dev.register_netdevice(self, name, mac, mtu)
+        """A new Ethernet device, up, with its link-local IPv6 address if its MTU is 1280 or more; ValueError for a MAC
+        that is not a unicast one, an MTU outside 68..65535 or a name that is taken."""
+        dev = net_core_dev.register_netdevice(self, name, mac, mtu)
+        addrconf.ipv6_add_dev(self, dev)
+        return dev
 
     def dev_addr_add(self, dev: net_device, cidr: str) -> None:
-        """Give the device an address ("10.0.2.2/24"); the first of a subnet is primary, others secondary."""
-        devinet.inet_addr_add(self, dev, cidr)
+        """Give the device an address: "10.0.2.2/24" (the first of a subnet is primary, others secondary) or
+        "fd00::2/64".  ValueError if it is malformed, there already, or the device has no IPv6."""
+        if ":" in cidr:
+            addrconf.inet6_addr_add(self, dev, cidr)
+        else:
+            devinet.inet_addr_add(self, dev, cidr)
 
     def dev_addr_del(self, dev: net_device, cidr: str) -> None:
-        devinet.inet_addr_del(self, dev, cidr)
+        if ":" in cidr:
+            addrconf.inet6_addr_del(self, dev, cidr)
+        else:
+            devinet.inet_addr_del(self, dev, cidr)
 
     def route_add(self, cidr: str, *, dev: net_device | None = None, via: str | None = None) -> None:
         """A route ("0.0.0.0/0" via a gateway, or a prefix on a device's link)."""
-        fib_frontend.ip_rt_add(self, cidr, dev, via)
+        if ":" in cidr:
+            route6.ip6_route_add(self, cidr, dev, via)
+        else:
+            fib_frontend.ip_rt_add(self, cidr, dev, via)
+
+    def ra_start(
+        self, dev: net_device, prefix: str, *, dns: Sequence[str] = (), router_lifetime: int = 0
+    ) -> None:
+        """Send router advertisements on a device, so that its neighbours make themselves addresses of ``prefix``
+        ("fd00::/64").  ValueError as ``radv.ra_start`` says."""
+        radv.ra_start(self, dev, prefix, dns, router_lifetime)
+
+    def ra_stop(self, dev: net_device) -> None:
+        radv.ra_stop(self, dev)
 
     # -- frames --------------------------------------------------------------------------------------------------
 

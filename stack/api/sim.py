@@ -17,9 +17,10 @@ protocol time takes what its packets take.  Same seed, same frames, byte for byt
     conn.expect("SA", seq=0, ack=1)
     conn.send("A")
 
-A ``RawPeer`` is a host without a stack: it answers ARP for its address and nothing else; a ``RawTcp`` on it builds
-and checks segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the segment
-that came instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
+A ``RawPeer`` is a host without a stack: it answers ARP for its address and, if it has IPv6 addresses, neighbour
+solicitations for those, and nothing else; wherever a destination is an IPv6 address, it sends IPv6.  A ``RawTcp`` on it
+builds and checks segments with sequence numbers relative to both ends' initial ones, and ``expect`` fails with the
+segment that came instead.  Every frame that was put on a link is in ``sim.frames``, lost ones with ``lost`` set.
 
 Impairments are per link and direction (``Link.forward`` is from the first to the second end): ``loss``, ``dup`` and
 ``reorder`` are probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames
@@ -39,6 +40,7 @@ from stack.clock import ManualClock
 from stack.include.ip import (
     ETH_P_ARP,
     ETH_P_IP,
+    ETH_P_IPV6,
     IPHDR_STRUCT,
     IPPROTO_ICMP,
     IPPROTO_TCP,
@@ -46,10 +48,26 @@ from stack.include.ip import (
     in_aton,
     in_ntoa,
 )
+from stack.include.ipv6 import (
+    FRAG_HDR_STRUCT,
+    IPPROTO_ICMPV6,
+    IPV6HDR_STRUCT,
+    NDISC_NEIGHBOUR_ADVERTISEMENT,
+    NDISC_NEIGHBOUR_SOLICITATION,
+    NDISC_REDIRECT,
+    NDISC_ROUTER_SOLICITATION,
+    NEXTHDR_FRAGMENT,
+    addrconf_ifid_eui48,
+    in6_ntop,
+    in6_pton,
+    ipv6_addr_is_multicast,
+    ipv6_eth_mc_map,
+    ipv6hdr_at,
+)
 from stack.include.netdevice import NETDEV_TX_OK, net_device
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
 from stack.include.sysctl import SysctlValue
-from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
+from stack.lib.checksum import csum_ipv6_magic, csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
 from stack.net.core.neighbour import neigh_add_permanent
 from stack.net.core.skbuff import skb_linear_bytes
 from stack.net.ipv4.devinet import ifaddrs
@@ -92,7 +110,9 @@ class Frame:
 
 @dataclass(slots=True)
 class Packet:
-    """An IPv4 packet as a raw host sees it; ``body`` is what follows the IP header."""
+    """An IP packet as a raw host sees it; ``body`` is what follows the IP header.  Of IPv6 ``ttl`` is the hop limit,
+    ``tos`` the traffic class, ``df`` true; a fragment header is taken off into ``ip_id``, ``frag_off`` and
+    ``more_fragments``, other extension headers stay in ``body``."""
 
     time_ns: int
     src: str
@@ -107,6 +127,7 @@ class Packet:
     ip_options: bytes
     body: bytes
     frame: Frame
+    flowlabel: int = 0
 
     def __str__(self) -> str:
         return f"{self.time_ns / 1e9:.6f} {self.src} > {self.dst} proto {self.proto} length {len(self.body)}"
@@ -226,6 +247,41 @@ def _set_option(opts: TcpOptions, kind: int, value: bytes) -> None:
         opts.ts = (int.from_bytes(value[:4], "big"), int.from_bytes(value[4:], "big"))
 
 
+def _addr(text: str) -> int:
+    return in6_pton(text) if ":" in text else in_aton(text)
+
+
+def parse_packet6(frame: Frame) -> Packet:
+    """The frame's IPv6 packet; SimError if the stack sent a malformed header."""
+    data = frame.data
+    if len(data) < 54 or data[14] >> 4 != 6:
+        raise SimError(f"a malformed IPv6 header was sent: {data[:54].hex()}")
+    hdr = ipv6hdr_at(data, 14)
+    body = data[54 : 54 + hdr.payload_len]
+    if len(body) != hdr.payload_len:
+        raise SimError(f"an IPv6 packet of {len(body)} bytes says that it has {hdr.payload_len}")
+    proto, ident, frag = hdr.nexthdr, 0, 0
+    if proto == NEXTHDR_FRAGMENT:
+        proto, _, frag, ident = FRAG_HDR_STRUCT.unpack_from(body)
+        body = body[8:]
+    ends = in6_ntop(hdr.saddr), in6_ntop(hdr.daddr)
+    return Packet(
+        frame.time_ns,
+        *ends,
+        proto,
+        hdr.hop_limit,
+        hdr.tclass,
+        ident,
+        True,
+        frag & 0xFFF8,
+        bool(frag & 1),
+        b"",
+        body,
+        frame,
+        hdr.flowlabel,
+    )
+
+
 def parse_packet(frame: Frame) -> Packet | None:
     """The frame's IPv4 packet, None if it has none; SimError if the stack sent a malformed header."""
     data = frame.data
@@ -259,7 +315,7 @@ def parse_segment(packet: Packet) -> Segment:
         raise SimError(f"a malformed TCP header was sent: {body[:20].hex()}")
     sport, dport, seq, ack, _, bits, window, _, urg = _TCP.unpack_from(body)
     ok = packet.frame.ip_summed == CHECKSUM_PARTIAL or not csum_tcpudp_magic(
-        in_aton(packet.src), in_aton(packet.dst), len(body), IPPROTO_TCP, csum_partial(body)
+        _addr(packet.src), _addr(packet.dst), len(body), IPPROTO_TCP, csum_partial(body)
     )
     opts = parse_tcp_options(body[20:doff])
     return Segment(packet, sport, dport, seq, ack, bits_to_flags(bits), window, urg, opts, body[doff:], ok)
@@ -383,16 +439,19 @@ class Sim:
         delay_ns: int = 0,
         dev_name: str = "eth0",
         resolve: bool = False,
+        addr6: str | None = None,
         **both: Any,
     ) -> RawPeer:
-        """A raw host linked to a stack's device (which has no link yet).  The stack knows the peer's Ethernet
-        address as a permanent neighbour, unless ``resolve`` leaves it to ARP.  ``both`` are fields of
-        ``Direction``."""
+        """A raw host linked to a stack's device (which has no link yet), with an IPv6 address too if ``addr6`` is
+        given.  The stack knows the peer's Ethernet address as a permanent neighbour, unless ``resolve`` leaves it to
+        ARP and neighbour discovery.  ``both`` are fields of ``Direction``."""
         dev = net.devices_by_name[dev_name]
-        peer = RawPeer(self, f"peer{len(self.links)}", addr, dev.dev_addr)
+        peer = RawPeer(self, f"peer{len(self.links)}", addr, dev.dev_addr, addr6)
         self.link(self.end(net, dev_name), peer, delay_ns=delay_ns, **both)
         if not resolve:
             neigh_add_permanent(net.arp_tbl, in_aton(addr), dev, peer.mac)
+            for own in peer.addrs6:
+                neigh_add_permanent(net.nd_tbl, in6_pton(own), dev, peer.mac)
         return peer
 
     def join(self, a: Stack, b: Stack, *, delay_ns: int = 0, **both: Any) -> Link:
@@ -513,10 +572,11 @@ class Sim:
 
 
 class RawPeer:
-    """A host of raw frames: ``inbox`` has the IPv4 packets that came and were not yet expected.  It answers ARP for
-    its address while ``answer_arp`` is set."""
+    """A host of raw frames: ``inbox`` has the IP packets that came and were not yet expected.  It answers ARP for its
+    address while ``answer_arp`` is set, and neighbour solicitations for ``addrs6`` (the address given and its
+    link-local one) while ``answer_nd`` is.  Neighbour discovery goes to ``nd_seen`` instead of ``inbox``."""
 
-    def __init__(self, sim: Sim, name: str, addr: str, remote_mac: bytes) -> None:
+    def __init__(self, sim: Sim, name: str, addr: str, remote_mac: bytes, addr6: str | None = None) -> None:
         self.sim = sim
         self.name = name
         self.addr = addr
@@ -526,6 +586,11 @@ class RawPeer:
         self.arp_seen: list[tuple[int, str, str]] = []  # (operation, sender's address, target's)
         self.inbox: deque[Packet] = deque()
         self.ip_id = 1
+        self.addr6 = addr6
+        self.addr6_ll = in6_ntop(0xFE80 << 112 | addrconf_ifid_eui48(self.mac))
+        self.addrs6 = (addr6, self.addr6_ll) if addr6 is not None else ()
+        self.answer_nd = True
+        self.nd_seen: list[Packet] = []
 
     # frames
 
@@ -541,6 +606,22 @@ class RawPeer:
             packet = parse_packet(Frame(self.sim.now_ns(), *_frame_rest(frame)))
             if packet is not None:
                 self.inbox.append(packet)
+        elif frame_type == ETH_P_IPV6:
+            self._receive_ipv6(parse_packet6(Frame(self.sim.now_ns(), *_frame_rest(frame))))
+
+    def _receive_ipv6(self, packet: Packet) -> None:
+        body = packet.body
+        discovery = packet.proto == IPPROTO_ICMPV6 and not packet.frag_off
+        if not discovery or not NDISC_ROUTER_SOLICITATION <= body[0] <= NDISC_REDIRECT:
+            self.inbox.append(packet)
+            return
+        self.nd_seen.append(packet)
+        target = in6_ntop(int.from_bytes(body[8:24], "big"))
+        if body[0] == NDISC_NEIGHBOUR_SOLICITATION and self.answer_nd and target in self.addrs6:
+            answer = body[8:24] + b"\x02\x01" + self.mac
+            self.send_icmp6(
+                packet.src, NDISC_NEIGHBOUR_ADVERTISEMENT, 0, 0x60000000, answer, src=target, ttl=255
+            )
 
     def _receive_arp(self, data: bytes) -> None:
         *_, op, sha, sip, _tha, tip = _ARP.unpack_from(data, 14)
@@ -590,10 +671,40 @@ class RawPeer:
         check = ip_fast_csum(head, ihl)
         return IPHDR_STRUCT.pack(*fields, check, *addrs) + ip_options + body
 
+    def ip6_packet(
+        self,
+        proto: int,
+        body: bytes,
+        dst: str,
+        *,
+        src: str | None = None,
+        ttl: int = 64,
+        tos: int = 0,
+        flowlabel: int = 0,
+    ) -> bytes:
+        """An IPv6 packet; ``ttl`` is the hop limit, ``tos`` the traffic class.  Extension headers are the first part of
+        ``body``, ``proto`` then that of the first one."""
+        source = in6_pton(self._source(dst, src)).to_bytes(16, "big")
+        word = 6 << 28 | tos << 20 | flowlabel
+        return (
+            IPV6HDR_STRUCT.pack(word, len(body), proto, ttl, source, in6_pton(dst).to_bytes(16, "big")) + body
+        )
+
+    def _source(self, dst: str, src: str | None) -> str:
+        """The address to send from: of the destination's family."""
+        return src or ((self.addr6 or self.addr6_ll) if ":" in dst else self.addr)
+
     def send_ip(
         self, proto: int, body: bytes, dst: str, *, dest_mac: bytes | None = None, **fields: Any
     ) -> None:
-        """Send an IPv4 packet; ``fields`` are those of ``ip_packet``."""
+        """Send an IP packet; ``fields`` are those of ``ip_packet`` or ``ip6_packet``."""
+        if ":" in dst:
+            if dest_mac is None:
+                group = ipv6_addr_is_multicast(in6_pton(dst))
+                dest_mac = ipv6_eth_mc_map(in6_pton(dst)) if group else self.remote_mac
+            head = dest_mac + self.mac + ETH_P_IPV6.to_bytes(2, "big")
+            self.send_frame(head + self.ip6_packet(proto, body, dst, **fields))
+            return
         head = (dest_mac or self.remote_mac) + self.mac + ETH_P_IP.to_bytes(2, "big")
         self.send_frame((head + self.ip_packet(proto, body, dst, **fields)).ljust(60, b"\0"))
 
@@ -602,10 +713,8 @@ class RawPeer:
     ) -> None:
         head = b"".join(v.to_bytes(2, "big") for v in (sport, dport, 8 + len(data), 0))
         if checksum:
-            src = in_aton(fields.get("src") or self.addr)
-            check = csum_tcpudp_magic(
-                src, in_aton(dst), 8 + len(data), IPPROTO_UDP, csum_partial(head + data)
-            )
+            src = _addr(self._source(dst, fields.get("src")))
+            check = csum_tcpudp_magic(src, _addr(dst), 8 + len(data), IPPROTO_UDP, csum_partial(head + data))
             head = head[:6] + (check or 0xFFFF).to_bytes(2, "big")
         self.send_ip(IPPROTO_UDP, head + data, dst, **fields)
 
@@ -616,6 +725,22 @@ class RawPeer:
         head = bytes((icmp_type, code, 0, 0)) + rest.to_bytes(4, "big")
         check = ip_compute_csum(head + data)
         self.send_ip(IPPROTO_ICMP, head[:2] + check.to_bytes(2, "big") + head[4:] + data, dst, **fields)
+
+    def icmp6_message(
+        self, dst: str, icmp6_type: int, code: int, rest: int = 0, data: bytes = b"", src: str | None = None
+    ) -> bytes:
+        """An ICMPv6 message with its checksum; ``rest`` are the header's last 32 bits."""
+        raw = bytes((icmp6_type, code, 0, 0)) + rest.to_bytes(4, "big") + data
+        ends = in6_pton(self._source(dst, src)), in6_pton(dst)
+        check = csum_ipv6_magic(*ends, len(raw), IPPROTO_ICMPV6, csum_partial(raw))
+        return raw[:2] + check.to_bytes(2, "big") + raw[4:]
+
+    def send_icmp6(
+        self, dst: str, icmp6_type: int, code: int, rest: int = 0, data: bytes = b"", **fields: Any
+    ) -> None:
+        """Send one; ``fields`` are those of ``ip6_packet``."""
+        raw = self.icmp6_message(dst, icmp6_type, code, rest, data, fields.get("src"))
+        self.send_ip(IPPROTO_ICMPV6, raw, dst, **fields)
 
     def send_tcp(
         self,
@@ -639,8 +764,8 @@ class RawPeer:
         doff = (20 + len(options)) // 4 << 4 | res1
         numbers = (sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, doff, flags_to_bits(flags), window)
         raw = _TCP.pack(*numbers, 0, urg_ptr) + options + payload
-        src = in_aton(fields.get("src") or self.addr)
-        check = csum_tcpudp_magic(src, in_aton(dst), len(raw), IPPROTO_TCP, csum_partial(raw))
+        src = _addr(self._source(dst, fields.get("src")))
+        check = csum_tcpudp_magic(src, _addr(dst), len(raw), IPPROTO_TCP, csum_partial(raw))
         raw = _TCP.pack(*numbers, check ^ 1 if bad_checksum else check, urg_ptr) + options + payload
         self.send_ip(IPPROTO_TCP, raw, dst, **fields)
 
@@ -667,6 +792,14 @@ class RawPeer:
             raise SimError(f"expected ICMP type {icmp_type} code {code}, got {_what(packet)}")
         if ip_compute_csum(packet.body):
             raise SimError(f"an ICMP message with a wrong checksum was sent: {packet.body.hex()}")
+        return packet
+
+    def expect_icmp6(self, icmp6_type: int, code: int, within_ns: int = 0) -> Packet:
+        """The next ICMPv6 message that is not neighbour discovery, which has to be this one."""
+        packet = self.next_packet(IPPROTO_ICMPV6, within_ns)
+        if packet is None or packet.body[0] != icmp6_type or packet.body[1] != code:
+            raise SimError(f"expected ICMPv6 type {icmp6_type} code {code}, got {_what(packet)}")
+        _check_icmp6(packet)
         return packet
 
     def expect_udp(self, sport: int, dport: int, data: bytes | None = None, within_ns: int = 0) -> Packet:
@@ -710,7 +843,7 @@ class RawPeer:
         return segment
 
     def expect_nothing(self, for_ns: int = 0) -> None:
-        """No IPv4 packet comes, nor has come unexpected."""
+        """No IP packet comes, nor has come unexpected."""
         self.sim.settle()
         if for_ns:
             self.sim.run_for(for_ns)
@@ -740,6 +873,13 @@ def _frame_rest(frame: Frame) -> tuple[Any, ...]:
         frame.gso_size,
         frame.gso_type,
     )
+
+
+def _check_icmp6(packet: Packet) -> None:
+    ends = in6_pton(packet.src), in6_pton(packet.dst)
+    body = packet.body
+    if csum_ipv6_magic(*ends, len(body), IPPROTO_ICMPV6, csum_partial(body)):
+        raise SimError(f"an ICMPv6 message with a wrong checksum was sent: {body.hex()}")
 
 
 def _what(packet: Packet | None) -> str:

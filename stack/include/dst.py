@@ -147,6 +147,7 @@ class rt6_info(dst_entry):
         "rt6i_genid",
         "rt6i_idev",
         "rt6i_neigh",
+        "rt6i_plen",
         "rt6i_src",
         "rt_type",
     )
@@ -155,6 +156,7 @@ class rt6_info(dst_entry):
         super().__init__(net, ops, dev)
         self.rt_type = rt_type
         self.rt6i_dst = 0
+        self.rt6i_plen = 128  # of the entry in the table; the route itself is for one destination
         self.rt6i_src = 0
         self.rt6i_gateway = 0
         self.rt6i_flags = 0

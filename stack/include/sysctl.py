@@ -160,6 +160,29 @@ class netns_ipv4:
         self.sysctl_tcp_pingpong_thresh = 1
 
 
+class netns_ipv6:
+    """struct netns_ipv6 (include/net/netns/ipv6.h): net.ipv6.*; also the routing generation of IPv6."""
+
+    def __init__(self) -> None:
+        self.rt_genid = 0
+        self.sysctl_disable_ipv6 = 0  # conf.all.disable_ipv6
+        self.sysctl_hop_limit = 64  # conf.all.hop_limit
+        self.sysctl_bindv6only = 0
+        self.sysctl_auto_flowlabels = 1
+        self.sysctl_ip_nonlocal_bind = 0
+        self.sysctl_icmpv6_time = 1000  # icmp.ratelimit, ms
+        # icmp.ratemask "0-1,3-127": every error but packet too big
+        self.sysctl_icmpv6_ratemask = (1 << 128) - 1 & ~(1 << 2)
+        self.sysctl_icmpv6_echo_ignore_all = 0
+        self.sysctl_icmpv6_echo_ignore_multicast = 0
+        self.sysctl_ip6frag_high_thresh = 4 * 1024 * 1024
+        self.sysctl_ip6frag_time = 60
+        self.sysctl_max_dst_opts_number = 8
+        self.sysctl_max_hbh_opts_number = 8
+        self.ip6_rt_mtu_expires = 600
+        self.ip6_rt_min_advmss = 1220
+
+
 # Names of /proc/sys/net/ipv4 that are not "sysctl_" + name in struct netns_ipv4.
 _IPV4_FIELDS: Final = {
     "tcp_max_syn_backlog": "sysctl_max_syn_backlog",
@@ -178,12 +201,30 @@ _IPV4_FIELDS: Final = {
 }
 
 
-def _locate(core: netns_core, ipv4: netns_ipv4, name: str) -> tuple[netns_core | netns_ipv4, str]:
+# Those of /proc/sys/net/ipv6 whose field is not sysctl_<name>.
+_IPV6_FIELDS: Final = {
+    "icmp.ratelimit": "sysctl_icmpv6_time",
+    "icmp.ratemask": "sysctl_icmpv6_ratemask",
+    "icmp.echo_ignore_all": "sysctl_icmpv6_echo_ignore_all",
+    "icmp.echo_ignore_multicast": "sysctl_icmpv6_echo_ignore_multicast",
+    "route.mtu_expires": "ip6_rt_mtu_expires",
+    "route.min_adv_mss": "ip6_rt_min_advmss",
+}
+
+
+def _locate(
+    core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str
+) -> tuple[netns_core | netns_ipv4 | netns_ipv6, str]:
+    owner: netns_core | netns_ipv4 | netns_ipv6
     name = name.removeprefix("net.").removeprefix("ipv4.")
-    if name.startswith("core."):
+    if name.startswith("ipv6."):
+        name = name.removeprefix("ipv6.").removeprefix("conf.all.")
+        field = _IPV6_FIELDS.get(name, "sysctl_" + name)
+        owner = ipv6
+    elif name.startswith("core."):
         name = name.removeprefix("core.")
         field = name if hasattr(core, name) else "sysctl_" + name
-        owner: netns_core | netns_ipv4 = core
+        owner = core
     else:
         name = name.removeprefix("conf.all.")
         field = _IPV4_FIELDS.get(name, "sysctl_" + name)
@@ -193,22 +234,23 @@ def _locate(core: netns_core, ipv4: netns_ipv4, name: str) -> tuple[netns_core |
     return owner, field
 
 
-def sysctl_get(core: netns_core, ipv4: netns_ipv4, name: str) -> SysctlValue:
-    """The value of ``tcp_rmem``, ``net.ipv4.tcp_rmem`` or ``core.somaxconn``; KeyError if there is none."""
+def sysctl_get(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str) -> SysctlValue:
+    """The value of ``tcp_rmem``, ``net.ipv4.tcp_rmem``, ``ipv6.bindv6only`` or ``core.somaxconn``; KeyError if there
+    is none."""
     if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_fastopen_key":
         return _fastopen_key_text(ipv4)
-    owner, field = _locate(core, ipv4, name)
+    owner, field = _locate(core, ipv4, ipv6, name)
     value: SysctlValue = getattr(owner, field)
     return value
 
 
-def sysctl_set(core: netns_core, ipv4: netns_ipv4, name: str, value: SysctlValue) -> None:
+def sysctl_set(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str, value: SysctlValue) -> None:
     """Set one sysctl; KeyError for an unknown name, TypeError if the kind of value differs from the default's,
     ValueError for a tcp_fastopen_key that is none."""
     if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_fastopen_key":
         ipv4.tcp_fastopen_ctx = _fastopen_key_parse(value)
         return
-    owner, field = _locate(core, ipv4, name)
+    owner, field = _locate(core, ipv4, ipv6, name)
     old = getattr(owner, field)
     if isinstance(old, frozenset) and isinstance(value, tuple):
         setattr(owner, field, frozenset(value))

@@ -9,13 +9,17 @@ drawn; from one snapshot to the next a socket is known by its addresses.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stack.include.ip import in_ntoa
-from stack.include.neighbour import NUD_STATE_NAMES
+from stack.include.ipv6 import in6_ntop
+from stack.include.neighbour import NUD_STATE_NAMES, neigh_table
 from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
 from stack.kernel.time.timer import jiffies, jiffies_to_msecs
 from stack.net.ipv4 import devinet, proc
+from stack.net.ipv6 import addrconf
+from stack.net.ipv6 import proc as proc6
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -54,9 +58,13 @@ def snapshot(net: Stack) -> dict[str, Any]:
         "next_deadline_ns": net.next_deadline(),
         "devices": devices(net),
         "routes": routes(net),
+        "routes6": routes6(net),
         "neighbours": neighbours(net),
+        "neighbours6": _neighbours(net, net.nd_tbl, in6_ntop),
         "fragments": {"queues": len(net.ipv4_fqdir.queues), "mem": net.ipv4_fqdir.mem},
+        "fragments6": {"queues": len(net.ipv6_fqdir.queues), "mem": net.ipv6_fqdir.mem},
         "snmp": proc.snmp_groups(net),
+        "snmp6": proc6.snmp6_counters(net),
         "netstat": proc.netstat_groups(net),
         "proc_net": proc.proc_net(net),
         "drop_reasons": dict(sorted(net.drop_reasons.items())),
@@ -78,6 +86,7 @@ def _device(dev: net_device) -> dict[str, Any]:
         "flags": dev.flags,
         "features": dev.features,
         "addresses": devinet.ifaddrs(dev),
+        "addresses6": addrconf.ifaddrs6(dev),
         "tx_queue": len(dev.tx_queue),
         "stats": {name: getattr(dev.stats, name) for name in _DEVICE_COUNTERS},
     }
@@ -97,11 +106,28 @@ def routes(net: Stack) -> Table:
     ]
 
 
+def routes6(net: Stack) -> Table:
+    """The main table of IPv6, in the order in which it is searched."""
+    return [
+        {
+            "dst": f"{in6_ntop(r.prefix)}/{r.plen}",
+            "gateway": in6_ntop(r.gateway) if r.gateway else None,
+            "dev": r.dev.name,
+            "proto": r.proto,
+        }
+        for r in net.fib6.main
+    ]
+
+
 def neighbours(net: Stack) -> Table:
+    return _neighbours(net, net.arp_tbl, in_ntoa)
+
+
+def _neighbours(net: Stack, tbl: neigh_table, ntop: Callable[[int], str]) -> Table:
     now = jiffies(net)
     return [
         {
-            "dst": in_ntoa(n.primary_key),
+            "dst": ntop(n.primary_key),
             "dev": n.dev.name,
             "lladdr": n.ha.hex(":") if n.ha else None,
             "state": NUD_STATE_NAMES[n.nud_state],
@@ -109,7 +135,7 @@ def neighbours(net: Stack) -> Table:
             "queued": len(n.arp_queue),
             "confirmed_ms_ago": jiffies_to_msecs(now - n.confirmed),
         }
-        for n in net.arp_tbl.hash.values()
+        for n in tbl.hash.values()
     ]
 
 

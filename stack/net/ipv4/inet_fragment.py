@@ -8,12 +8,14 @@ truesize does not count.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.timer import HZ, timer_list
 from stack.kernel.time.timer import del_timer, jiffies, mod_timer
 
 if TYPE_CHECKING:
+    from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
 MAX_QUEUES: Final = 4096
@@ -23,6 +25,11 @@ QUEUE_TRUESIZE: Final = 200
 INET_FRAG_FIRST_IN: Final = 1
 INET_FRAG_LAST_IN: Final = 2
 INET_FRAG_COMPLETE: Final = 4
+
+# What inet_frag_queue_insert says
+IPFRAG_OK: Final = 0
+IPFRAG_DUP: Final = 1
+IPFRAG_OVERLAP: Final = 2
 
 
 class fqdir:
@@ -55,3 +62,35 @@ def inet_frag_kill(net: Stack, fq: fqdir, key: Any, timer: timer_list, mem: int)
     del_timer(net, timer)
     if fq.queues.pop(key, None) is not None:
         fq.mem -= QUEUE_TRUESIZE + mem
+
+
+def inet_frag_queue_insert(
+    fq: fqdir, starts: list[int], frags: list[tuple[int, sk_buff]], skb: sk_buff, start: int, end: int
+) -> int:
+    """Put the piece from ``start`` to ``end`` in its place of the two lists, which run in step (begin; end and
+    fragment): IPFRAG_OK; IPFRAG_DUP if the bytes are there already; IPFRAG_OVERLAP if a part of them is."""
+    at = bisect_left(starts, start)
+    before_end = frags[at - 1][0] if at else 0
+    next_start = starts[at] if at < len(starts) else end
+    if before_end > start or next_start < end:
+        return IPFRAG_DUP if _inside(starts, frags, at, start, end) else IPFRAG_OVERLAP
+    starts.insert(at, start)
+    frags.insert(at, (end, skb))
+    fq.mem += skb.truesize
+    return IPFRAG_OK
+
+
+def _inside(starts: list[int], frags: list[tuple[int, sk_buff]], at: int, start: int, end: int) -> bool:
+    """Whether the run of adjoining pieces round ``at`` has these bytes already."""
+    if at < len(starts) and starts[at] == start:
+        first = at
+    elif at and frags[at - 1][0] > start:
+        first = at - 1
+    else:
+        return False
+    reach = frags[first][0]
+    for i in range(first + 1, len(starts)):
+        if reach >= end or starts[i] != reach:
+            break
+        reach = frags[i][0]
+    return reach >= end

@@ -10,7 +10,6 @@ More than ipfrag_max_dist fragments of other datagrams from the same source betw
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from stack.include.dropreason import (
@@ -177,38 +176,18 @@ def _frag_bounds_ok(qp: ipq, skb: sk_buff, start: int, end: int, more: bool) -> 
 
 def _frag_insert(net: Stack, qp: ipq, skb: sk_buff, start: int, end: int) -> bool:
     """Put the piece in its place; True if it was dropped for repeating or overlapping another."""
-    at = bisect_left(qp.starts, start)
-    before_end = qp.frags[at - 1][0] if at else 0
-    next_start = qp.starts[at] if at < len(qp.starts) else 65536
-    if before_end > start or next_start < end:
-        if _inside(qp, at, start, end):
-            skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_DUP_FRAG)
-            return True
-        IP_INC_STATS(net, IPSTATS_MIB_REASM_OVERLAPS)
-        _discard(qp, skb, SKB_DROP_REASON_NOT_SPECIFIED)
-        return True
-    qp.starts.insert(at, start)
-    qp.frags.insert(at, (end, skb))
-    qp.meat += end - start
-    qp.mem += skb.truesize
-    net.ipv4_fqdir.mem += skb.truesize
-    return False
-
-
-def _inside(qp: ipq, at: int, start: int, end: int) -> bool:
-    """Whether the run of adjoining pieces round ``at`` has these bytes already."""
-    if at < len(qp.starts) and qp.starts[at] == start:
-        first = at
-    elif at and qp.frags[at - 1][0] > start:
-        first = at - 1
-    else:
+    fq = net.ipv4_fqdir
+    verdict = inet_fragment.inet_frag_queue_insert(fq, qp.starts, qp.frags, skb, start, end)
+    if verdict == inet_fragment.IPFRAG_OK:
+        qp.meat += end - start
+        qp.mem += skb.truesize
         return False
-    reach = qp.frags[first][0]
-    for i in range(first + 1, len(qp.starts)):
-        if reach >= end or qp.starts[i] != reach:
-            break
-        reach = qp.frags[i][0]
-    return reach >= end
+    if verdict == inet_fragment.IPFRAG_DUP:
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_DUP_FRAG)
+        return True
+    IP_INC_STATS(net, IPSTATS_MIB_REASM_OVERLAPS)
+    _discard(qp, skb, SKB_DROP_REASON_NOT_SPECIFIED)
+    return True
 
 
 def ip_frag_ecn(seen: int) -> int | None:

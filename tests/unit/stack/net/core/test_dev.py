@@ -33,7 +33,7 @@ def test_short_frame_is_dropped_with_a_reason() -> None:
     assert dev.stats.rx_errors == 1
 
 
-@pytest.mark.parametrize("ethertype", [0x0026, 0x86DD, 0x88CC])
+@pytest.mark.parametrize("ethertype", [0x0026, 0x8100, 0x88CC])
 def test_frame_of_unknown_type_is_dropped_as_unhandled(ethertype: int) -> None:
     net = Sim().add_stack("10.0.2.2/24")
     dev = net.devices_by_name["eth0"]
@@ -50,8 +50,8 @@ def test_registered_ethernet_type_gets_its_frames() -> None:
         seen.append(bytes(skb.head[skb.data : skb.tail]))
         return 0
 
-    net.ptype_base[0x86DD] = handler
-    net.netif_rx(dev, dev.dev_addr + b"\x02" * 6 + b"\x86\xdd" + b"six")
+    net.ptype_base[0x88B5] = handler
+    net.netif_rx(dev, dev.dev_addr + b"\x02" * 6 + b"\x88\xb5" + b"six")
     assert seen == [b"six"]
     assert net.drop_reasons == {}
 

@@ -119,7 +119,7 @@ def test_errors_to_all_peers_are_limited_by_the_global_bucket(sim: Sim, net: Sta
     for i in range(200):
         peer.send_udp("10.0.2.2", 1000 + i, 2000, b"x")
     sim.settle()
-    assert 20 < len(peer.inbox) <= 50
+    assert 20 < len(peer.inbox) < 100  # each takes 0, 1 or 2 of the 50
     stats = net.mib.icmp_statistics
     from stack.include.snmp import ICMP_MIB_RATELIMITGLOBAL
 

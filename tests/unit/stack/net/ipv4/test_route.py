@@ -110,7 +110,17 @@ def test_deleted_primary_address_promotes_the_secondary(net: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    "cidr", ["10.0.2.2", "10.0.2/24", "10.0.2.2/33", "10.0.2.256/24", "10.0.2.2/x", "::1/64"]
+    "cidr",
+    [
+        "10.0.2.2",
+        "10.0.2/24",
+        "10.0.2.2/33",
+        "10.0.2.256/24",
+        "10.0.2.2/x",
+        "fd00::2",
+        "fd00::2/129",
+        "fd00::g/64",
+    ],
 )
 def test_malformed_address_is_refused_with_a_reason(net: Stack, cidr: str) -> None:
     with pytest.raises(ValueError, match="address"):
