@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.include.ipv6 import (
+    IP6_MF,
     IP6_OFFSET,
     NEXTHDR_AUTH,
     NEXTHDR_DEST,
@@ -29,20 +30,21 @@ def ipv6_ext_hdr(nexthdr: int) -> bool:
 
 
 def ipv6_skip_exthdr(buf: Buffer, start: int, end: int, nexthdr: int) -> tuple[int, int, int] | None:
-    """The upper header behind the extension headers from ``start`` on: (its offset, its next-header value, the fragment
-    offset in bytes); None if the bytes end before, or nothing follows.  Behind the header of a fragment that is not
-    the first there is no upper header: the walk ends there."""
+    """The upper header behind the extension headers from ``start`` on: (its offset, its next-header value, offset and
+    more-bit of the fragment header on the way, 0 without one); None if the bytes end before, or nothing follows.
+    Behind the header of a fragment that is not the first there is no upper header: the walk ends there."""
+    frag_off = 0
     while ipv6_ext_hdr(nexthdr):
         if nexthdr == NEXTHDR_NONE or start + 8 > end:
             return None
         length = (buf[start + 1] + 1) * 8
         if nexthdr == NEXTHDR_FRAGMENT:
-            offset = int.from_bytes(buf[start + 2 : start + 4], "big") & IP6_OFFSET
-            if offset:
-                return start + 8, buf[start], offset
+            frag_off = int.from_bytes(buf[start + 2 : start + 4], "big") & (IP6_OFFSET | IP6_MF)
+            if frag_off & IP6_OFFSET:
+                return start + 8, buf[start], frag_off
             length = 8
         elif nexthdr == NEXTHDR_AUTH:
             length = (buf[start + 1] + 2) * 4
         nexthdr = buf[start]
         start += length
-    return (start, nexthdr, 0) if start <= end else None
+    return (start, nexthdr, frag_off) if start <= end else None

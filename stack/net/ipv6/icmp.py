@@ -34,6 +34,7 @@ from stack.include.ipv6 import (
     ICMPV6_PKT_TOOBIG,
     ICMPV6_TIME_EXCEED,
     ICMPV6_UNK_OPTION,
+    IP6_OFFSET,
     IPPROTO_ICMPV6,
     IPV6_MIN_MTU,
     IPV6HDR_LEN,
@@ -197,15 +198,17 @@ def _error_may_answer(skb: sk_buff, hdr: ipv6hdr, icmp6_type: int, code: int) ->
 
 
 def is_ineligible(skb: sk_buff, hdr: ipv6hdr) -> bool:
-    """Whether the packet is an ICMPv6 error or a redirect itself, or no first fragment."""
+    """Whether the packet is an ICMPv6 error or a redirect itself, as far as a fragment tells."""
     start = skb.network_header + IPV6HDR_LEN
     found = exthdrs_core.ipv6_skip_exthdr(skb.head, start, skb.tail, hdr.nexthdr)
     if found is None:
         return False
     at, nexthdr, frag_off = found
-    if frag_off or nexthdr != IPPROTO_ICMPV6:
-        return frag_off != 0
-    return at >= skb.tail or skb.head[at] <= ICMPV6_ERRMSG_MAX or skb.head[at] == NDISC_REDIRECT
+    if frag_off & IP6_OFFSET or nexthdr != IPPROTO_ICMPV6:
+        return False
+    if at >= skb.tail:
+        return not frag_off
+    return skb.head[at] <= ICMPV6_ERRMSG_MAX or skb.head[at] == NDISC_REDIRECT
 
 
 # -- receiving ---------------------------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ def icmpv6_notify(net: Stack, skb: sk_buff, icmp6_type: int, code: int, info: in
         return _icmp6_error(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
     inner = ipv6hdr_at(skb.head, skb.data)
     found = exthdrs_core.ipv6_skip_exthdr(skb.head, skb.data + IPV6HDR_LEN, skb.tail, inner.nexthdr)
-    if inner.version != 6 or found is None or found[2] or found[0] + 8 > skb.tail:
+    if inner.version != 6 or found is None or found[2] & IP6_OFFSET or found[0] + 8 > skb.tail:
         return _icmp6_error(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
     at, nexthdr, _ = found
     ipprot = net.inet6_protos[nexthdr]
