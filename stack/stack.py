@@ -49,9 +49,11 @@ from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
 from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, tcp_ipv4, udp
-from stack.net.ipv6 import addrconf, exthdrs, ip6_input, ndisc, radv, reassembly
+from stack.net.ipv6 import addrconf, exthdrs, ip6_input, ndisc, radv, reassembly, tcp_ipv6
 from stack.net.ipv6 import icmp as icmpv6
+from stack.net.ipv6 import protocol as protocol6
 from stack.net.ipv6 import route as route6
+from stack.net.ipv6 import udp as udp6
 from stack.profile import profile_by_name
 from stack.rng import Rng
 
@@ -83,6 +85,7 @@ class Stack:
     rt6_exceptions: dict[int, route6.rt6_exception]
     ipv6_fqdir: inet_fragment.fqdir
     icmp6_sk: inet_sock
+    tcp6_ctl_sk: inet_sock
     nd_tbl: neigh_table
 
     def __init__(
@@ -155,6 +158,9 @@ class Stack:
         exthdrs.ipv6_exthdrs_init(self)
         reassembly.ipv6_frag_init(self)
         addrconf.addrconf_init(self)
+        protocol6.inet6_add_protocol(self, udp6.udpv6_protocol, IPPROTO_UDP)
+        tcp_ipv6.tcpv6_net_init(self)
+        protocol6.inet6_add_protocol(self, tcp_ipv6.tcpv6_protocol, IPPROTO_TCP)
         self.ptype_base[ETH_P_IPV6] = ip6_input.ipv6_rcv
 
     # -- configuration -------------------------------------------------------------------------------------------

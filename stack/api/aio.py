@@ -42,14 +42,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from stack.api.bsd import SOCK_DGRAM, Address, Socket, aton, ntoa, oserror
+from stack.api.bsd import (
+    AF_INET,
+    AF_INET6,
+    SOCK_DGRAM,
+    Address,
+    Socket,
+    address_of,
+    local_address,
+    oserror,
+    remote_address,
+    sockaddr_of,
+)
 from stack.clock import NSEC_PER_SEC
 from stack.include.ip import IPPROTO_TCP
+from stack.include.ipv6 import IPV6_V6ONLY
+from stack.include.net import sockaddr
 from stack.include.sk_buff import Buffer
 from stack.include.sock import RCV_SHUTDOWN
 from stack.net import socket as net_socket
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import tcp
+from stack.net.ipv6.ipv6_sockglue import SOL_IPV6
 from stack.stack import Stack
 
 logger = logging.getLogger("stack.api.aio")
@@ -662,8 +676,8 @@ class Server(asyncio.AbstractServer):
         sk: Any = conn.sk
         extra = {
             "socket": conn,
-            "sockname": (ntoa(sk.inet_saddr), sk.inet_sport),
-            "peername": (ntoa(sk.sk_daddr), sk.sk_dport),
+            "sockname": local_address(sk),
+            "peername": remote_address(sk),
         }
         try:
             protocol = self._protocol_factory()
@@ -738,9 +752,15 @@ def _hosts(host: str | Sequence[str] | None) -> list[str]:
     return [host] if isinstance(host, str) else list(host)
 
 
+def _family(host: str) -> int:
+    return AF_INET6 if ":" in host else AF_INET
+
+
 def _listening_socket(stack: Stack, address: Address, reuse_address: bool, reuse_port: bool) -> Socket:
-    sock = Socket(stack)
+    sock = Socket(stack, _family(address[0]))
     try:
+        if sock.family == AF_INET6:
+            sock.setsockopt(SOL_IPV6, IPV6_V6ONLY, 1)  # as asyncio: one socket per family, no overlap
         if reuse_address:
             sock.setsockopt(core_sock.SOL_SOCKET, core_sock.SO_REUSEADDR, 1)
         if reuse_port:
@@ -767,8 +787,9 @@ async def create_server(
 ) -> Server:
     """loop.create_server on a Stack: a protocol of ``protocol_factory`` for each connection.
 
-    ``host`` is an address of the stack, several, or None for all; ``sock`` a bound socket instead.  OSError with the
-    errno of bind or listen if the address is taken or not the stack's."""
+    ``host`` is an address of the stack, several, or None for all of IPv4; "::" means all of IPv6 alone, as with asyncio
+    (for both families in one socket pass a ``sock`` of AF_INET6 that is bound to "::").  ``sock`` is a bound socket
+    instead.  OSError with the errno of bind or listen if the address is taken or not the stack's."""
     sockets = [sock] if sock is not None else []
     try:
         if sock is None:
@@ -822,8 +843,7 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
                 continue
             if self._sk.sk_shutdown & RCV_SHUTDOWN:
                 return
-            data, (addr, port) = got
-            self._received(bytes(data), (ntoa(addr), port))
+            self._received(bytes(got[0]), address_of(got[1]))
 
     def _received(self, data: bytes, address: Address) -> None:
         """As asyncio: a datagram that the protocol stumbles over is reported, the endpoint goes on."""
@@ -843,22 +863,23 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
         if self._conn_lost:
             self._conn_lost += 1
             return
-        packet = (bytes(data), None if addr is None else (aton(addr[0]), addr[1]))
+        to = None if addr is None else sockaddr_of(self._runner.stack, self._socket.family, addr)
+        packet = (bytes(data), to)
         if not self._buffer and self._send(*packet):
             return
         self._buffer.append(packet)
         self._buffer_size += len(packet[0])
         self._maybe_pause_protocol()  # type: ignore[attr-defined]
 
-    def _send(self, data: bytes, address: tuple[int, int] | None) -> bool:
+    def _send(self, data: bytes, address: sockaddr | None) -> bool:
         """Whether the socket took or refused it; False: no room now."""
         sent = self._sock.ops.sendmsg(self._sock, data, 0, address)
         self._runner.touch()
         if sent == _EAGAIN:
             return False
         if sent < 0:
-            addr, port = address or (self._sk.sk_daddr, self._sk.sk_dport)
-            self._protocol.error_received(oserror(sent, f"sendto {ntoa(addr)}:{port}"))
+            host, port, *_ = remote_address(self._sk) if address is None else address_of(address)
+            self._protocol.error_received(oserror(sent, f"sendto {host}:{port}"))
         return True
 
     def _feed(self) -> None:
@@ -880,9 +901,10 @@ async def create_datagram_endpoint(
     reuse_port: bool = False,
     device: str | None = None,
 ) -> tuple[StackDatagramTransport, _T]:
-    """loop.create_datagram_endpoint on a Stack.  With ``remote_addr`` only that peer's datagrams are received.
+    """loop.create_datagram_endpoint on a Stack; the family is that of the address (local_addr's, if both are given).
+    With ``remote_addr`` only that peer's datagrams are received.
     ``device`` ties the endpoint to one network device by name, so that a broadcast leaves there (SO_BINDTODEVICE)."""
-    sock = Socket(runner.stack, type=SOCK_DGRAM)
+    sock = Socket(runner.stack, _family((local_addr or remote_addr or ("",))[0]), SOCK_DGRAM)
     try:
         if allow_broadcast:
             sock.setsockopt(core_sock.SOL_SOCKET, core_sock.SO_BROADCAST, 1)

@@ -8,8 +8,10 @@
 
 Every socket is non-blocking: a call that would wait raises BlockingIOError, and ``on_event`` is called from inside
 the stack as soon as trying again makes sense (it should only take a note; ``stack.api.aio`` does that for asyncio).
-Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There is no I/O here and no
-clock but the Stack's: the same calls run in virtual time.
+An address is (host, port), of AF_INET6 (host, port, flowinfo, scope_id) as there; the last two may be left out of what
+is passed in.  A socket of AF_INET6 bound to "::" takes IPv4 connections too (peers "::ffff:10.0.2.15") unless
+IPV6_V6ONLY is set.  Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There
+is no I/O here and no clock but the Stack's: the same calls run in virtual time.
 
 Left out: blocking calls and time-outs, connect() of a stream (EOPNOTSUPP: this stack opens passively), names
 (addresses are dotted numbers), ancillary data.
@@ -24,20 +26,33 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stack.include.ip import in_aton, in_ntoa
+from stack.include.ipv6 import in6_ntop, in6_pton
 from stack.include.net import SHUT_RD, SHUT_RDWR, SHUT_WR
-from stack.include.sock import AF_INET, SOCK_DGRAM, SOCK_STREAM
+from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from stack.net import socket as net_socket
 from stack.net.core import sock_reuseport
+from stack.net.ipv6 import af_inet6
 
 if TYPE_CHECKING:
-    from stack.include.net import socket
+    from stack.include.net import sockaddr, socket
     from stack.include.sk_buff import Buffer, sk_buff
     from stack.include.sock import sock as kernel_sock
     from stack.stack import Stack
 
-__all__ = ["AF_INET", "SHUT_RD", "SHUT_RDWR", "SHUT_WR", "SOCK_DGRAM", "SOCK_STREAM", "Address", "Socket"]
+__all__ = [
+    "AF_INET",
+    "AF_INET6",
+    "SHUT_RD",
+    "SHUT_RDWR",
+    "SHUT_WR",
+    "SOCK_DGRAM",
+    "SOCK_STREAM",
+    "Address",
+    "Socket",
+]
 
-Address = tuple[str, int]
+# (host, port), or (host, port, flowinfo, scope_id) of AF_INET6; Any, as typeshed has it, so that both unpack
+Address = Any
 EventCallback = Callable[["Socket", int], None]
 
 # What each errno means here, and what to do about it; OSError shows it as strerror.
@@ -94,11 +109,52 @@ def aton(host: str) -> int:
     return 0xFFFFFFFF if host == "<broadcast>" else in_aton(host)
 
 
-def _sockaddr(address: Address) -> tuple[int, int]:
+ntop6 = lru_cache(maxsize=4096)(in6_ntop)
+
+
+def sockaddr_of(stack: Stack, family: int, address: Address) -> sockaddr:
+    """The stack's form of an address of that family; ValueError for a host or a "%device" that is none."""
     host, port = address[0], address[1]
     if not 0 <= port <= 0xFFFF:
         raise OverflowError(f"port {port} is not in 0..65535")
-    return aton(host), port
+    if family != AF_INET6:
+        return aton(host), port
+    flowinfo = address[2] if len(address) > 2 else 0
+    scope_id = address[3] if len(address) > 3 else 0
+    host, _, zone = host.partition("%")
+    if zone:
+        scope_id = _scope_id(stack, zone)
+    return (in6_pton(host) if host else 0), port, flowinfo, scope_id
+
+
+def _scope_id(stack: Stack, zone: str) -> int:
+    dev = stack.devices_by_name.get(zone)
+    if dev is not None:
+        return dev.ifindex
+    if not zone.isdecimal():
+        raise ValueError(f"this stack has no device {zone!r}")
+    return int(zone)
+
+
+def address_of(name: sockaddr) -> Address:
+    """The application's form of an address of the stack's."""
+    if len(name) == 2:
+        return ntoa(name[0]), name[1]
+    return ntop6(name[0]), name[1], name[2], name[3]
+
+
+def local_address(sk: Any) -> Address:
+    """Where a connected socket's packets come from."""
+    if sk.sk_family == AF_INET6:
+        return address_of(af_inet6.sockaddr_local(sk))
+    return ntoa(sk.inet_saddr), sk.inet_sport
+
+
+def remote_address(sk: Any) -> Address:
+    """The peer of a connected socket."""
+    if sk.sk_family == AF_INET6:
+        return address_of(af_inet6.sockaddr_remote(sk))
+    return ntoa(sk.sk_daddr), sk.sk_dport
 
 
 class Socket:
@@ -172,7 +228,7 @@ class Socket:
             return "<stack.api.bsd.Socket closed>"
         text = f"<stack.api.bsd.Socket fd={self._fd}, type={self.type}, laddr={self.getsockname()}"
         peer = self._sock.ops.getname(self._sock, 1)
-        return text + (">" if isinstance(peer, int) else f", raddr={(ntoa(peer[0]), peer[1])}>")
+        return text + (">" if isinstance(peer, int) else f", raddr={address_of(peer)}>")
 
     def __enter__(self) -> Socket:
         return self
@@ -206,6 +262,9 @@ class Socket:
         self._check("poll")
         return net_socket.sock_poll(self._sock)
 
+    def _sockaddr(self, address: Address) -> sockaddr:
+        return sockaddr_of(self._net, self.family, address)
+
     def _check(self, what: str) -> None:
         if self._fd < 0:
             _raise(errno.EBADF, what)
@@ -213,8 +272,8 @@ class Socket:
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     def bind(self, address: Address) -> None:
-        """Take a local (host, port); host "" or "0.0.0.0" is every address, port 0 any free one."""
-        err = net_socket.sys_bind(self._net, self._fd, _sockaddr(address))
+        """Take a local (host, port); host "", "0.0.0.0" or "::" is every address, port 0 any free one."""
+        err = net_socket.sys_bind(self._net, self._fd, self._sockaddr(address))
         if err < 0:
             _raise(err, f"bind to {address[0] or '0.0.0.0'}:{address[1]}")
 
@@ -230,12 +289,11 @@ class Socket:
         if fd < 0:
             _raise(fd, "accept")
         conn = Socket(self._net, fd=fd)
-        sk = conn.sk
-        return conn, (ntoa(sk.sk_daddr), sk.sk_dport)
+        return conn, remote_address(conn.sk)
 
     def connect(self, address: Address) -> None:
         """Fix a datagram socket's peer.  A stream gets EOPNOTSUPP: this stack opens passively."""
-        err = net_socket.sys_connect(self._net, self._fd, _sockaddr(address))
+        err = net_socket.sys_connect(self._net, self._fd, self._sockaddr(address))
         if err < 0:
             _raise(err, f"connect to {address[0]}:{address[1]}")
 
@@ -256,13 +314,13 @@ class Socket:
         name = net_socket.sys_getsockname(self._net, self._fd)
         if isinstance(name, int):
             _raise(name, "getsockname")
-        return ntoa(name[0]), name[1]
+        return address_of(name)
 
     def getpeername(self) -> Address:
         name = net_socket.sys_getpeername(self._net, self._fd)
         if isinstance(name, int):
             _raise(name, "getpeername")
-        return ntoa(name[0]), name[1]
+        return address_of(name)
 
     def attach_reuseport(self, selector: Callable[[sk_buff], int] | None) -> None:
         """Let ``selector(skb)`` choose which listener of this socket's SO_REUSEPORT group gets a SYN, in the place of
@@ -309,7 +367,7 @@ class Socket:
     def sendto(self, data: Buffer, *args: Any) -> int:
         """``sendto(data, address)`` or ``sendto(data, flags, address)``: one datagram."""
         flags, address = args if len(args) == 2 else (0, *args)
-        sent = net_socket.sys_sendto(self._net, self._fd, data, flags, _sockaddr(address))
+        sent = net_socket.sys_sendto(self._net, self._fd, data, flags, self._sockaddr(address))
         if sent < 0:
             _raise(sent, f"sendto {address[0]}:{address[1]}")
         return sent
@@ -321,8 +379,7 @@ class Socket:
             _raise(got, "recvfrom")
         if isinstance(got, bytes):
             return got, None
-        data, (addr, port) = got
-        return bytes(data), (ntoa(addr), port)
+        return bytes(got[0]), address_of(got[1])
 
     # -- options ---------------------------------------------------------------------------------------------------
 

@@ -19,14 +19,14 @@ a search through the table.
 Whoever can choose ports and addresses must not be able to choose buckets.  The kernel's jhash with a secret costs
 microseconds in Python, on every segment; the hash here is multiply-shift with a secret odd multiplier
 (Dietzfelbinger et al., "A reliable randomized algorithm for the closest-pair problem", 1997): for two different
-keys the chance of a collision is at most 2 / buckets.
+keys the chance of a collision is at most 2 / buckets.  Keys with IPv6 addresses are longer, and so is their multiplier.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stack.include.sock import sock, sock_common
+from stack.include.sock import AF_INET, sock, sock_common
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -42,6 +42,7 @@ FASTREUSEPORT_ANY: Final = 1
 FASTREUSEPORT_STRICT: Final = 2
 
 _MASK128: Final = (1 << 128) - 1
+_MASK288: Final = (1 << 288) - 1
 
 
 class inet_bind_bucket:
@@ -78,24 +79,25 @@ class inet_bind_bucket:
 
 
 class inet_bind2_bucket:
-    """struct inet_bind2_bucket: a port and one local address (0: any) in use.  ``deathrow`` holds the TIME_WAIT
-    sockets, ``owners`` the others."""
+    """struct inet_bind2_bucket: a port and one local address (0: any) of a family in use.  ``deathrow`` holds the
+    TIME_WAIT sockets, ``owners`` the others."""
 
-    __slots__ = ("deathrow", "key", "l3mdev", "net", "owners", "port", "rcv_saddr")
+    __slots__ = ("deathrow", "family", "key", "l3mdev", "net", "owners", "port", "rcv_saddr")
 
-    def __init__(self, net: Stack, port: int, l3mdev: int, rcv_saddr: int) -> None:
+    def __init__(self, net: Stack, port: int, l3mdev: int, rcv_saddr: int, family: int = AF_INET) -> None:
         self.net = net
         self.port = port
         self.l3mdev = l3mdev
         self.rcv_saddr = rcv_saddr
-        self.key = (port, rcv_saddr)
+        self.family = family
+        self.key = (port, rcv_saddr) if family == AF_INET else (port, rcv_saddr, family)
         self.owners: dict[sock_common, None] = {}
         self.deathrow: dict[sock_common, None] = {}
 
 
 class inet_hashinfo:
-    """struct inet_hashinfo.  ``secret`` is an odd 128-bit multiplier; ``table_perturb`` is the state of the
-    ephemeral port walk (RFC 6056, section 3.3.4)."""
+    """struct inet_hashinfo.  ``secret`` is an odd 128-bit multiplier, ``inet6_ehash_secret`` one of 288 bits, drawn
+    when IPv6 first needs it; ``table_perturb`` is the state of the ephemeral port walk (RFC 6056, section 3.3.4)."""
 
     __slots__ = (
         "bhash",
@@ -103,6 +105,7 @@ class inet_hashinfo:
         "bhash_size",
         "ehash",
         "ehash_mask",
+        "inet6_ehash_secret",
         "lhash2",
         "lhash2_mask",
         "listening_hash",
@@ -113,11 +116,12 @@ class inet_hashinfo:
 
     def __init__(self, secret: int) -> None:
         self.secret = (secret | 1) & _MASK128
+        self.inet6_ehash_secret = 0
         self.ehash: dict[int, list[sock_common]] = {}
         self.ehash_mask = EHASH_SIZE - 1
         self.bhash: dict[int, list[inet_bind_bucket]] = {}
         self.bhash_size = BHASH_SIZE
-        self.bhash2: dict[tuple[int, int], inet_bind2_bucket] = {}
+        self.bhash2: dict[tuple[int, ...], inet_bind2_bucket] = {}
         self.listening_hash: dict[int, list[sock_common]] = {}
         self.lhash2: dict[int, list[sock]] = {}
         self.lhash2_mask = LHASH2_SIZE - 1
@@ -142,6 +146,24 @@ def inet_ehash_bucket(hashinfo: inet_hashinfo, hash_: int) -> list[sock_common]:
 
 def ipv4_portaddr_hash(net: Stack, saddr: int, port: int) -> int:
     return ((saddr << 16 | port) * net.tcp_hashinfo.secret & _MASK128) >> 96
+
+
+def __inet6_ehashfn(net: Stack, key: int) -> int:
+    """The 32-bit keyed hash of at most 288 bits."""
+    info = net.tcp_hashinfo
+    secret = info.inet6_ehash_secret
+    if not secret:
+        secret = info.inet6_ehash_secret = int.from_bytes(net.rng.get_random_bytes(36), "big") | 1
+    return (key * secret & _MASK288) >> 256
+
+
+def ipv6_portaddr_hash(net: Stack, addr6: int, port: int) -> int:
+    """Any address and an IPv4-mapped one hash as IPv4's, so that a dual-stack listener is found by both families."""
+    if not addr6:
+        return ipv4_portaddr_hash(net, 0, port)
+    if addr6 >> 32 == 0xFFFF:
+        return ipv4_portaddr_hash(net, addr6 & 0xFFFFFFFF, port)
+    return __inet6_ehashfn(net, addr6 << 16 | port)
 
 
 def inet_bhashfn(port: int, bhash_size: int) -> int:

@@ -32,6 +32,7 @@ class inet_timewait_sock(sock_common):
     __slots__ = (
         "tw_bslot",
         "tw_dr",
+        "tw_flowlabel",
         "tw_kill",
         "tw_mark",
         "tw_priority",
@@ -40,6 +41,7 @@ class inet_timewait_sock(sock_common):
         "tw_substate",
         "tw_tb",
         "tw_tb2",
+        "tw_tclass",
         "tw_timer",
         "tw_tos",
         "tw_transparent",
@@ -59,6 +61,8 @@ class inet_timewait_sock(sock_common):
         self.tw_kill = False
         self.tw_transparent = False
         self.tw_tos = 0
+        self.tw_tclass = 0
+        self.tw_flowlabel = 0
         self.tw_mark = 0
         self.tw_priority = 0
         self.tw_txhash = 0

@@ -4,7 +4,8 @@
 ``socket`` is what the application holds (by a file descriptor of its Stack), ``sock`` what the protocol works on.
 A negative return value is a negative errno everywhere on this level.
 
-Departures: a ``sockaddr_in`` is a pair of ints in host order (address, port); an option's value is an int or
+Departures: a ``sockaddr_in`` is a pair of ints in host order (address, port), a ``sockaddr_in6`` four of them
+(address, port, flowinfo, scope_id); an option's value is an int or
 ``bytes``; ``recvmsg`` returns the data instead of filling the caller's memory.  The wait queue stays in
 ``sk.sk_wq``, since nothing here outlives its ``sock``.
 """
@@ -55,6 +56,8 @@ MSG_NOSIGNAL: Final = 0x4000
 MSG_MORE: Final = 0x8000
 
 sockaddr_in = tuple[int, int]
+sockaddr_in6 = tuple[int, int, int, int]
+sockaddr = sockaddr_in | sockaddr_in6
 optval_t = int | bytes
 
 

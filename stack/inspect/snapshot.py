@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stack.include.ip import in_ntoa
 from stack.include.ipv6 import in6_ntop
 from stack.include.neighbour import NUD_STATE_NAMES, neigh_table
+from stack.include.sock import AF_INET6
 from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
 from stack.kernel.time.timer import jiffies, jiffies_to_msecs
 from stack.net.ipv4 import devinet, proc
@@ -142,8 +143,8 @@ def _neighbours(net: Stack, tbl: neigh_table, ntop: Callable[[int], str]) -> Tab
 def udp_sockets(net: Stack) -> Table:
     return [
         {
-            "local": f"{in_ntoa(sk.sk_rcv_saddr)}:{sk.sk_num}",
-            "remote": f"{in_ntoa(sk.sk_daddr)}:{sk.sk_dport}",
+            "local": _local(sk),
+            "remote": _remote(sk),
             "dev": sk.sk_bound_dev_if,
             "recv_q": sk.sk_rmem_alloc,
             "send_q": sk.sk_wmem_alloc,
@@ -152,6 +153,19 @@ def udp_sockets(net: Stack) -> Table:
         for chain in net.udp_table.hash.values()
         for sk in chain
     ]
+
+
+def _local(sk: sock_common) -> str:
+    """ "10.0.2.2:80", "[fd00::2]:80"."""
+    if sk.sk_family == AF_INET6:
+        return f"[{in6_ntop(sk.sk_v6_rcv_saddr)}]:{sk.sk_num}"
+    return f"{in_ntoa(sk.sk_rcv_saddr)}:{sk.sk_num}"
+
+
+def _remote(sk: sock_common) -> str:
+    if sk.sk_family == AF_INET6:
+        return f"[{in6_ntop(sk.sk_v6_daddr)}]:{sk.sk_dport}"
+    return f"{in_ntoa(sk.sk_daddr)}:{sk.sk_dport}"
 
 
 # -- TCP ---------------------------------------------------------------------------------------------------------------
@@ -187,8 +201,8 @@ def _common(sk: sock_common, ref: _Refs) -> dict[str, Any]:
     return {
         "id": ref(sk),
         "state": TCP_STATE_NAMES[sk.sk_state],
-        "local": f"{in_ntoa(sk.sk_rcv_saddr)}:{sk.sk_num}",
-        "remote": f"{in_ntoa(sk.sk_daddr)}:{sk.sk_dport}",
+        "local": _local(sk),
+        "remote": _remote(sk),
         "hash": sk.sk_hash,
     }
 

@@ -63,3 +63,9 @@ def siphash_3u32(first: int, second: int, third: int, key: bytes) -> int:
 
 def siphash_4u32(first: int, second: int, third: int, fourth: int, key: bytes) -> int:
     return _siphash((second << 32 | first, fourth << 32 | third, 16 << 56), key)
+
+
+def siphash_in6(saddr: int, daddr: int, words: tuple[int, ...], key: bytes) -> int:
+    """The hash of two IPv6 addresses in network order and the 32-bit words behind them."""
+    data = saddr.to_bytes(16, "big") + daddr.to_bytes(16, "big")
+    return siphash(data + b"".join(word.to_bytes(4, "little") for word in words), key)

@@ -5,7 +5,8 @@ Each Stack has a table of descriptors (``net.files``); ``sys_socket`` and ``sys_
 ``private_data`` is the ``socket``, the other calls look it up, pass the call on to the family (``sock.ops``: inet_bind
 and so on in net/ipv4/af_inet.py) and return what that returned.  A negative result is a negative errno.
 
-Addresses are ``(address, port)`` pairs of ints in host order.  ``sys_recvfrom`` returns ``bytes`` from a stream and
+Addresses are ``(address, port)`` pairs of ints in host order, those of AF_INET6 ``(address, port, flowinfo,
+scope_id)``.  ``sys_recvfrom`` returns ``bytes`` from a stream and
 ``(bytes, address)`` from a datagram socket; ``sys_getsockopt`` returns ``(0, value)`` or ``(negative errno, 0)``.
 
 Departures: one process per Stack and no permissions; every call returns at once, as if O_NONBLOCK were set, and
@@ -24,12 +25,13 @@ from stack.include.net import (
     file,
     files_struct,
     optval_t,
-    sockaddr_in,
+    sockaddr,
     socket,
 )
-from stack.include.sock import AF_INET
+from stack.include.sock import AF_INET, AF_INET6
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import af_inet
+from stack.net.ipv6 import af_inet6
 
 if TYPE_CHECKING:
     from stack.include.sk_buff import Buffer
@@ -40,7 +42,7 @@ __all__ = ["file", "files_struct", "socket"]
 SOCK_MAX: Final = 11
 
 # net_families[]: which function makes the protocol's part of a new socket
-_NET_FAMILIES: Final = {AF_INET: af_inet.inet_create}
+_NET_FAMILIES: Final = {AF_INET: af_inet.inet_create, AF_INET6: af_inet6.inet6_create}
 
 
 # -- descriptors: fs/file.c --------------------------------------------------------------------------------------
@@ -158,7 +160,7 @@ def __sys_socket(net: Stack, family: int, type_: int, protocol: int) -> int:
     return sock if isinstance(sock, int) else sock_map_fd(sock, type_ & ~SOCK_TYPE_MASK)
 
 
-def sys_bind(net: Stack, fd: int, addr: sockaddr_in) -> int:
+def sys_bind(net: Stack, fd: int, addr: sockaddr) -> int:
     """0, or -EBADF, -EINVAL (bound already), -EADDRNOTAVAIL, -EADDRINUSE."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
@@ -211,7 +213,7 @@ def do_accept(sock: socket, flags: int) -> int:
     return newfd
 
 
-def sys_connect(net: Stack, fd: int, addr: sockaddr_in) -> int:
+def sys_connect(net: Stack, fd: int, addr: sockaddr) -> int:
     """Fix a datagram socket's peer; -EOPNOTSUPP on a stream: this stack opens passively."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
@@ -221,31 +223,31 @@ def sys_connect(net: Stack, fd: int, addr: sockaddr_in) -> int:
     return err
 
 
-def sys_getsockname(net: Stack, fd: int) -> sockaddr_in | int:
+def sys_getsockname(net: Stack, fd: int) -> sockaddr | int:
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF
-    name: sockaddr_in | int = sock.ops.getname(sock, 0)
+    name: sockaddr | int = sock.ops.getname(sock, 0)
     fput_light(sock.file, 0)
     return name
 
 
-def sys_getpeername(net: Stack, fd: int) -> sockaddr_in | int:
+def sys_getpeername(net: Stack, fd: int) -> sockaddr | int:
     """The peer's address, or -ENOTCONN."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF
-    name: sockaddr_in | int = sock.ops.getname(sock, 1)
+    name: sockaddr | int = sock.ops.getname(sock, 1)
     fput_light(sock.file, 0)
     return name
 
 
-def sock_sendmsg(sock: socket, data: Buffer, flags: int, addr: sockaddr_in | None) -> int:
+def sock_sendmsg(sock: socket, data: Buffer, flags: int, addr: sockaddr | None) -> int:
     sent: int = sock.ops.sendmsg(sock, data, flags, addr)
     return sent
 
 
-def sys_sendto(net: Stack, fd: int, data: Buffer, flags: int = 0, addr: sockaddr_in | None = None) -> int:
+def sys_sendto(net: Stack, fd: int, data: Buffer, flags: int = 0, addr: sockaddr | None = None) -> int:
     """How many bytes were taken, or -EAGAIN, -EPIPE, -ECONNRESET, -EDESTADDRREQ, -EMSGSIZE, -ENETUNREACH ..."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stack.lib.siphash import siphash_3u32
+from stack.lib.siphash import siphash_3u32, siphash_in6
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
@@ -33,3 +33,16 @@ def secure_tcp_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int
     if net.ipv4.sysctl_tcp_timestamps != 1:
         return 0
     return secure_tcp_seq_and_ts_off(net, saddr, daddr, sport, dport)[1]
+
+
+def secure_tcpv6_seq_and_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> tuple[int, int]:
+    """(ISN, time stamp offset) of a connection over IPv6."""
+    hash_ = siphash_in6(saddr, daddr, (sport << 16 | dport,), net.net_secret)
+    ts_off = hash_ >> 32 if net.ipv4.sysctl_tcp_timestamps == 1 else 0
+    return seq_scale(net, hash_ & MASK32), ts_off
+
+
+def secure_tcpv6_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> int:
+    if net.ipv4.sysctl_tcp_timestamps != 1:
+        return 0
+    return secure_tcpv6_seq_and_ts_off(net, saddr, daddr, sport, dport)[1]

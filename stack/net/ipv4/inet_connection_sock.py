@@ -52,6 +52,7 @@ from stack.include.request_sock import (
 )
 from stack.include.snmp import IP_INC_STATS, IPSTATS_MIB_OUTNOROUTES
 from stack.include.sock import (
+    AF_INET6,
     SOCK_DEAD,
     sk_acceptq_added,
     sk_dst_reset,
@@ -87,9 +88,31 @@ O_NONBLOCK: Final = 0o4000
 
 
 def inet_rcv_saddr_equal(sk: sock_common, sk2: sock_common) -> bool:
-    """Whether the local addresses overlap: equal, or one of them any."""
+    """Whether the local addresses overlap: equal, or one of them any.  An IPv6 socket that takes IPv4 too overlaps with
+    IPv4's."""
+    if sk.sk_family == AF_INET6:
+        return ipv6_rcv_saddr_equal(sk, sk2)
+    return not sk2.sk_ipv6only and ipv4_rcv_saddr_equal(sk, sk2)
+
+
+def ipv4_rcv_saddr_equal(sk: sock_common, sk2: sock_common) -> bool:
     a, b = sk.sk_rcv_saddr, sk2.sk_rcv_saddr
     return a == b or not a or not b
+
+
+def ipv6_rcv_saddr_equal(sk: sock_common, sk2: sock_common) -> bool:
+    """The same for ``sk`` of AF_INET6; ``sk2`` of AF_INET counts as bound to an IPv4-mapped address.  :: includes
+    0.0.0.0 unless IPV6_V6ONLY is set (RFC 3493, sections 3.7 and 5.3)."""
+    a = sk.sk_v6_rcv_saddr
+    mapped = a >> 32 == 0xFFFF
+    mapped2 = sk2.sk_family != AF_INET6 or sk2.sk_v6_rcv_saddr >> 32 == 0xFFFF
+    if mapped and mapped2:
+        return ipv4_rcv_saddr_equal(sk, sk2)
+    if not mapped2:
+        b = sk2.sk_v6_rcv_saddr
+        if a == b or (not b and not (sk2.sk_ipv6only and mapped)):
+            return True
+    return not a and not (sk.sk_ipv6only and mapped2)
 
 
 def _devices_overlap(sk: sock_common, sk2: sock_common) -> bool:

@@ -26,8 +26,11 @@ from stack.include.inet_hashtables import (
     inet_lhash2_bucket,
     inet_lhashfn,
     ipv4_portaddr_hash,
+    ipv6_portaddr_hash,
 )
 from stack.include.sock import (
+    AF_INET,
+    AF_INET6,
     SOCK_DEAD,
     __sk_del_bind_node,
     __sk_nulls_add_node_rcu,
@@ -38,6 +41,7 @@ from stack.include.sock import (
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
 from stack.net.core import sock_reuseport
+from stack.net.ipv6 import inet6_hashtables
 
 if TYPE_CHECKING:
     from stack.include.inet_connection_sock import inet_connection_sock
@@ -88,16 +92,22 @@ def inet_bind_bucket_destroy(net: Stack, tb: inet_bind_bucket) -> None:
 
 
 def inet_bind2_bucket_find(net: Stack, port: int, l3mdev: int, sk: sock_common) -> inet_bind2_bucket | None:
-    return net.tcp_hashinfo.bhash2.get((port, sk.sk_rcv_saddr))
+    family = sk.sk_family
+    key = (port, sk.sk_rcv_saddr) if family == AF_INET else (port, sk.sk_v6_rcv_saddr, family)
+    return net.tcp_hashinfo.bhash2.get(key)
 
 
 def inet_bind2_bucket_create(net: Stack, port: int, l3mdev: int, sk: sock_common) -> inet_bind2_bucket:
-    tb2 = inet_bind2_bucket(net, port, l3mdev, sk.sk_rcv_saddr)
+    family = sk.sk_family
+    addr = sk.sk_rcv_saddr if family == AF_INET else sk.sk_v6_rcv_saddr
+    tb2 = inet_bind2_bucket(net, port, l3mdev, addr, family)
     net.tcp_hashinfo.bhash2[tb2.key] = tb2
     return tb2
 
 
 def inet_bind2_bucket_addr_match(tb2: inet_bind2_bucket, sk: sock_common) -> bool:
+    if sk.sk_family == AF_INET6:
+        return tb2.rcv_saddr == sk.sk_v6_rcv_saddr
     return tb2.rcv_saddr == sk.sk_rcv_saddr
 
 
@@ -155,13 +165,13 @@ def __inet_inherit_port(sk: inet_connection_sock, child: inet_connection_sock) -
 
 
 def compute_score(sk: sock, net: Stack, hnum: int, daddr: int, dif: int) -> int:
-    """How well a listener fits; -1 not at all."""
-    if sk.sk_num != hnum or sk.sk_rcv_saddr != daddr:
+    """How well a listener fits; -1 not at all.  One of AF_INET6 takes IPv4 too, unless it said IPV6_V6ONLY."""
+    if sk.sk_num != hnum or sk.sk_rcv_saddr != daddr or sk.sk_ipv6only:
         return -1
     bound = sk.sk_bound_dev_if
     if bound and bound != dif:
         return -1
-    return 3 if bound else 2
+    return (2 if sk.sk_family == AF_INET else 1) + (2 if bound else 0)
 
 
 def lookup_reuseport(
@@ -270,11 +280,18 @@ def inet_lookup_listener(
 
 
 def sk_ehashfn(sk: sock_common) -> int:
+    """By the family that its packets have: a socket of AF_INET6 with an IPv4-mapped peer hashes as IPv4's."""
+    if sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF:
+        return inet6_hashtables.inet6_ehashfn(
+            sk.sk_net, sk.sk_v6_rcv_saddr, sk.sk_num, sk.sk_v6_daddr, sk.sk_dport
+        )
     return inet_ehashfn(sk.sk_net, sk.sk_rcv_saddr, sk.sk_num, sk.sk_daddr, sk.sk_dport)
 
 
 def inet_ehash_lookup_by_sk(sk: sock_common, chain: list[sock_common]) -> bool:
     """Whether somebody with the same 4-tuple hangs in the chain already."""
+    if sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF:
+        return inet6_hashtables.inet6_ehash_lookup_by_sk(sk, chain)
     for esk in chain:
         if esk.sk_hash == sk.sk_hash and inet_match(
             esk, sk.sk_daddr, sk.sk_dport, sk.sk_rcv_saddr, sk.sk_num, sk.sk_bound_dev_if
@@ -314,7 +331,11 @@ def inet_ehash_nolisten(sk: inet_connection_sock, osk: sock_common | None, check
 
 
 def inet_lhash2_bucket_sk(hashinfo: inet_hashinfo, sk: sock) -> list[sock]:
-    return inet_lhash2_bucket(hashinfo, ipv4_portaddr_hash(sk.sk_net, sk.sk_rcv_saddr, sk.sk_num))
+    if sk.sk_family == AF_INET6:
+        hash_ = ipv6_portaddr_hash(sk.sk_net, sk.sk_v6_rcv_saddr, sk.sk_num)
+    else:
+        hash_ = ipv4_portaddr_hash(sk.sk_net, sk.sk_rcv_saddr, sk.sk_num)
+    return inet_lhash2_bucket(hashinfo, hash_)
 
 
 def __inet_hash(sk: inet_connection_sock, osk: sock_common | None) -> int:
@@ -342,7 +363,10 @@ def inet_reuseport_add_sock(sk: sock, chain: list[sock]) -> int:
             sk2 is not sk
             and sk2.sk_reuseport
             and sk2.sk_num == sk.sk_num
+            and sk2.sk_family == sk.sk_family
+            and sk2.sk_ipv6only == sk.sk_ipv6only
             and sk2.sk_rcv_saddr == sk.sk_rcv_saddr
+            and sk2.sk_v6_rcv_saddr == sk.sk_v6_rcv_saddr
             and sk2.sk_bound_dev_if == sk.sk_bound_dev_if
         ):
             return sock_reuseport.reuseport_add_sock(sk, sk2)

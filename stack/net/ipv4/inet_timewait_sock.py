@@ -73,6 +73,7 @@ def inet_twsk_alloc(sk: Any, dr: inet_timewait_death_row, state: int) -> tcp_tim
     tw.tw_dr = dr
     tw.sk_daddr, tw.sk_rcv_saddr = sk.sk_daddr, sk.sk_rcv_saddr
     tw.sk_v6_daddr, tw.sk_v6_rcv_saddr = sk.sk_v6_daddr, sk.sk_v6_rcv_saddr
+    tw.sk_ipv6only = sk.sk_ipv6only
     tw.sk_bound_dev_if = sk.sk_bound_dev_if
     tw.sk_num, tw.sk_dport, tw.tw_sport = sk.sk_num, sk.sk_dport, sk.inet_sport
     tw.sk_reuse, tw.sk_reuseport = sk.sk_reuse, sk.sk_reuseport

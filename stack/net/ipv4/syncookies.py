@@ -206,12 +206,13 @@ def cookie_v4_check(sk: tcp_sock, skb: sk_buff) -> Any:
     ts_off = _remove_ts_off(net, skb, tcp_opt)
     if not cookie_timestamp_decode(net, tcp_opt):
         return sk
-    req = _request_from_cookie(sk, skb, tcp_opt, mss, ts_off)
+    ops, af_ops = tcp_ipv4.tcp_request_sock_ops, tcp_ipv4.tcp_request_sock_ipv4_ops
+    req = request_from_cookie(ops, af_ops, sk, skb, tcp_opt, mss, ts_off)
     dst = tcp_ipv4.tcp_v4_route_req(sk, skb, flowi4(), req)
     if dst is None:
         reqsk_free(req)
         return None
-    _init_window(sk, req, dst)
+    init_window(sk, req, dst)
     req.ecn_ok = tcp_opt.saw_tstamp and cookie_ecn_ok(tcp_opt, net, dst)
     return tcp_get_cookie_sock(sk, skb, req, dst)
 
@@ -225,17 +226,22 @@ def _remove_ts_off(net: Stack, skb: sk_buff, tcp_opt: tcp_options_received) -> i
     return ts_off
 
 
-def _request_from_cookie(
-    sk: tcp_sock, skb: sk_buff, tcp_opt: tcp_options_received, mss: int, ts_off: int
+def request_from_cookie(
+    ops: request_sock_ops,
+    af_ops: tcp_request_sock_ops,
+    sk: tcp_sock,
+    skb: sk_buff,
+    tcp_opt: tcp_options_received,
+    mss: int,
+    ts_off: int,
 ) -> tcp_request_sock:
     """The request as it would be if it had been kept."""
     th = tcp_hdr(skb)
-    ops = tcp_ipv4.tcp_request_sock_ops
-    req = cookie_tcp_reqsk_alloc(ops, tcp_ipv4.tcp_request_sock_ipv4_ops, sk, skb)
+    req = cookie_tcp_reqsk_alloc(ops, af_ops, sk, skb)
     req.sk_num, req.sk_dport = th.dest, th.source
     req.ir_mark = skb.mark or sk.sk_mark
     req.sk_bound_dev_if = sk.sk_bound_dev_if
-    tcp_ipv4.tcp_v4_init_req(req, sk, skb)
+    af_ops.init_req(req, sk, skb)
     req.rcv_isn = (th.seq - 1) & MASK32
     req.rcv_nxt = th.seq
     req.snt_isn = (th.ack_seq - 1) & MASK32
@@ -250,7 +256,7 @@ def _request_from_cookie(
     return req
 
 
-def _init_window(sk: tcp_sock, req: tcp_request_sock, dst: dst_entry) -> None:
+def init_window(sk: tcp_sock, req: tcp_request_sock, dst: dst_entry) -> None:
     """The same window as in the SYN-ACK; the segment size that it was rounded to is known roughly only."""
     clamp = sk.window_clamp or dst_metric(dst, RTAX_WINDOW)
     full_space = tcp_full_space(sk)

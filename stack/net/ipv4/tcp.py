@@ -812,6 +812,8 @@ def tcp_disconnect(sk: tcp_sock, flags: int) -> int:
     sk.sk_dport = 0
     if not sk.sk_userlocks & SOCK_BINDADDR_LOCK:
         sk.inet_saddr = sk.sk_rcv_saddr = sk.sk_daddr = 0
+        if sk.pinet6 is not None:
+            sk.sk_v6_rcv_saddr = sk.sk_v6_daddr = sk.pinet6.saddr = 0
     sk.sk_shutdown = 0
     sk.sk_flags &= ~SOCK_DONE
     _forget_connection(sk)

@@ -552,6 +552,9 @@ def _set_addresses(newsk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> None
     newsk.sk_bound_dev_if = req.sk_bound_dev_if
     newsk.inet_opt = req.ireq_opt
     newsk.icsk_ext_hdr_len = req.ireq_opt.optlen if req.ireq_opt is not None else 0
+    if newsk.sk_family == AF_INET6:  # the IPv4 child of a dual-stack listener: sk_daddr_set(), sk_rcv_saddr_set()
+        newsk.sk_v6_daddr = 0xFFFF << 32 | req.sk_daddr
+        newsk.sk_v6_rcv_saddr = 0xFFFF << 32 | req.sk_rcv_saddr
     newsk.mc_ttl = iph.ttl
     newsk.rcv_tos = iph.tos
     newsk.inet_id = newsk.sk_net.rng.get_random_u32() & 0xFFFF

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import RTAX_CWND, RTAX_REORDERING, RTAX_SSTHRESH, dst_metric
+from stack.include.sock import AF_INET6
 from stack.include.tcp import (
     TCP_INFINITE_SSTHRESH,
     TCP_TIMEOUT_FALLBACK,
@@ -53,17 +54,22 @@ def __tcp_get_metrics(net: Stack, saddr: int, daddr: int) -> tcp_metrics_block |
 
 
 def __tcp_get_metrics_req(req: request_sock, dst: dst_entry) -> tcp_metrics_block | None:
+    if req.sk_family == AF_INET6:
+        return __tcp_get_metrics(req.sk_net, req.sk_v6_rcv_saddr, req.sk_v6_daddr)
     return __tcp_get_metrics(req.sk_net, req.sk_rcv_saddr, req.sk_daddr)
 
 
 def tcp_get_metrics(sk: tcp_sock, dst: dst_entry | None, create: bool) -> tcp_metrics_block | None:
     """The entry of a connection's addresses; a new one with ``create``."""
     net = sk.sk_net
-    tm = __tcp_get_metrics(net, sk.inet_saddr, sk.sk_daddr)
+    saddr, daddr = sk.inet_saddr, sk.sk_daddr
+    if sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF:
+        saddr, daddr = sk.sk_v6_rcv_saddr, sk.sk_v6_daddr
+    tm = __tcp_get_metrics(net, saddr, daddr)
     if tm is None and create:
         if len(net.tcp_metrics) >= TCP_METRICS_MAX:
             del net.tcp_metrics[next(iter(net.tcp_metrics))]
-        tm = net.tcp_metrics[sk.inet_saddr, sk.sk_daddr] = tcp_metrics_block(jiffies(net))
+        tm = net.tcp_metrics[saddr, daddr] = tcp_metrics_block(jiffies(net))
     return tm
 
 

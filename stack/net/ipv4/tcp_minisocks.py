@@ -257,6 +257,9 @@ def _tw_take_over(tw: tcp_timewait_sock, sk: tcp_sock) -> None:
     tw.last_oow_ack_time = 0
     if sk.md5sig_info is not None and sk.af_specific is not None:
         tw.tw_md5_key = sk.af_specific.md5_lookup(sk, sk)
+    if sk.pinet6 is not None:
+        tw.tw_tclass = sk.pinet6.tclass
+        tw.tw_flowlabel = sk.pinet6.flow_label
 
 
 

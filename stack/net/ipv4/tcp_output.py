@@ -432,12 +432,16 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
         return flags
     if skb.len != header_len and not before(skb.cb.seq, sk.snd_nxt):
         sk.tos |= 2
+        if sk.pinet6 is not None:
+            sk.pinet6.tclass |= 2
         if sk.ecn_flags & TCP_ECN_QUEUE_CWR:
             sk.ecn_flags &= ~TCP_ECN_QUEUE_CWR
             flags |= TCPHDR_CWR
             skb.gso_type |= SKB_GSO_TCP_ECN if skb.gso_size else 0
     else:
         sk.tos &= ~3
+        if sk.pinet6 is not None:
+            sk.pinet6.tclass &= ~3
     if sk.ecn_flags & TCP_ECN_DEMAND_CWR:
         flags |= TCPHDR_ECE
     return flags

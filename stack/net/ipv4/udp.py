@@ -8,6 +8,9 @@ A broadcast goes to every socket that fits.  Nobody there: an ICMP port unreacha
 A datagram waits in ``sk_receive_queue`` as the received packet itself, and counts against SO_RCVBUF; when that is
 full it is dropped (RcvbufErrors).  Addresses in calls are (address, port) as host-order ints.
 
+The tables are shared with IPv6 (net/ipv6/udp.py): a socket of AF_INET6 that is bound to any address or to an
+IPv4-mapped one hangs where IPv4 looks, unless it said IPV6_V6ONLY.
+
 Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups, no IP_RECVERR queue.
 """
 
@@ -64,6 +67,8 @@ from stack.include.snmp import (
     UDP_MIB_SNDBUFERRORS,
 )
 from stack.include.sock import (
+    AF_INET,
+    AF_INET6,
     RCV_SHUTDOWN,
     SEND_SHUTDOWN,
     SOCK_BINDADDR_LOCK,
@@ -76,7 +81,7 @@ from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
 from stack.lib.checksum import CSUM_MANGLED_0, csum_partial, csum_tcpudp_magic, tcp_v4_pseudo
 from stack.net.core import skbuff
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import icmp, ip_output, ip_sockglue, route
+from stack.net.ipv4 import icmp, inet_connection_sock, ip_output, ip_sockglue, route
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -132,8 +137,7 @@ def _bind_conflict(sk: udp_sock, sk2: udp_sock) -> bool:
         return False
     if sk.sk_bound_dev_if and sk2.sk_bound_dev_if and sk.sk_bound_dev_if != sk2.sk_bound_dev_if:
         return False
-    addr, addr2 = sk.sk_rcv_saddr, sk2.sk_rcv_saddr
-    if addr and addr2 and addr != addr2:
+    if not inet_connection_sock.inet_rcv_saddr_equal(sk, sk2):
         return False
     return not (sk.sk_reuseport and sk2.sk_reuseport)
 
@@ -150,8 +154,16 @@ def udp_lib_get_port(sk: udp_sock, snum: int) -> int:
     sk.sk_num = snum
     if not _hashed(sk):
         net.udp_table.hash.setdefault(snum, []).insert(0, sk)
-        net.udp_table.hash2.setdefault((sk.sk_rcv_saddr, snum), []).insert(0, sk)
+        net.udp_table.hash2.setdefault(_hash2_key(sk), []).insert(0, sk)
     return 0
+
+
+def _hash2_key(sk: udp_sock) -> Address:
+    """(address, port) of the second table; any address and IPv4-mapped ones are IPv4's keys."""
+    if sk.sk_family == AF_INET6:
+        addr = sk.sk_v6_rcv_saddr
+        return (addr & 0xFFFFFFFF if addr >> 32 == 0xFFFF else addr, sk.sk_num)
+    return (sk.sk_rcv_saddr, sk.sk_num)
 
 
 udp_v4_get_port = udp_lib_get_port
@@ -180,7 +192,7 @@ def udp_lib_hash(sk: udp_sock) -> None:
 def udp_lib_unhash(sk: udp_sock) -> None:
     table = sk.sk_net.udp_table
     _remove(table.hash, sk.sk_num, sk)
-    _remove(table.hash2, (sk.sk_rcv_saddr, sk.sk_num), sk)
+    _remove(table.hash2, _hash2_key(sk), sk)
 
 
 def _remove(table: dict[Any, list[udp_sock]], key: Any, sk: udp_sock) -> None:
@@ -192,19 +204,21 @@ def _remove(table: dict[Any, list[udp_sock]], key: Any, sk: udp_sock) -> None:
 
 
 def udp_lib_rehash(sk: udp_sock, old_addr: int) -> None:
-    """The local address changed: move the socket in the second table."""
+    """The local address changed from ``old_addr``: move the socket in the second table."""
     table = sk.sk_net.udp_table
     if _hashed(sk):
         _remove(table.hash2, (old_addr, sk.sk_num), sk)
-        table.hash2.setdefault((sk.sk_rcv_saddr, sk.sk_num), []).insert(0, sk)
+        table.hash2.setdefault(_hash2_key(sk), []).insert(0, sk)
 
 
 # -- look-up -----------------------------------------------------------------------------------------------------------
 
 
 def compute_score(sk: udp_sock, saddr: int, sport: int, dif: int) -> int:
-    """-1 if the socket does not fit; its local address and port do already."""
-    score = 1
+    """-1 if the socket does not fit; its local address and port do already.  One of AF_INET6 comes after IPv4's own."""
+    if sk.sk_ipv6only:
+        return -1
+    score = 2 if sk.sk_family == AF_INET else 1
     if sk.sk_daddr:
         if sk.sk_daddr != saddr:
             return -1
@@ -310,12 +324,12 @@ def __udp4_lib_mcast_deliver(net: Stack, skb: sk_buff, uh: udphdr, iph: iphdr) -
         skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_NO_SOCKET)
         return 0
     for sk in takers[1:]:
-        udp_queue_rcv_skb(sk, _copy(skb))
+        udp_queue_rcv_skb(sk, skb_clone(skb))
     return udp_queue_rcv_skb(takers[0], skb)
 
 
-def _copy(skb: sk_buff) -> sk_buff:
-    """skb_clone(): the frame is shared, since nobody writes into a received one."""
+def skb_clone(skb: sk_buff) -> sk_buff:
+    """The frame is shared, since nobody writes into a received one."""
     twin = sk_buff(skb.head, skb.data, skb.tail)
     twin.mac_header, twin.network_header = skb.mac_header, skb.network_header
     twin.transport_header, twin.dev, twin.skb_iif = skb.transport_header, skb.dev, skb.skb_iif
