@@ -114,6 +114,8 @@ class RealSide:
     def __init__(self, tun: int) -> None:
         self.tun = tun
         self.kept: list[Any] = []
+        self.late = 0.0  # ms by which this process was too slow at its worst: the host is busy
+        self.ready: float | None = None
 
     def transmit(self, packet: bytes) -> None:
         try:
@@ -123,6 +125,8 @@ class RealSide:
 
     def advance(self, ms: float) -> list[tuple[float, bytes]]:
         start = time.monotonic()
+        if self.ready is not None:
+            self.late = max(self.late, (start - self.ready) * 1000)
         end = start + ms / 1000
         out: list[tuple[float, bytes]] = []
         while True:
@@ -133,6 +137,8 @@ class RealSide:
                 if packet[0] >> 4 == 4:
                     out.append(((time.monotonic() - start) * 1000, packet))
             elif left <= 0:
+                self.ready = time.monotonic()
+                self.late = max(self.late, (self.ready - end) * 1000)
                 return out
 
     def now_ms(self) -> float:
@@ -163,8 +169,9 @@ def run_here(stimulus: Stimulus, profile: str) -> dict[str, Any]:
         for k, v in {**COMMON_SYSCTL, **stimulus.sysctl}.items()
     }
     different = apply_sysctls({**profile_sysctls(profile), **extra})
-    outcome = Run(RealSide(tun), stimulus).run()
-    outcome["sysctl"] = different
+    side = RealSide(tun)
+    outcome = Run(side, stimulus).run()
+    outcome["sysctl"], outcome["late"] = different, side.late
     return outcome
 
 

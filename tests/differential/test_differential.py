@@ -22,8 +22,9 @@ from tests.differential.docs import MARK, PATH, generated
 from tests.differential.ours import run_ours
 from tests.differential.table import GROUPS, TABLE
 
+LATE_MS = 5.0  # a run whose client was late by more says nothing where it differs
 ROOT = Path(__file__).resolve().parents[2]
-TRIES = 3  # a busy host delays real time: what differs is looked at again
+TRIES = 5  # a busy host delays real time: what differs is looked at again
 
 
 def _profile() -> str:
@@ -74,6 +75,11 @@ def test_answers_and_counters_are_the_hosts_kernels(group: str) -> None:
             break
     for name in sorted(OPEN.keys() & set(GROUPS[group]) - set(left)):
         warnings.warn(f"{name} is listed as open and does not differ any more", stacklevel=1)
+    late = [name for name in left if name not in OPEN and real[name].get("late", 0.0) > LATE_MS]
+    if late:
+        warnings.warn(f"the host is too busy to judge {', '.join(late)}", stacklevel=1)
+        left = [name for name in left if name not in late]
+    assert len(late) <= len(GROUPS[group]) // 10, f"the host is too busy: {late}"
     texts = [f"{name}:\n  " + "\n  ".join(found[name]) for name in left if name not in OPEN]
     assert not texts, "\n" + "\n".join(texts)
 

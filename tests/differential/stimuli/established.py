@@ -187,6 +187,20 @@ STIMULI = [
         send(b"x" * 7240, wait=4),
         *(ack(ack=1, sack=((1449 * n, 1449 * n + 1448),)) for n in (1, 2, 3)),
     ),
+    stimulus("est-sack-one", EST, send(b"x" * 7240, wait=4), ack(ack=1, sack=((1449, 2897),), wait=100)),
+    stimulus(
+        "est-sack-three",
+        EST,
+        send(b"x" * 7240, wait=4),
+        *(ack(ack=1, sack=((1449, 1449 + 1448 * n),), wait=40) for n in (1, 2, 3)),
+        ack(ack=7241),
+    ),
+    stimulus(
+        "est-tail-loss-probe", EST, send(b"x" * 1448, wait=4), ack(), send(b"y" * 2896, wait=150), ack()
+    ),
+    stimulus(
+        "est-sack-invalid", EST, send(b"x" * 2896, wait=4), ack(ack=1, sack=((5000, 6000),)), ack(ack=2897)
+    ),
     stimulus("est-partial-ack", EST, send(b"x" * 2896, wait=4), ack(ack=1449), ack(ack=2897)),
     stimulus("est-rto", EST, send(b"hello", wait=900), ack(ack=6)),
     stimulus("est-keepalive", established(*KEEP), wait(3600)),
