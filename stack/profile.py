@@ -22,6 +22,8 @@ class Profile:
     sysctl: dict[str, SysctlValue] = field(default_factory=dict)
     # An ACK of data that was never sent draws a challenge ACK; else it is dropped in silence.
     ack_unsent_challenge: bool = False
+    # The TCP authentication option (RFC 5925) is known.
+    tcp_ao: bool = False
     # A SYN into TIME_WAIT gets ISN snd_nxt + 65537 and skips the listener's queue checks; else the ordinary ISN
     # and the ordinary checks.
     tw_syn_isn_from_snd_nxt: bool = False
@@ -74,6 +76,7 @@ PROFILES: dict[str, Profile] = {
                 "tcp_limit_output_bytes": 4194304,
             },
             ack_unsent_challenge=True,
+            tcp_ao=True,
             tw_syn_isn_from_snd_nxt=True,
             paws_timewait_counter=True,
             window_by_scaling_ratio=True,

@@ -10,7 +10,7 @@ from stack.include.sock import sock_common
 
 if TYPE_CHECKING:
     from stack.include.inet_hashtables import inet_bind2_bucket, inet_bind_bucket, inet_hashinfo
-    from stack.include.tcp import tcp_md5sig_key
+    from stack.include.tcp import tcp_ao_info, tcp_md5sig_key
     from stack.include.timer import timer_list
     from stack.stack import Stack
 
@@ -74,6 +74,7 @@ class tcp_timewait_sock(inet_timewait_sock):
     ``tw_ts_recent_stamp`` in seconds."""
 
     __slots__ = (
+        "ao_info",
         "last_oow_ack_time",
         "tw_md5_key",
         "tw_rcv_nxt",
@@ -96,3 +97,4 @@ class tcp_timewait_sock(inet_timewait_sock):
         self.last_oow_ack_time = 0  # tw_last_oow_ack_time
         self.tw_tx_delay = 0
         self.tw_md5_key: tcp_md5sig_key | None = None
+        self.ao_info: tcp_ao_info | None = None

@@ -202,6 +202,8 @@ class tcp_request_sock(inet_request_sock):
 
     __slots__ = (
         "af_specific",
+        "ao_keyid",
+        "ao_rcv_next",
         "drop_reason",
         "last_oow_ack_time",
         "rcv_isn",
@@ -214,6 +216,7 @@ class tcp_request_sock(inet_request_sock):
         "tfo_listener",
         "ts_off",
         "txhash",
+        "used_tcp_ao",
     )
 
     def __init__(self, net: Stack, family: int, ops: request_sock_ops) -> None:
@@ -224,6 +227,8 @@ class tcp_request_sock(inet_request_sock):
         self.snt_tsval_first: int | None = None  # TSval of the first SYN-ACK and of the last; None: none left yet
         self.snt_tsval_last = 0
         self.tfo_listener = False
+        self.used_tcp_ao = False  # the SYN was signed (RFC 5925); the ids that the SYN-ACK bears:
+        self.ao_keyid = self.ao_rcv_next = 0
         self.txhash = 0
         self.rcv_isn = 0
         self.snt_isn = 0

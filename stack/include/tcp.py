@@ -51,6 +51,7 @@ TCPOPT_SACK_PERM: Final = 4
 TCPOPT_SACK: Final = 5
 TCPOPT_TIMESTAMP: Final = 8
 TCPOPT_MD5SIG: Final = 19
+TCPOPT_AO: Final = 29
 TCPOPT_FASTOPEN: Final = 34
 TCPOPT_EXP: Final = 254
 TCPOLEN_MSS: Final = 4
@@ -234,6 +235,12 @@ TCP_MD5SIG_EXT: Final = 32
 TCP_FASTOPEN_KEY: Final = 33
 TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_INQ: Final = 36
+TCP_AO_ADD_KEY: Final = 38
+TCP_AO_DEL_KEY: Final = 39
+TCP_AO_INFO: Final = 40
+
+TCP_AO_MAXKEYLEN: Final = 80
+TCP_AO_KEYF_EXCLUDE_OPT: Final = 2  # the MAC leaves the other options out
 
 # struct tcp_md5sig (include/uapi/linux/tcp.h)
 TCP_MD5SIG_MAXKEYLEN: Final = 80
@@ -384,6 +391,65 @@ class tcp_md5sig_info:
 
     def __init__(self) -> None:
         self.head: list[tcp_md5sig_key] = []
+
+
+class tcp_ao_key:
+    """struct tcp_ao_key (include/net/tcp_ao.h): a master key for peers in ``addr``/``prefixlen``, with the traffic keys
+    of both directions once it belongs to a connection.  ``maclen`` in bytes."""
+
+    __slots__ = (
+        "addr",
+        "key",
+        "keyflags",
+        "maclen",
+        "prefixlen",
+        "rcv_traffic",
+        "rcvid",
+        "snd_traffic",
+        "sndid",
+    )
+
+    def __init__(
+        self, addr: int, prefixlen: int, keyflags: int, sndid: int, rcvid: int, maclen: int, key: bytes
+    ) -> None:
+        self.addr = addr
+        self.prefixlen = prefixlen
+        self.keyflags = keyflags
+        self.sndid = sndid
+        self.rcvid = rcvid
+        self.maclen = maclen
+        self.key = key
+        self.snd_traffic = self.rcv_traffic = b""
+
+
+class tcp_ao_info:
+    """struct tcp_ao_info: a socket's keys, the newest first, its counters, and of a connection which key signs, which
+    one is asked for, and how often each direction has wrapped (``snd_basis``, ``rcv_basis``: as of these numbers)."""
+
+    __slots__ = (
+        "accept_icmps",
+        "ao_required",
+        "current_key",
+        "dropped_icmp",
+        "head",
+        "key_not_found",
+        "pkt_bad",
+        "pkt_good",
+        "rcv_basis",
+        "rcv_sne",
+        "required",
+        "rnext_key",
+        "snd_basis",
+        "snd_sne",
+    )
+
+    def __init__(self) -> None:
+        self.head: list[tcp_ao_key] = []
+        self.current_key: tcp_ao_key | None = None
+        self.rnext_key: tcp_ao_key | None = None
+        self.ao_required = self.accept_icmps = False
+        self.pkt_good = self.pkt_bad = self.key_not_found = self.required = self.dropped_icmp = 0
+        self.snd_sne = self.rcv_sne = self.snd_basis = self.rcv_basis = 0
 
 
 class tcp_sock_af_ops:
@@ -668,6 +734,7 @@ class tcp_sock(inet_connection_sock):
     __slots__ = (
         "advmss",
         "af_specific",
+        "ao_info",
         "app_limited",
         "bytes_acked",
         "bytes_received",
@@ -879,6 +946,7 @@ class tcp_sock(inet_connection_sock):
         self.fastopen_rsk: tcp_request_sock | None = None
         self.af_specific: tcp_sock_af_ops | None = None
         self.md5sig_info: tcp_md5sig_info | None = None
+        self.ao_info: tcp_ao_info | None = None
 
 
 def tcp_wnd_end(tp: tcp_sock) -> int:

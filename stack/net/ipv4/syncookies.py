@@ -43,7 +43,7 @@ from stack.include.tcp import (
 )
 from stack.lib.siphash import siphash_4u32
 from stack.net.core.secure_seq import secure_tcp_ts_off
-from stack.net.ipv4 import inet_connection_sock, tcp_input, tcp_ipv4, tcp_output
+from stack.net.ipv4 import inet_connection_sock, tcp_ao, tcp_input, tcp_ipv4, tcp_output
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ def request_from_cookie(
     req.rcv_nxt = th.seq
     req.snt_isn = (th.ack_seq - 1) & MASK32
     req.ts_off = ts_off
+    if sk.ao_info is not None:
+        tcp_ao.tcp_ao_init_request(req, skb)
     req.mss = mss
     req.snd_wscale = tcp_opt.snd_wscale
     req.sack_ok = bool(tcp_opt.sack_ok)

@@ -51,6 +51,7 @@ from stack.include.inet_connection_sock import (
 )
 from stack.include.ip import MSG_OOB, MSG_PEEK
 from stack.include.net import MSG_EOR, MSG_MORE, SOCK_NOSPACE
+from stack.include.request_sock import tcp_request_sock
 from stack.include.sk_buff import CHECKSUM_PARTIAL, Buffer, sk_buff
 from stack.include.snmp import (
     LINUX_MIB_TCPABORTONCLOSE,
@@ -69,6 +70,7 @@ from stack.include.snmp import (
     TCP_MIB_ESTABRESETS,
 )
 from stack.include.sock import (
+    AF_INET,
     EPOLLERR,
     EPOLLHUP,
     EPOLLIN,
@@ -97,6 +99,9 @@ from stack.include.tcp import (
     MAX_TCP_KEEPINTVL,
     MAX_TCP_SYNCNT,
     SOL_TCP,
+    TCP_AO_ADD_KEY,
+    TCP_AO_DEL_KEY,
+    TCP_AO_INFO,
     TCP_CHRONO_BUSY,
     TCP_CHRONO_SNDBUF_LIMITED,
     TCP_CONGESTION,
@@ -197,6 +202,7 @@ from stack.net.core.sock import EPOLLWRNORM
 from stack.net.ipv4 import (
     inet_connection_sock,
     inet_hashtables,
+    tcp_ao,
     tcp_cong,
     tcp_fastopen,
     tcp_input,
@@ -1051,6 +1057,8 @@ def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | byte
             return -EINVAL
         name = optval.split(b"\0", 1)[0].decode("ascii", "replace")
         return tcp_cong.tcp_set_congestion_control(sk, name)
+    if optname in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO) and sk.sk_net.profile.tcp_ao:
+        return tcp_ao.tcp_v4_parse_ao(sk, optname, optval) if sk.sk_family == AF_INET else -ENOPROTOOPT
     if optname in (TCP_MD5SIG, TCP_MD5SIG_EXT):
         if sk.af_specific is None:
             return -ENOPROTOOPT
@@ -1122,6 +1130,8 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
 
 
 def do_tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | bytes]:
+    if optname == TCP_AO_INFO and sk.sk_net.profile.tcp_ao:
+        return tcp_ao.tcp_ao_get_sock_info(sk)
     getter = _GETTERS.get(optname)
     if getter is None:
         return -ENOPROTOOPT, 0
@@ -1158,6 +1168,16 @@ def tcp_inbound_md5_hash(sk: tcp_sock, skb: sk_buff, saddr: int, family: int) ->
         NET_INC_STATS(net, LINUX_MIB_TCPMD5FAILURE)
         return SKB_DROP_REASON_TCP_MD5FAILURE
     return SKB_NOT_DROPPED_YET
+
+
+def tcp_inbound_hash(sk: tcp_sock, req: tcp_request_sock | None, skb: sk_buff, saddr: int, family: int) -> int:
+    """The same with the authentication option (RFC 5925) of kernels that know it; ``req`` is the request that a segment
+    is for, whose listener is ``sk``."""
+    if sk.sk_net.profile.tcp_ao and (sk.ao_info is not None or tcp_ao.tcp_parse_ao_option(skb) is not None):
+        reason = tcp_ao.tcp_inbound_ao_hash(sk, skb, req, saddr)
+        if reason or tcp_ao.tcp_parse_ao_option(skb) is not None:
+            return reason
+    return tcp_inbound_md5_hash(sk, skb, saddr, family)
 
 
 # -- tcp_info ------------------------------------------------------------------------------------------------------

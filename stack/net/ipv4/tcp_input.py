@@ -290,6 +290,7 @@ from stack.net.ipv4 import (
     inet_connection_sock,
     syncookies,
     tcp,
+    tcp_ao,
     tcp_cong,
     tcp_fastopen,
     tcp_metrics,
@@ -3117,6 +3118,8 @@ def tcp_conn_request(
     tmp_opt.tstamp_ok = tmp_opt.saw_tstamp
     tcp_openreq_init(req, tmp_opt, skb, sk)
     req.no_srccheck = sk.transparent
+    if sk.ao_info is not None:
+        tcp_ao.tcp_ao_init_request(req, skb)
     af_ops.init_req(req, sk, skb)
     if not want_cookie and not isn:
         isn = af_ops.init_seq(skb, req)

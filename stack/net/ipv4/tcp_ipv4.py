@@ -23,7 +23,9 @@ Signatures (RFC 2385): a listener has keys by peer (TCP_MD5SIG), a child its pee
 drops what is not signed as the keys say before anything else is looked at; every answer to a peer with a key is
 signed, also those without a socket: by the listener's key, or the one that the TIME_WAIT socket kept.
 
-Left out: TCP-AO, the receive backlog (nobody owns a socket for long here), early demux.
+The authentication option (RFC 5925) of kernels that know it is tcp_ao.py's.
+
+Left out: the receive backlog (nobody owns a socket for long here), early demux.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from __future__ import annotations
 import errno
 from hashlib import md5
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_INVALID_DEST,
@@ -151,6 +153,7 @@ from stack.net.ipv4 import (
     ip_sockglue,
     syncookies,
     tcp,
+    tcp_ao,
     tcp_cong,
     tcp_fastopen,
     tcp_input,
@@ -169,11 +172,14 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
+signer_t: TypeAlias = "tcp_md5sig_key | tcp_ao.tcp_ao_signer"
+
 _DONE: Final = object()
 TS_OPTION: Final = 0x0101080A  # NOP, NOP, time stamp, 10 bytes
 MD5_OPTION: Final = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_MD5SIG, TCPOLEN_MD5SIG))
 # A header shorter than this (in words) has no room for a signature.
 _DOFF_WITH_MD5: Final = 10
+_DOFF_SIGNED: Final = 9  # for an authentication option with its usual MAC of 12 bytes
 # struct tcp_md5sig: a sockaddr_storage with a sockaddr_in, flags, prefixlen, keylen, ifindex, key
 MD5SIG: Final = Struct("=H2x4s120xBBHi80s")
 MD5_PSEUDO: Final = Struct("!IIBBH")
@@ -206,10 +212,10 @@ def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
         flags |= TCPHDR_ACK
         syn_fin = (th.flags & TCPHDR_SYN != 0) + (th.flags & TCPHDR_FIN != 0)
         ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
-    signed, key = _reset_key(net, sk, skb)
+    signed, key = _reset_key(net, sk, skb, seq)
     if not signed:
         return
-    size = TCP_HEADER_LEN + (TCPOLEN_MD5SIG_ALIGNED if key is not None else 0)
+    size = TCP_HEADER_LEN + _signature_size(key)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, size << 10 | flags, 0, 0, 0)
     iph = ip_hdr(skb)
@@ -221,10 +227,13 @@ def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
     TCP_INC_STATS(net, TCP_MIB_OUTRSTS)
 
 
-def _reset_key(net: Stack, sk: Any, skb: sk_buff) -> tuple[bool, tcp_md5sig_key | None]:
+def _reset_key(net: Stack, sk: Any, skb: sk_buff, seq: int) -> tuple[bool, signer_t | None]:
     """(whether a RST may go, the key to sign it with).  Where no socket is left, a signed segment gets its RST only if
     a listener on the port that it came from has the peer's key and the signature is right."""
     if isinstance(sk, tcp_sock):
+        if sk.ao_info is not None and tcp_ao.tcp_ao_do_lookup(sk, ip_hdr(skb).saddr, -1, -1) is not None:
+            signer = tcp_ao.tcp_ao_prepare_reset(sk, skb, seq)
+            return signer is not None, signer
         key = None
         if sk.md5sig_info is not None:
             key = tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET)
@@ -243,8 +252,17 @@ def _reset_key(net: Stack, sk: Any, skb: sk_buff) -> tuple[bool, tcp_md5sig_key 
     return True, key
 
 
-def _sign_reply(rep: bytearray, at: int, key: tcp_md5sig_key, iph: iphdr) -> None:
+def _signature_size(key: signer_t | None) -> int:
+    if key is None:
+        return 0
+    return TCPOLEN_MD5SIG_ALIGNED if isinstance(key, tcp_md5sig_key) else tcp_ao.tcp_ao_len_aligned(key.key)
+
+
+def _sign_reply(rep: bytearray, at: int, key: signer_t, iph: iphdr) -> None:
     """Put the option at ``rep[at:]``, the last one there, for a segment back to where ``iph`` came from."""
+    if not isinstance(key, tcp_md5sig_key):
+        tcp_ao.tcp_ao_sign_reply(rep, at, key, iph.daddr, iph.saddr)
+        return
     rep[at : at + 4] = MD5_OPTION
     rep[at + 4 : at + 20] = tcp_v4_md5_hash_hdr(key, iph.saddr, iph.daddr, rep)
 
@@ -258,7 +276,7 @@ def tcp_v4_send_ack(
     tsval: int,
     tsecr: int,
     oif: int,
-    key: tcp_md5sig_key | None,
+    key: signer_t | None,
     tos: int,
 ) -> None:
     """An ACK for a request or a TIME_WAIT socket; with a time stamp if there is one to echo, signed if there is a
@@ -266,7 +284,7 @@ def tcp_v4_send_ack(
     th = tcp_hdr(skb)
     net = sk.sk_net
     options_end = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
-    size = options_end + (TCPOLEN_MD5SIG_ALIGNED if key is not None else 0)
+    size = options_end + _signature_size(key)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack, size << 10 | TCPHDR_ACK, win, 0, 0)
     if tsecr:
@@ -295,7 +313,7 @@ def tcp_v4_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
         tcp_time_stamp_raw(tw.sk_net) + tw.tw_ts_offset,
         tw.tw_ts_recent,
         tw.sk_bound_dev_if,
-        tw.tw_md5_key,
+        tw.tw_md5_key or tcp_ao.tcp_ao_connection_signer(tw, tw.tw_snd_nxt),
         tw.tw_tos,
     )
 
@@ -312,9 +330,15 @@ def tcp_v4_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
         tcp_time_stamp_raw(sk.sk_net) + req.ts_off,
         req.ts_recent,
         0,
-        tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET) if sk.md5sig_info is not None else None,
+        _request_signer(sk, skb, req),
         ip_hdr(skb).tos,
     )
+
+
+def _request_signer(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> signer_t | None:
+    if req.used_tcp_ao:
+        return tcp_ao.tcp_ao_request_signer(sk, req)
+    return tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET) if sk.md5sig_info is not None else None
 
 
 # -- signatures (RFC 2385) ---------------------------------------------------------------------------------------
@@ -581,6 +605,8 @@ def tcp_v4_syn_recv_sock(
         if dst is None:
             return _put_and_exit(sk, newsk)
     _inherit_md5_key(sk, newsk)
+    if not tcp_ao.tcp_ao_copy_all_matching(sk, newsk, req):
+        return _put_and_exit(sk, newsk)
     sk_setup_caps(newsk, dst)
     tcp_minisocks.tcp_ca_openreq_child(newsk, dst)
     tcp_output.tcp_sync_mss(newsk, dst_mtu(dst))
@@ -647,7 +673,7 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
     if sk.sk_state == TCP_NEW_SYN_RECV:
         tcp_req_err(sk, seq, _icmp_aborts_request(icmph.type, icmph.code))
         return 0
-    if sk.sk_state == TCP_CLOSE:
+    if sk.sk_state == TCP_CLOSE or tcp_ao.tcp_ao_ignore_icmp(sk, icmph.type, icmph.code):
         return 0
     if iph.ttl < sk.min_ttl:
         # As in Linux it is the TTL of the quoted header, our own packet's, that IP_MINTTL is held against.
@@ -824,8 +850,8 @@ def tcp_v4_rcv(skb: sk_buff) -> int:
             NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_MINTTL)
             return 0
-        if state != TCP_ESTABLISHED or sk.md5sig_info is not None or th.doff >= _DOFF_WITH_MD5:
-            reason = tcp.tcp_inbound_md5_hash(sk, skb, iph.saddr, AF_INET)
+        if state != TCP_ESTABLISHED or th.doff >= _DOFF_SIGNED or sk.md5sig_info is not None or sk.ao_info is not None:
+            reason = tcp.tcp_inbound_hash(sk, None, skb, iph.saddr, AF_INET)
             if reason:
                 return _drop_unsigned(sk, skb, reason)
         if state != TCP_LISTEN:
@@ -864,7 +890,7 @@ def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_requ
     nobody) if the listener is gone; _DONE if the segment has been dealt with."""
     #> sk->sk_state == TCP_NEW_SYN_RECV
     sk: tcp_sock = req.rsk_listener
-    unsigned = tcp.tcp_inbound_md5_hash(sk, skb, iph.saddr, AF_INET)
+    unsigned = tcp.tcp_inbound_hash(sk, req, skb, iph.saddr, AF_INET)
     if unsigned:
         _drop_unsigned(sk, skb, unsigned)
         return _DONE
@@ -921,6 +947,7 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     tcp_timer.tcp_clear_xmit_timers(sk)
     tcp_cong.tcp_cleanup_congestion_control(sk)
     tcp_clear_md5_list(sk)
+    sk.ao_info = None
     tcp.tcp_write_queue_purge(sk)
     for skb in sk.out_of_order_queue:
         consume_skb(skb)

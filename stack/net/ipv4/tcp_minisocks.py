@@ -86,6 +86,7 @@ from stack.net.core import request_sock
 from stack.net.ipv4 import (
     inet_connection_sock,
     tcp,
+    tcp_ao,
     tcp_input,
     tcp_metrics,
     tcp_output,
@@ -246,6 +247,7 @@ def tcp_time_wait(sk: tcp_sock, state: int, timeo: int) -> None:
 
 def _tw_take_over(tw: tcp_timewait_sock, sk: tcp_sock) -> None:
     tw.tw_mark = sk.sk_mark
+    tw.ao_info = sk.ao_info
     tw.tw_priority = sk.sk_priority
     tw.tw_rcv_wscale = sk.rx_opt.rcv_wscale
     tw.tw_rcv_nxt = sk.rcv_nxt
@@ -337,6 +339,9 @@ def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) 
     if sk.md5sig_info is not None and sk.af_specific is not None:
         if sk.af_specific.md5_lookup(sk, req) is not None:
             newsk.tcp_header_len += TCPOLEN_MD5SIG_ALIGNED
+    if req.used_tcp_ao:
+        key = tcp_ao.tcp_v4_ao_lookup(sk, req, req.ao_keyid, -1)
+        newsk.tcp_header_len += tcp_ao.tcp_ao_len_aligned(key) if key is not None else 0
     if skb.len >= TCP_MSS_DEFAULT + newsk.tcp_header_len:
         newsk.icsk_ack.last_seg_size = skb.len - newsk.tcp_header_len
     tcp_ecn_openreq_child(newsk, req)

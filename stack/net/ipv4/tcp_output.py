@@ -22,7 +22,7 @@ The window that is offered (``tcp_select_window``) is what the free half of the 
 Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
-Left out: AO signatures, path MTU probing beyond its variables, pacing (no ``sk_pacing``:
+Left out: path MTU probing beyond its variables, pacing (no ``sk_pacing``:
 cubic and reno do not ask for it), collapsing of small packets on retransmission, urgent pointers on the way out.
 """
 
@@ -148,6 +148,7 @@ from stack.include.tcp import (
     TCP_CA_Open,
     TCP_CA_Recovery,
     TCPF_CA_Open,
+    tcp_ao_key,
     tcp_ca_event,
     tcp_current_ssthresh,
     tcp_fastopen_cookie,
@@ -175,7 +176,7 @@ from stack.include.tcp_states import (
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, jiffies_to_usecs, tcp_jiffies32, usecs_to_jiffies
 from stack.net.core import sock as net_core_sock
-from stack.net.ipv4 import tcp_input, tcp_rate, tcp_timer
+from stack.net.ipv4 import tcp_ao, tcp_input, tcp_rate, tcp_timer
 from stack.seqnum import MASK32, after, before
 
 if TYPE_CHECKING:
@@ -208,6 +209,8 @@ class tcp_out_options:
     """struct tcp_out_options: what tcp_options_write() puts behind the header."""
 
     __slots__ = (
+        "ao_ids",
+        "ao_key",
         "fastopen_cookie",
         "hash_location",
         "md5",
@@ -228,6 +231,8 @@ class tcp_out_options:
         self.tsecr = 0
         self.fastopen_cookie: tcp_fastopen_cookie | None = None
         self.md5: tcp_md5sig_key | None = None
+        self.ao_key: tcp_ao_key | None = None
+        self.ao_ids = (0, 0)  # KeyID, RNextKeyID
         self.hash_location = 0  # offset in the packet's head
 
 
@@ -459,6 +464,11 @@ def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_
         _WORD.pack_into(head, off, _MD5SIG)
         opts.hash_location = off + 4
         off += TCPOLEN_MD5SIG_ALIGNED
+    elif opts.ao_key is not None:
+        option = tcp_ao.tcp_ao_option(opts.ao_key, *opts.ao_ids)
+        head[off : off + len(option)] = option
+        opts.hash_location = off + 4
+        off += len(option)
     if opts.mss:
         _WORD.pack_into(head, off, TCPOPT_MSS << 24 | TCPOLEN_MSS << 16 | opts.mss)
         off += 4
@@ -542,6 +552,10 @@ def tcp_synack_options(
         # Signature, time stamp and SACK blocks together find no room in later segments: SACK is worth more.
         if synack_type != TCP_SYNACK_COOKIE:
             req.tstamp_ok = req.tstamp_ok and not req.sack_ok
+    if opts.ao_key is not None:
+        size += tcp_ao.tcp_ao_len_aligned(opts.ao_key)
+        opts.ao_ids = req.ao_keyid, req.ao_rcv_next
+        req.tstamp_ok = req.tstamp_ok and not req.sack_ok
     if req.wscale_ok:
         opts.ws = req.rcv_wscale
         opts.options |= OPTION_WSCALE
@@ -575,6 +589,11 @@ def tcp_established_options(sk: tcp_sock, skb: sk_buff | None, opts: tcp_out_opt
         if opts.md5 is not None:
             opts.options |= OPTION_MD5
             size = TCPOLEN_MD5SIG_ALIGNED
+    ao = sk.ao_info
+    if ao is not None and ao.current_key is not None and ao.rnext_key is not None:
+        opts.ao_key = ao.current_key
+        opts.ao_ids = ao.current_key.sndid, ao.rnext_key.rcvid
+        size = tcp_ao.tcp_ao_len_aligned(ao.current_key)
     if rx_opt.tstamp_ok:
         opts.options |= OPTION_TS
         if skb is not None:
@@ -668,6 +687,10 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
             net_core_sock.sk_gso_disable(sk)
             at = opts.hash_location
             head[at : at + 16] = sk.af_specific.calc_md5_hash(opts.md5, sk, skb)
+        elif opts.ao_key is not None:
+            at = opts.hash_location
+            mac = tcp_ao.tcp_ao_transmit_skb(sk, skb, opts.ao_key, tcb.seq, at)
+            head[at : at + len(mac)] = mac
     af_ops = sk.icsk_af_ops
     af_ops.send_check(sk, skb)
     if flags & TCPHDR_ACK:
@@ -1467,6 +1490,9 @@ def tcp_make_synack(
     opts = tcp_out_options()
     if sk.md5sig_info is not None and req.af_specific is not None:
         opts.md5 = req.af_specific.req_md5_lookup(sk, req)
+    if req.used_tcp_ao:
+        opts.ao_key = tcp_ao.tcp_v4_ao_lookup(sk, req, req.ao_keyid, -1)
+        opts.md5 = None
     header_size = tcp_synack_options(sk, req, mss, skb, opts, foc, synack_type)
     skb.transport_header = off = skb_push(skb, header_size)
     flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK)
@@ -1480,6 +1506,10 @@ def tcp_make_synack(
     if opts.md5 is not None and req.af_specific is not None:
         at = opts.hash_location
         head[at : at + 16] = req.af_specific.calc_md5_hash(opts.md5, req, skb)
+    elif opts.ao_key is not None:
+        at = opts.hash_location
+        mac = tcp_ao.tcp_ao_synack_hash(req, skb, opts.ao_key, at)
+        head[at : at + len(mac)] = mac
     TCP_INC_STATS(sk.sk_net, TCP_MIB_OUTSEGS)
     skb.ip_summed = CHECKSUM_PARTIAL
     return skb
