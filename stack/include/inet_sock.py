@@ -21,16 +21,32 @@ IP_PMTUDISC_OMIT: Final = 5
 
 class ip_options:
     """struct ip_options: the options of an IPv4 header as received (``data``, at most 40 bytes) and what
-    ``ip_options_compile`` found in them."""
+    ``ip_options_compile`` found in them.  ``rr_needaddr``, ``ts_needaddr`` and ``ts_needtime``: whoever sends the
+    options fills the entry before the pointer; ``is_changed``: a receiver has filled one."""
 
-    __slots__ = ("data", "faddr", "is_strictroute", "nexthop", "optlen", "router_alert", "rr", "srr", "ts")
+    __slots__ = (
+        "data",
+        "faddr",
+        "is_changed",
+        "is_strictroute",
+        "nexthop",
+        "optlen",
+        "router_alert",
+        "rr",
+        "rr_needaddr",
+        "srr",
+        "ts",
+        "ts_needaddr",
+        "ts_needtime",
+    )
 
     def __init__(self, data: bytes = b"") -> None:
         self.data = data
         self.optlen = len(data)
         self.faddr = self.nexthop = 0
         self.srr = self.rr = self.ts = self.router_alert = 0
-        self.is_strictroute = False
+        self.is_strictroute = self.is_changed = False
+        self.rr_needaddr = self.ts_needaddr = self.ts_needtime = False
 
 
 class inet_sock(sock):

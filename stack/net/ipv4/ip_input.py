@@ -156,6 +156,11 @@ def ip_rcv_options(net: Stack, skb: sk_buff) -> bool:
         icmp.icmp_send(skb, ICMP_PARAMETERPROB, 0, problem << 24)
         return _inhdr_error(skb, net, SKB_DROP_REASON_IP_INHDR)
     skb.ip_opt = opt
+    if opt.is_changed:
+        at = skb.network_header + 20
+        head = bytearray(skb.head)
+        head[at : at + len(opt.data)] = opt.data
+        skb.head = head
     if opt.srr and not net.ipv4.sysctl_accept_source_route:
         return _drop(skb, SKB_DROP_REASON_IP_OPTIONS)
     return True

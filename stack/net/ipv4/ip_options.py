@@ -8,9 +8,9 @@ packets that it only receives; it echoes them into its answers (``ip_options_ech
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from stack.include.dst import RTN_LOCAL
+from stack.include.dst import RTCF_BROADCAST, RTCF_MULTICAST, RTN_LOCAL, RTN_UNICAST
 from stack.include.inet_sock import ip_options
 from stack.include.ip import (
     IPOPT_CIPSO,
@@ -22,9 +22,10 @@ from stack.include.ip import (
     IPOPT_SSRR,
     IPOPT_TIMESTAMP,
 )
-from stack.net.ipv4 import fib_frontend
+from stack.net.ipv4 import devinet, fib_frontend
 
 if TYPE_CHECKING:
+    from stack.include.dst import rtable
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
@@ -37,8 +38,22 @@ MSEC_PER_DAY: Final = 86_400_000
 
 
 def ip_options_compile(net: Stack, data: bytes, skb: sk_buff | None) -> tuple[ip_options, int]:
-    """Parse option bytes; the second value is 0, or the offset from the start of the IP header of what is wrong."""
+    """Parse option bytes; the second value is 0, or the offset from the start of the IP header of what is wrong.  With
+    ``skb`` they are those of a received packet whose route is set: entries are filled, ``opt.data`` has the result."""
     opt = ip_options(data)
+    problem = _compile(net, opt, data, skb)
+    if problem:
+        return opt, problem
+    out = bytearray(data)
+    if opt.rr:
+        _record(opt, out, opt.rr - IPHDR, skb)
+    if opt.ts:
+        _stamp(net, opt, out, opt.ts - IPHDR, skb)
+    opt.data = bytes(out)
+    return opt, 0
+
+
+def _compile(net: Stack, opt: ip_options, data: bytes, skb: sk_buff | None) -> int:
     at = 0
     while at < len(data):
         kind = data[at]
@@ -48,15 +63,68 @@ def ip_options_compile(net: Stack, data: bytes, skb: sk_buff | None) -> tuple[ip
             at += 1
             continue
         if at + 1 >= len(data):
-            return opt, IPHDR + at
+            return IPHDR + at
         optlen = data[at + 1]
         if optlen < 2 or at + optlen > len(data):
-            return opt, IPHDR + at
+            return IPHDR + at
         problem = _compile_one(net, opt, kind, at, optlen, skb)
         if problem:
-            return opt, IPHDR + problem
+            return IPHDR + problem
         at += optlen
-    return opt, 0
+    return 0
+
+
+def fib_compute_spec_dst(skb: sk_buff) -> int:
+    """net/ipv4/fib_frontend.c: the address of ours that a received packet means, never a broadcast one."""
+    rt, iph = cast("rtable", skb._skb_refdst), skb.h_iph
+    if rt.rt_flags & (RTCF_BROADCAST | RTCF_MULTICAST):
+        return devinet.inet_select_addr(rt.dev, iph.saddr)
+    return int(iph.daddr)
+
+
+def _record(opt: ip_options, out: bytearray, at: int, skb: sk_buff | None) -> None:
+    """The next entry of a record route is ours."""
+    pointer = out[at + 2]
+    if pointer > out[at + 1]:
+        return
+    if skb is not None:
+        _put(out, at + pointer - 1, fib_compute_spec_dst(skb))
+        opt.is_changed = True
+    out[at + 2] = pointer + 4
+    opt.rr_needaddr = True
+
+
+def _stamp(net: Stack, opt: ip_options, out: bytearray, at: int, skb: sk_buff | None) -> None:
+    """The next entry of a time stamp option is ours; a full one counts who found no room."""
+    pointer, flag = out[at + 2], out[at + 3] & 15
+    if pointer > out[at + 1]:
+        if flag != IPOPT_TS_PRESPEC and skb is not None:
+            out[at + 3] += 16
+            opt.is_changed = True
+        return
+    time_at = at + pointer - 1
+    if flag != IPOPT_TS_TSONLY:
+        if flag == IPOPT_TS_TSANDADDR:
+            opt.ts_needaddr = True
+            if skb is not None:
+                _put(out, time_at, fib_compute_spec_dst(skb))
+        elif fib_frontend.inet_addr_type(net, int.from_bytes(out[time_at : time_at + 4], "big")) == RTN_UNICAST:
+            return  # prespecified: somebody else's turn
+        time_at += 4
+    opt.ts_needtime = True
+    out[at + 2] = pointer + (4 if flag == IPOPT_TS_TSONLY else 8)
+    if skb is not None:
+        _put(out, time_at, inet_current_timestamp(net))
+        opt.is_changed = True
+
+
+def _put(out: bytearray, at: int, value: int) -> None:
+    out[at : at + 4] = value.to_bytes(4, "big")
+
+
+def inet_current_timestamp(net: Stack) -> int:
+    """Milliseconds since midnight UT."""
+    return net.clock.real_ns() // 1_000_000 % MSEC_PER_DAY
 
 
 def _compile_one(net: Stack, opt: ip_options, kind: int, at: int, optlen: int, skb: sk_buff | None) -> int:
@@ -124,17 +192,18 @@ def _compile_route(opt: ip_options, kind: int, at: int, optlen: int) -> int:
 
 
 def ip_options_echo(net: Stack, sopt: ip_options | None, skb: sk_buff) -> ip_options | None:
-    """The options of an answer to ``skb``, whose options ``sopt`` are: record route and time stamp with our own
-    entry, a source route turned round; None if there is nothing to say."""
+    """The options of an answer to ``skb``, whose options ``sopt`` are: record route and time stamp with room claimed
+    for our own entry, a source route turned round; None if there is nothing to say."""
     if sopt is None or not sopt.optlen:
         return None
     out = bytearray()
     opt = ip_options()
-    us = skb.h_iph.daddr
     if sopt.rr:
-        out += _echo_record(_cut(sopt, sopt.rr), us)
+        opt.rr = IPHDR + len(out)
+        out += _echo_record(sopt, opt, _cut(sopt, sopt.rr))
     if sopt.ts:
-        out += _echo_timestamp(net, _cut(sopt, sopt.ts), us)
+        opt.ts = IPHDR + len(out)
+        out += _echo_timestamp(net, sopt, opt, _cut(sopt, sopt.ts))
     if sopt.srr:
         reverse, first = _echo_route(_cut(sopt, sopt.srr), skb.h_iph.saddr)
         if reverse and fib_frontend.inet_addr_type(net, first) != RTN_LOCAL:
@@ -151,26 +220,25 @@ def _cut(opt: ip_options, offset: int) -> bytearray:
     return bytearray(opt.data[at : at + opt.data[at + 1]])
 
 
-def _echo_record(body: bytearray, us: int) -> bytearray:
-    pointer = body[2]
-    if pointer + 3 <= len(body):
-        body[pointer - 1 : pointer + 3] = us.to_bytes(4, "big")
-        body[2] = pointer + 4
+def _echo_record(sopt: ip_options, opt: ip_options, body: bytearray) -> bytearray:
+    if sopt.rr_needaddr and body[2] + 3 <= len(body):
+        body[2] += 4
+        opt.rr_needaddr = True
     return body
 
 
-def _echo_timestamp(net: Stack, body: bytearray, us: int) -> bytearray:
+def _echo_timestamp(net: Stack, sopt: ip_options, opt: ip_options, body: bytearray) -> bytearray:
     pointer, flag = body[2], body[3] & 15
-    now = (net.clock.real_ns() // 1_000_000 % MSEC_PER_DAY).to_bytes(4, "big")
-    if flag == IPOPT_TS_TSONLY and pointer + 3 <= len(body):
-        body[pointer - 1 : pointer + 3] = now
-        body[2] = pointer + 4
-    elif flag == IPOPT_TS_TSANDADDR and pointer + 7 <= len(body):
-        body[pointer - 1 : pointer + 7] = us.to_bytes(4, "big") + now
-        body[2] = pointer + 8
-    elif pointer + 7 <= len(body) and body[pointer - 1 : pointer + 3] == us.to_bytes(4, "big"):
-        body[pointer + 3 : pointer + 7] = now
-        body[2] = pointer + 8
+    need = 3 if flag == IPOPT_TS_TSONLY else 7
+    if not sopt.ts_needtime or pointer + need > len(body):
+        return body
+    if flag == IPOPT_TS_PRESPEC:
+        addr = int.from_bytes(body[pointer - 1 : pointer + 3], "big")
+        if fib_frontend.inet_addr_type(net, addr) == RTN_UNICAST:
+            return body
+    opt.ts_needaddr = flag == IPOPT_TS_TSANDADDR
+    opt.ts_needtime = True
+    body[2] = pointer + need + 1
     return body
 
 
@@ -192,14 +260,42 @@ def _echo_route(body: bytearray, saddr: int) -> tuple[bytearray, int]:
     return out, hops[0]
 
 
-def ip_options_build(opt: ip_options, daddr: int) -> bytes:
-    """The bytes to send: a source route ends with the destination."""
-    if not opt.srr:
+def ip_options_build(net: Stack, opt: ip_options, saddr: int, daddr: int) -> bytes:
+    """The bytes to send: the entries that were claimed are filled (``saddr`` is ours), a source route ends with the
+    destination."""
+    if not (opt.srr or opt.rr_needaddr or opt.ts_needtime):
         return opt.data
     data = bytearray(opt.data)
-    at = opt.srr - IPHDR
-    end = at + data[at + 1]
-    data[end - 4 : end] = daddr.to_bytes(4, "big")
+    if opt.srr:
+        at = opt.srr - IPHDR
+        _put(data, at + data[at + 1] - 4, daddr)
+    if opt.rr_needaddr:
+        at = opt.rr - IPHDR
+        _put(data, at + data[at + 2] - 5, saddr)
+    if opt.ts_needtime:
+        at = opt.ts - IPHDR
+        if opt.ts_needaddr:
+            _put(data, at + data[at + 2] - 9, saddr)
+        _put(data, at + data[at + 2] - 5, inet_current_timestamp(net))
+    return bytes(data)
+
+
+def ip_options_undo(opt: ip_options) -> bytes:
+    """What getsockopt(IP_OPTIONS) shows: without the entries that sending fills."""
+    data = bytearray(opt.data)
+    if opt.rr_needaddr:
+        at = opt.rr - IPHDR
+        data[at + 2] -= 4
+        _put(data, at + data[at + 2] - 1, 0)
+    if opt.ts_needtime:
+        at = opt.ts - IPHDR
+        data[at + 2] -= 4
+        _put(data, at + data[at + 2] - 1, 0)
+        if data[at + 3] & 15 == IPOPT_TS_PRESPEC:
+            data[at + 2] -= 4
+    if opt.ts_needaddr:
+        data[opt.ts - IPHDR + 2] -= 4
+        _put(data, opt.ts - IPHDR + data[opt.ts - IPHDR + 2] - 1, 0)
     return bytes(data)
 
 

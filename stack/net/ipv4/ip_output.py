@@ -129,7 +129,15 @@ def ip_send_check(skb: sk_buff) -> None:
 
 
 def _push_header(
-    skb: sk_buff, tos: int, frag_off: int, ttl: int, protocol: int, saddr: int, daddr: int, opt: ip_options | None
+    net: Stack,
+    skb: sk_buff,
+    tos: int,
+    frag_off: int,
+    ttl: int,
+    protocol: int,
+    saddr: int,
+    daddr: int,
+    opt: ip_options | None,
 ) -> iphdr:
     """Claim room for the header in front of the packet; the length, id and checksum come later."""
     optlen = opt.optlen if opt is not None else 0
@@ -143,7 +151,7 @@ def _push_header(
     if opt is not None and optlen:
         head = skb.head
         assert isinstance(head, bytearray)
-        head[data + 20 : data + 20 + optlen] = ipv4_options.ip_options_build(opt, daddr)
+        head[data + 20 : data + 20 + optlen] = ipv4_options.ip_options_build(net, opt, saddr, daddr)
         if opt.srr:
             iph.daddr = opt.faddr
     return iph
@@ -210,7 +218,9 @@ def __ip_queue_xmit(sk: inet_sock, skb: sk_buff, fl: flowi4 | None, tos: int) ->
     ttl = sk.uc_ttl
     if ttl < 0:
         ttl = route.ip4_dst_hoplimit(rt)
-    iph = _push_header(skb, tos, frag_off, ttl, sk.sk_protocol, sk.inet_saddr, sk.sk_daddr, sk.inet_opt)
+    iph = _push_header(
+        sk.sk_net, skb, tos, frag_off, ttl, sk.sk_protocol, sk.inet_saddr, sk.sk_daddr, sk.inet_opt
+    )
     ip_select_ident_segs(net, iph, sk, skb.gso_segs or 1)
     skb.priority = sk.sk_priority
     skb.mark = sk.sk_mark
@@ -255,7 +265,7 @@ def ip_build_and_send_pkt(
     net = sk.sk_net
     may_fragment = not ip_dont_fragment(sk, rt)
     ttl = ip_select_ttl(sk, rt)
-    iph = _push_header(skb, tos, 0 if may_fragment else IP_DF, ttl, sk.sk_protocol, saddr, daddr, opt)
+    iph = _push_header(sk.sk_net, skb, tos, 0 if may_fragment else IP_DF, ttl, sk.sk_protocol, saddr, daddr, opt)
     if may_fragment:
         __ip_select_ident(net, iph, 1)
     skb.priority = sk.sk_priority
@@ -298,7 +308,7 @@ def ip_send_unicast_reply(
     reply.transport_header = reply.data
     reply._skb_refdst = rt
     reply.ip_summed = CHECKSUM_NONE
-    _push_header(reply, arg.tos, IP_DF, route.ip4_dst_hoplimit(rt), fl4.flowi4_proto, saddr, daddr, opt)
+    _push_header(net, reply, arg.tos, IP_DF, route.ip4_dst_hoplimit(rt), fl4.flowi4_proto, saddr, daddr, opt)
     return ip_local_out(net, sk, reply)
 
 
@@ -488,7 +498,9 @@ def ip_make_skb(
     skb.len = skb.tail - skb.data
     skb.transport_header = skb.data
     skb._skb_refdst = rt
-    iph = _push_header(skb, tos, IP_DF if df else 0, ttl, sk.sk_protocol, fl4.saddr, fl4.daddr, sk.inet_opt)
+    iph = _push_header(
+        sk.sk_net, skb, tos, IP_DF if df else 0, ttl, sk.sk_protocol, fl4.saddr, fl4.daddr, sk.inet_opt
+    )
     ip_select_ident_segs(sk.sk_net, iph, sk, 1)
     skb.priority, skb.mark = sk.sk_priority, sk.sk_mark
     return skb

@@ -12,7 +12,7 @@ import errno
 from collections.abc import Callable
 from typing import Any, Final
 
-from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock, ip_options
+from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock
 from stack.include.ip import (
     IP_FREEBIND,
     IP_MINTTL,
@@ -31,6 +31,7 @@ from stack.include.ip import (
 )
 from stack.include.net import optval_t
 from stack.include.sock import SOCK_STREAM
+from stack.net.ipv4 import ip_options as ipv4_options
 
 SOL_IP: Final = 0
 
@@ -128,11 +129,15 @@ _SETTERS: dict[int, Callable[[Any, int], int]] = {
 
 
 def _set_options(sk: inet_sock, raw: optval_t) -> int:
-    """The IP options of what this socket sends; empty takes them away.  -EINVAL beyond 40 bytes."""
+    """The IP options of what this socket sends; empty takes them away.  -EINVAL beyond 40 bytes and
+    for malformed ones."""
     if isinstance(raw, int) or len(raw) > 40:
         return -errno.EINVAL
     padded = raw + b"\0" * (-len(raw) % 4)
-    sk.inet_opt = ip_options(padded) if padded else None
+    opt, problem = ipv4_options.ip_options_compile(sk.sk_net, padded, None)
+    if problem:
+        return -errno.EINVAL
+    sk.inet_opt = opt if padded else None
     return 0
 
 
@@ -178,7 +183,7 @@ _GETTERS: dict[int, Callable[[inet_sock], optval_t]] = {
     IP_RECVERR: lambda sk: int(sk.recverr),
     IP_FREEBIND: lambda sk: int(sk.freebind),
     IP_TRANSPARENT: lambda sk: int(sk.transparent),
-    IP_OPTIONS: lambda sk: sk.inet_opt.data if sk.inet_opt is not None else b"",
+    IP_OPTIONS: lambda sk: ipv4_options.ip_options_undo(sk.inet_opt) if sk.inet_opt is not None else b"",
     IP_MTU: _get_mtu,
 }
 

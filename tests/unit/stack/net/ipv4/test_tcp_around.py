@@ -184,6 +184,69 @@ def test_established_keepalive_user_timeout_ends_it_before_the_count(established
         e.sock.recv(1)
 
 
+# -- what is kept of the SYN -------------------------------------------------------------------------------------
+
+TCP_SAVE_SYN, TCP_SAVED_SYN, IP_OPTIONS = 27, 28, 4
+US = bytes((10, 0, 2, 2))
+RECORD = bytes((7, 11, 4)) + bytes(9)
+
+
+def child_of_syn(peer: RawPeer, sock: Socket, **fields: Any) -> tuple[RawTcp, Socket, bytes]:
+    """The raw end, the child, and the IP options of its SYN-ACK."""
+    conn = peer.tcp(80)
+    conn.send("S", mss=1460, **fields)
+    options = conn.expect("SA").packet.ip_options
+    conn.send("A")
+    peer.sim.settle()
+    return conn, sock.accept()[0], options
+
+
+@pytest.mark.parametrize(("save", "start"), [(0, None), (1, 14), (2, 0)])
+def test_listen_saved_syn_has_its_headers_and_is_read_once(
+    save: int, start: int | None, listen: Listen, peer: RawPeer, sim: Sim
+) -> None:
+    sock = listen(before=((SOL_TCP, TCP_SAVE_SYN, save),))
+    _, child, _ = child_of_syn(peer, sock)
+    (syn, *_) = [f.data for f in sim.frames if f.src == peer.name and f.data[12:14] == b"\x08\0"]
+    saved = child.getsockopt(SOL_TCP, TCP_SAVED_SYN, 500)
+    assert saved == (b"" if start is None else syn[start : 14 + 44])
+    assert child.getsockopt(SOL_TCP, TCP_SAVED_SYN, 500) == b""
+
+
+def test_listen_syn_with_record_route_gives_it_to_all_that_the_child_sends(
+    listen: Listen, peer: RawPeer
+) -> None:
+    sock = listen(before=((SOL_TCP, TCP_SAVE_SYN, 1),))
+    conn, child, synack = child_of_syn(peer, sock, ip_options=RECORD)
+    sent = bytes((7, 11, 12)) + US + US + b"\0"
+    assert synack == sent
+    assert child.getsockopt(SOL_TCP, TCP_SAVED_SYN, 500)[20:32] == bytes((7, 11, 8)) + US + bytes(5)
+    assert child.getsockopt(SOL_IP, IP_OPTIONS, 40) == bytes((7, 11, 8)) + US + bytes(5)
+    assert child.getsockopt(SOL_TCP, TCP_MAXSEG) == 1460 - 12
+    child.send(b"x" * 3000)
+    segment = conn.expect(length=1448)
+    assert segment.packet.ip_options == sent
+
+
+@pytest.mark.parametrize("options", [bytes((148, 4, 0, 0)), b"\1\1\1\1"])
+def test_listen_syn_with_other_options_is_answered_without(
+    options: bytes, listen: Listen, peer: RawPeer
+) -> None:
+    _, child, synack = child_of_syn(peer, listen(), ip_options=options)
+    assert synack == b""
+    assert child.getsockopt(SOL_TCP, TCP_MAXSEG) == 1460
+
+
+def test_established_options_set_by_the_application_are_filled_when_sent(established: Make) -> None:
+    e = established()
+    e.sock.setsockopt(SOL_IP, IP_OPTIONS, RECORD)
+    assert e.sock.getsockopt(SOL_IP, IP_OPTIONS, 40) == RECORD
+    e.sock.send(b"x")
+    assert e.conn.expect(length=1).packet.ip_options == bytes((7, 11, 8)) + US + bytes(5)
+    with pytest.raises(OSError, match="invalid"):
+        e.sock.setsockopt(SOL_IP, IP_OPTIONS, bytes((7, 1, 4, 0)))
+
+
 # -- closing -----------------------------------------------------------------------------------------------------
 
 
