@@ -51,7 +51,7 @@ from stack.include.sk_buff import (
 )
 from stack.stack import Stack
 from vnic.errors import from_oserror
-from vnic.options import AddressPlan, Options, stream_address
+from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
 
@@ -169,12 +169,16 @@ class Host:
     async def open(cls, options: Options) -> AsyncIterator[Host]:
         """Listen for a frontend and serve its guest until the block is left.  TransportError, OSError, UsageError."""
         plan = AddressPlan.of(options.address)
+        server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
             port = await _open_port(options, cleanup)
             stack = Stack(aio.MonotonicClock(), aio.SystemRng())
             dev = stack.register_netdevice("eth0", MAC, options.mtu)
             stack.dev_addr_add(dev, str(plan.server))
             stack.dev_addr_add(dev, f"{plan.name_server}/{plan.server.network.prefixlen}")
+            if server6 is not None and options.mtu >= IPV6_MIN_MTU:
+                stack.dev_addr_add(dev, str(server6))
+                stack.ra_start(dev, str(server6.network))
             runner = aio.Runner(stack, flush=port.flush)
             cleanup.callback(runner.close)
             services = Services(plan.server, plan.name_server, options.mtu, options.hosts)

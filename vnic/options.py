@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 
 from vnic.errors import UsageError
 from vnic.services.dns import valid_name
 
 DEFAULT_ADDRESS = "10.0.2.2/24"
+DEFAULT_ADDRESS6 = "fd00:10:0:2::2/64"
+NO_ADDRESS6 = "none"
+IPV6_MIN_MTU = 1280  # RFC 8200, section 5: a link below that has no IPv6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,10 @@ class Options:
     reorder: float = 0.0
     duplicate: float = 0.0
     seed: int = 0
-    address: str = "10.0.2.2/24"
+    address: str = DEFAULT_ADDRESS
+    address6: str = DEFAULT_ADDRESS6
+    """The server's IPv6 address and the prefix that the guest makes its own from, or "none"; unused below an MTU of
+    1280."""
     mtu: int = 1500
     hosts: dict[str, str] = field(default_factory=dict)
 
@@ -77,6 +83,33 @@ class AddressPlan:
                 f"--address {cidr}: no room for the name server", f"{name_server}", "10.0.2.2/24"
             )
         return cls(server, name_server)
+
+
+def server6_of(cidr: str) -> IPv6Interface | None:
+    """The server's IPv6 address, None for "none"; UsageError for one that no server can have, or a prefix that is not
+    64 bits long, from which no guest makes an address."""
+    if cidr == NO_ADDRESS6:
+        return None
+    try:
+        server = IPv6Interface(cidr)
+    except ValueError as error:
+        raise UsageError(
+            f"--address6 {cidr} is no IPv6 address with a prefix", str(error), f"{DEFAULT_ADDRESS6}, or none"
+        ) from error
+    ip = server.ip
+    if ip.is_multicast or ip.is_loopback or ip.is_unspecified or ip.is_link_local:
+        raise UsageError(
+            f"--address6 {cidr} cannot be a server's",
+            "multicast, loopback, link-local or unspecified",
+            DEFAULT_ADDRESS6,
+        )
+    if server.network.prefixlen != 64 or server.ip == server.network.network_address:
+        raise UsageError(
+            f"--address6 {cidr} is no host in a /64",
+            "a guest makes its address from a prefix of 64 bits",
+            DEFAULT_ADDRESS6,
+        )
+    return server
 
 
 def stream_address(text: str) -> str | tuple[str, int]:

@@ -18,7 +18,7 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.options import DEFAULT_ADDRESS, Options, parse_hosts
+from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
 
 READY = "ready:"
 
@@ -37,6 +37,13 @@ Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="NAME=ADDR", help="A name for the DNS server.")
 ]
 Address = Annotated[str, typer.Option(metavar="CIDR", help="The server's address in the guest's network.")]
+Address6 = Annotated[
+    str,
+    typer.Option(
+        metavar="CIDR|none",
+        help="Its IPv6 address, and the prefix that is advertised; none below an MTU of 1280.",
+    ),
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -50,6 +57,7 @@ def serve(
     seed: Seed = 0,
     host: Hosts = None,
     address: Address = DEFAULT_ADDRESS,
+    address6: Address6 = DEFAULT_ADDRESS6,
     mtu: Mtu = 1500,
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it."""
@@ -62,6 +70,7 @@ def serve(
         duplicate=duplicate,
         seed=seed,
         address=address,
+        address6=address6,
         mtu=mtu,
         hosts=parse_hosts(host or []),
     )

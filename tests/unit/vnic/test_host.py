@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import dpkt
 import pytest
@@ -27,6 +29,7 @@ from stack.rng import SeededRng
 from stack.stack import Stack
 from vnic import host
 from vnic.host import Adapter, StackNetwork
+from vnic.options import Options
 from vnic.services.echo import Echo
 
 GUEST_MAC = bytes.fromhex("525400123456")
@@ -237,3 +240,28 @@ def test_link_up_offloads_become_features(offloads: Offloads, features: int) -> 
         assert bench.dev.gso_max_size == max(1500, offloads.max_frame - 14)
 
     with_bench(check)
+
+
+def open_host(tmp_path: Path, **fields: Any) -> dict[str, Any]:
+    """The tables of a host process a moment after it began."""
+
+    async def run() -> dict[str, Any]:
+        options = Options(stream=str(tmp_path / "s"), **fields)
+        async with host.Host.open(options) as running:
+            await asyncio.sleep(0.05)
+            return running.stack.snapshot()
+
+    return asyncio.run(run())
+
+
+def test_host_has_an_ipv6_address_and_advertises_its_prefix(tmp_path: Path) -> None:
+    tables = open_host(tmp_path)
+    assert tables["devices"][1]["addresses6"] == ["fd00:10:0:2::2/64", "fe80::5055:aff:fe00:202/64"]
+    assert tables["snmp6"]["Icmp6OutRouterAdvertisements"] == 1
+
+
+@pytest.mark.parametrize("fields", [{"address6": "none"}, {"mtu": 1000}])
+def test_host_without_ipv6_advertises_nothing(tmp_path: Path, fields: dict[str, Any]) -> None:
+    tables = open_host(tmp_path, **fields)
+    assert not any("fd00" in address for address in tables["devices"][1]["addresses6"])
+    assert tables["snmp6"]["Icmp6OutRouterAdvertisements"] == 0

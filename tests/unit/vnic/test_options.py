@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vnic.errors import UsageError
-from vnic.options import AddressPlan, Options, parse_hosts, stream_address
+from vnic.options import AddressPlan, Options, parse_hosts, server6_of, stream_address
 
 
 def test_default_plan_is_the_documented_one() -> None:
@@ -70,3 +70,29 @@ def test_bad_host_is_refused(pair: str) -> None:
 def test_options_that_cannot_be(fields: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Options(**fields)  # type: ignore[arg-type]
+
+
+def test_server6_is_the_address_given_or_none() -> None:
+    default = Options(stream="/tmp/x").address6
+    assert str(server6_of(default)) == "fd00:10:0:2::2/64"
+    assert server6_of("none") is None
+
+
+@pytest.mark.parametrize(
+    "cidr",
+    [
+        "10.0.2.2/24",
+        "fd00::2",
+        "fd00::2/48",
+        "fd00::/64",
+        "fe80::2/64",
+        "ff02::1/64",
+        "::1/64",
+        "::/64",
+        "",
+        "fd00::g/64",
+    ],
+)
+def test_server6_that_no_guest_can_be_configured_from_is_refused(cidr: str) -> None:
+    with pytest.raises(UsageError, match="address6"):
+        server6_of(cidr)
