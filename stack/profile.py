@@ -40,6 +40,8 @@ class Profile:
     # Data beyond the right edge of the window is cut or dropped (BeyondWindow); else a segment that starts inside
     # is taken whole.
     beyond_window_dropped: bool = False
+    # An ACK with nothing new but a window of 0 closes the window (kernels since 6.6); else it is ignored.
+    ack_again_closes_window: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -83,6 +85,7 @@ PROFILES: dict[str, Profile] = {
             tsecr_checked=True,
             request_rst_by_sequence=True,
             beyond_window_dropped=True,
+            ack_again_closes_window=True,
         ),
     )
 }

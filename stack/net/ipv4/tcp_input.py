@@ -1657,11 +1657,15 @@ def tcp_cong_control(sk: tcp_sock, ack: int, acked_sacked: int, flag: int, rs: r
 
 
 def tcp_may_update_window(tp: tcp_sock, ack: int, ack_seq: int, nwin: int) -> bool:
-    """RFC 9293 section 3.10.7.4, and a larger window in an ACK that is otherwise the same."""
+    """RFC 9293 section 3.10.7.4, and a larger window in an ACK that is otherwise the same; whether that one may also
+    close the window depends on the kernel."""
     return (
         after(ack, tp.snd_una)
         or after(ack_seq, tp.snd_wl1)
-        or (ack_seq == tp.snd_wl1 and (nwin > tp.snd_wnd or not nwin))
+        or (
+            ack_seq == tp.snd_wl1
+            and (nwin > tp.snd_wnd or (not nwin and tp.sk_net.profile.ack_again_closes_window))
+        )
     )
 
 
