@@ -106,6 +106,7 @@ TCP_MAX_QUICKACKS: Final = 16
 TCP_INFINITE_SSTHRESH: Final = 0x7FFFFFFF
 TCP_RACK_RECOVERY_THRESH: Final = 16
 TCP_RMEM_TO_WIN_SCALE: Final = 8
+TCP_DEFAULT_SCALING_RATIO: Final = 1 << (TCP_RMEM_TO_WIN_SCALE - 1)
 
 # Times in jiffies: include/net/tcp.h; measured on 6.1 where linux behaviour is visible on the wire.
 TCP_RTO_MAX: Final = 120 * HZ
@@ -814,6 +815,7 @@ class tcp_sock(inet_connection_sock):
         "sacked_out",
         "save_syn",
         "saved_syn",
+        "scaling_ratio",
         "segs_in",
         "segs_out",
         "selective_acks",
@@ -940,6 +942,7 @@ class tcp_sock(inet_connection_sock):
         self.thin_lto = False
         self.repair = False
         self.save_syn = 0
+        self.scaling_ratio = 0  # payload per memory of full segments, of 256; 0: tcp_adv_win_scale decides
         self.saved_syn: Any = None  # struct saved_syn
         self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
         self.syn_data_acked = False  # data of a SYN (Fast Open) were taken
@@ -961,7 +964,10 @@ def tcp_receive_window(tp: tcp_sock) -> int:
 
 
 def tcp_win_from_space(sk: tcp_sock, space: int) -> int:
-    """How much window ``space`` bytes of buffer are worth: the rest is for overhead (tcp_adv_win_scale)."""
+    """How much window ``space`` bytes of buffer are worth: the rest is for overhead (tcp_adv_win_scale, or the measured
+    scaling_ratio of later kernels)."""
+    if sk.scaling_ratio:
+        return space * sk.scaling_ratio >> TCP_RMEM_TO_WIN_SCALE
     scale = sk.sk_net.ipv4.sysctl_tcp_adv_win_scale
     return space >> -scale if scale <= 0 else space - (space >> scale)
 

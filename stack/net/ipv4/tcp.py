@@ -106,6 +106,7 @@ from stack.include.tcp import (
     TCP_CHRONO_SNDBUF_LIMITED,
     TCP_CONGESTION,
     TCP_CORK,
+    TCP_DEFAULT_SCALING_RATIO,
     TCP_DEFER_ACCEPT,
     TCP_DELACK_MAX,
     TCP_ECN_OK,
@@ -256,6 +257,8 @@ def tcp_init_sock(sk: tcp_sock) -> int:
     sk.mss_cache = TCP_MSS_DEFAULT
     sk.reordering = ipv4.sysctl_tcp_reordering
     tcp_cong.tcp_assign_congestion_control(sk)
+    if sk.sk_net.profile.window_by_scaling_ratio:
+        sk.scaling_ratio = TCP_DEFAULT_SCALING_RATIO
     sk.tsoffset = 0
     sk.sk_state = TCP_CLOSE
     sk.sk_write_space = stream.sk_stream_write_space

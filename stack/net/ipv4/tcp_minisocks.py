@@ -315,6 +315,7 @@ def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
     newtp.linger2 = oldtp.linger2
     newtp.thin_lto = oldtp.thin_lto
     newtp.save_syn = oldtp.save_syn
+    newtp.scaling_ratio = oldtp.scaling_ratio
     newtp.fastopen_no_cookie = oldtp.fastopen_no_cookie
     newtp.af_specific = oldtp.af_specific
     newtp.snd_cwnd = oldtp.snd_cwnd

@@ -71,6 +71,26 @@ def test_fact_60_16_immediate_acks_then_40_ms() -> None:
     assert all(0.040 <= d <= 0.044 for d in delays[16:])
 
 
+@pytest.mark.fact(60, "immediate and delayed ACKs")
+def test_fact_60_20_immediate_acks_then_44_ms_and_the_window_grows() -> None:
+    """Later kernels: the window grows with the first four full segments, and each of those leaves one more
+    immediate ACK than the 16."""
+    w, conn, child, _ = established("linux-6.18")
+    delays, fields = [], []
+    for _ in range(26):
+        start = w.sim.now_ns()
+        conn.send("A", b"x" * MSS)
+        answer = conn.expect("A", within_ns=SEC)
+        delays.append(w.sent_at(answer, start))
+        fields.append(answer.window)
+    assert delays[:20] == [0] * 20
+    assert all(0.040 <= d <= 0.048 for d in delays[20:])
+    assert fields[0] == 67
+    assert max(fields) == 75
+    assert fields[:4] == sorted(fields[:4])
+    assert child.sk.sk_rcvbuf == 131072
+
+
 @pytest.mark.fact(71, "4 KiB buffer, nobody reading")
 @pytest.mark.parametrize(
     ("profile", "size", "fields", "taken"),
