@@ -103,6 +103,21 @@ def test_fact_53_bad_cookie_at_a_listener_that_never_overflowed_is_just_a_rst(pr
     assert w.counted() == {"OutRsts": 1}
 
 
+@pytest.mark.fact(53, "bad cookie while the jiffies pass zero")
+@both
+@pytest.mark.parametrize(("uptime", "counts"), [(280, 0), (330, 1), (415, 1), (430, 0)])
+def test_fact_53_between_5_and_7_minutes_of_uptime_it_counts_anywhere(
+    profile: str, uptime: int, counts: int
+) -> None:
+    """A listener that never sent a cookie has 0 for the time of its last one, and the jiffies begin 300 s before 0."""
+    w = World(profile)
+    w.sim.run_for(uptime * SEC)
+    w.listen()
+    w.peer.tcp(80).send("A", ack=77)
+    w.peer.expect("R", seq=77)
+    assert w.counted().get("SyncookiesFailed", 0) == counts
+
+
 @pytest.mark.fact(54, "MSS of a cookie")
 @both
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import itertools
 from typing import Any
 
 import pytest
-from factworld import MSS, World
+from factworld import MSS, PROFILES, World
 
 from stack.api.bsd import Socket
 from stack.api.sim import MSEC, SEC, RawTcp
 from stack.include.tcp import TCP_INFINITE_SSTHRESH
 from stack.include.tcp_states import TCP_ESTABLISHED
+from stack.net.ipv4 import proc
 
 
 def connected(delay_ns: int = 0, **options: Any) -> tuple[World, RawTcp, Socket]:
@@ -224,3 +225,15 @@ def test_probe_sysctl_defaults() -> None:
         "tcp_app_win": 31,
     }
     assert {name: net.sysctl_get(name) for name in names} == names
+
+
+@pytest.mark.probe("defaults: counters that only 6.18 has")
+def test_probe_counters_that_only_6_18_has() -> None:
+    newer = {"BeyondWindow", "PAWSOldAck", "PAWSTimewait", "TSEcrRejected", "TCPPLBRehash"}
+    newer |= {"TCPAORequired", "TCPAOBad", "TCPAOKeyNotFound", "TCPAOGood", "TCPAODroppedIcmps"}
+    shown = {}
+    for profile in PROFILES:
+        names = proc.netstat_seq_show(World(profile).net).split("\n", 1)[0]
+        shown[profile] = set(names.split()[1:])
+    assert shown["linux-6.18"] - shown["linux-6.1"] == newer
+    assert shown["linux-6.1"] <= shown["linux-6.18"]

@@ -229,18 +229,18 @@ def test_probe_keepalive_to_a_silent_peer() -> None:
 
 @pytest.mark.probe("sender: SACKs for segments 2 to 5 one by one")
 def test_probe_segment_1_is_resent_at_the_third_sack() -> None:
+    """One millisecond apart: RACK alone would wait a quarter of the round trip from the first."""
     w, conn, child = connected(10 * MSEC)
     child.send(b"x" * 10 * MSS)
-    w.flight(conn, 11 * MSEC)
-    resent = []
+    assert len(w.flight(conn, MSEC)) == 10
+    start = w.sim.now_ns()
     for n in range(2, 6):
         conn.send("A", ack=1, sack=((1 + MSS, 1 + n * MSS),))
-        # Delivered, and answered, before the next one; well before RACK's timer (a quarter of the round trip).
-        w.sim.run_for(10 * MSEC)
-        resent.append(w.counted().get("TCPFastRetrans", 0))
-    assert resent.index(1) in (1, 2)
-    flight = w.flight(conn, 5 * MSEC)
-    assert rel(conn, flight[0]) == 1
+        w.sim.run_for(MSEC)
+    resent = [s for s in w.flight(conn, 15 * MSEC) if rel(conn, s) < 1 + 10 * MSS]
+    assert [rel(conn, s) for s in resent] == [1]
+    assert w.sent_at(resent[0], start) == pytest.approx(0.012)  # the third one's arrival
+    assert w.counted()["TCPFastRetrans"] == 1
 
 
 @pytest.mark.probe("sender: after the RTO")
