@@ -40,7 +40,7 @@ INITIAL_JIFFIES: Final = (1 << 32) - 300 * HZ
 LVL_BITS: Final = 6
 LVL_CLK_SHIFT: Final = 3
 LVL_DEPTH: Final = 9
-# Below LVL_START[n + 1] jiffies ahead a timer goes to level n.
+# Below LVL_START[n] jiffies ahead a timer goes to level n.
 LVL_START: Final = tuple(((1 << LVL_BITS) - 1) << (n * LVL_CLK_SHIFT) for n in range(LVL_DEPTH))
 _STALE_MIN: Final = 256
 
@@ -104,7 +104,7 @@ def timer_pending(timer: timer_list) -> bool:
 def _wheel_shift(delta: int) -> int:
     for level in range(1, LVL_DEPTH):
         if delta < LVL_START[level]:
-            return (level - 1) * LVL_CLK_SHIFT
+            return level * LVL_CLK_SHIFT
     return (LVL_DEPTH - 1) * LVL_CLK_SHIFT
 
 

@@ -50,6 +50,17 @@ def test_armed_timer_fires_late_by_at_most_its_level(jiffies_ahead: int, slack_m
     assert nominal < fired[0] <= nominal + slack_ms * MS
 
 
+@pytest.mark.parametrize(
+    ("level", "ahead"),
+    [(0, 62), (1, 63), (1, 503), (2, 504), (2, 4031), (3, 4032), (3, 32255), (4, 32256), (5, 258048)],
+)
+def test_armed_timer_fires_at_the_end_of_its_bucket(level: int, ahead: int) -> None:
+    """Keepalive probes 75 s apart leave every 75.776 s (measured: 75.8): from one bucket's end to another's."""
+    width = 8**level
+    clk = 1_000_000 * 8**6
+    assert t.calc_wheel_expiry(clk + ahead, clk) == clk + (ahead // width + 1) * width
+
+
 def test_armed_timer_due_now_fires_at_the_next_tick() -> None:
     net, clock, fired = make()
     clock.set(10 * MS)
