@@ -176,12 +176,15 @@ class Host:
             dev = stack.register_netdevice("eth0", MAC, options.mtu)
             stack.dev_addr_add(dev, str(plan.server))
             stack.dev_addr_add(dev, f"{plan.name_server}/{plan.server.network.prefixlen}")
-            if server6 is not None and options.mtu >= IPV6_MIN_MTU:
+            if options.mtu < IPV6_MIN_MTU:
+                server6 = None
+            if server6 is not None:
                 stack.dev_addr_add(dev, str(server6))
                 stack.ra_start(dev, str(server6.network))
             runner = aio.Runner(stack, flush=port.flush)
             cleanup.callback(runner.close)
-            services = Services(plan.server, plan.name_server, options.mtu, options.hosts)
+            ip6 = None if server6 is None else server6.ip
+            services = Services(plan.server, plan.name_server, options.mtu, options.hosts, ip6)
             await services.start(StackNetwork(runner, dev.name))
             cleanup.push_async_callback(services.close)
             Adapter(stack, runner, port, dev)

@@ -11,6 +11,7 @@ import pytest
 from guest.vm.machine import Guest
 
 SERVER = "10.0.2.2"
+SERVER6 = "fd00:10:0:2::2"
 
 
 def test_dhcp_gives_the_first_address_of_the_pool(served: Guest) -> None:
@@ -108,6 +109,22 @@ def _received(report: str) -> str:
 
 def test_iperf3_parallel_streams(served: Guest) -> None:
     assert "iperf Done." in served.check(f"iperf3 -c {SERVER} -t 1 -P 4", 60)
+
+
+def test_guest_configures_ipv6_by_itself_and_reaches_every_service(served: Guest) -> None:
+    served.check(f"for i in $(seq 50); do ip -6 route get {SERVER6} && break; sleep 0.1; done", 30)
+    served.check(
+        "for i in $(seq 50); do ip -6 addr show dev eth0 | grep -q 'fd00:.*global' && break; sleep 0.1; done"
+    )
+    served.check(f"ping -6 -c 3 {SERVER6}", 30)
+    assert served.check(f"echo hello | nc -6 -N {SERVER6} 7", 30) == "hello\n"
+    page = served.check(f"curl -6 -sS 'http://[{SERVER6}]/'", 30)
+    assert "ESTABLISHED" in page
+    assert SERVER6 in page
+    served.check(f"curl -6 -sS -o /tmp/body6 -D /tmp/headers6 'http://[{SERVER6}]/bytes/5000000'", 60)
+    digest = served.check("sha256sum /tmp/body6").split()[0]
+    assert digest in served.check("cat /tmp/headers6")
+    assert served.run(f"nc -6 -w 10 {SERVER6} 4321").code == 1
 
 
 def test_closed_port_refuses_at_once(served: Guest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any
 
 from vnic.services import chargen, dhcp, discard, dns, echo, http, iperf3
@@ -18,7 +18,7 @@ POOL_MAX = 1024
 
 
 class Services:
-    """All of them on one address: 7, 9, 19, 80 and 5201 by TCP, 53 and 67 by UDP."""
+    """All of them: 7, 9, 19, 80 and 5201 by TCP on each address of the server, 53 and 67 by UDP over IPv4."""
 
     def __init__(
         self,
@@ -26,9 +26,11 @@ class Services:
         name_server: IPv4Address,
         mtu: int = 1500,
         hosts: Mapping[str, str] | None = None,
+        server6: IPv6Address | None = None,
     ) -> None:
         """``hosts`` extends the name server's table; ValueError for what is no name or no address in it."""
         self._server, self._name_server = server, name_server
+        self._addresses = [str(server.ip)] + ([str(server6)] if server6 is not None else [])
         self.http = http.Http()
         self.iperf3 = iperf3.Iperf3Server()
         table = dns.Table(dns.default_hosts(str(server.ip), str(name_server)).items())
@@ -54,10 +56,11 @@ class Services:
             chargen.PORT: chargen.Chargen,
             iperf3.PORT: self.iperf3,
         }
-        for port, factory in factories.items():
-            server: Server = await network.create_server(factory, ours, port)
-            self._opened.append(server)
-        await self.http.start(network, ours)
+        for address in self._addresses:
+            for port, factory in factories.items():
+                server: Server = await network.create_server(factory, address, port)
+                self._opened.append(server)
+            await self.http.start(network, address)
         for address in (ours, str(self._name_server)):
             await self._open_datagram(network, lambda: dns.DnsProtocol(self.dns), (address, dns.PORT))
         # A client without an address sends to 255.255.255.255: only a socket bound to no address gets that.
