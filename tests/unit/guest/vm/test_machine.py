@@ -74,7 +74,7 @@ def test_machine_whose_qemu_hangs_times_out_and_is_ended(
 
 
 def test_machine_whose_monitor_is_mute_times_out(fake_vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_module, "CONNECT_S", 0.1)
+    monkeypatch.setattr(machine_module, "CONNECT_S", 0.5)
     monkeypatch.setattr(machine_module.Machine, "wait_exit", lambda self, timeout: None)
     with pytest.raises(QmpTimeout, match="greet"):
         Machine(replace(fake_vm, extra=("mute-monitor",))).start()
