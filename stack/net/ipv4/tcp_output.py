@@ -982,7 +982,10 @@ def tcp_tso_autosize(sk: tcp_sock, mss_now: int, min_tso_segs: int) -> int:
 
 
 def tcp_tso_segs(sk: tcp_sock, mss_now: int) -> int:
-    """The most segments that one packet may hold now."""
+    """The most segments that one packet may hold now: one where the device does not segment, as nothing below does it
+    in its place (the kernel's software GSO)."""
+    if not sk_can_gso(sk):
+        return 1
     ca_ops = sk.icsk_ca_ops
     if ca_ops is not None and ca_ops.min_tso_segs is not None:
         min_tso = ca_ops.min_tso_segs(sk)
