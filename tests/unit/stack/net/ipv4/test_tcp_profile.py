@@ -32,6 +32,7 @@ def _request(host: Host) -> tuple[Socket, RawTcp, int]:
 # -- the third ACK's TSecr -------------------------------------------------------------------------------------
 
 
+@pytest.mark.probe("receive window: third ACK with a TSecr that was never sent")
 @LINUX_6_18
 @pytest.mark.parametrize("off", [-100_000, -1, 1, 100_000])
 def test_new_syn_recv_ack_with_a_tsecr_never_sent(host: Host, off: int) -> None:
@@ -80,7 +81,7 @@ def test_new_syn_recv_ack_with_a_tsecr_that_was_sent(host: Host, which: str) -> 
     sock.accept()
 
 
-@pytest.mark.probe("third ACK with a TSecr that was never sent: accepted")
+@pytest.mark.probe("receive window: third ACK with a TSecr that was never sent")
 @LINUX_6_1
 @pytest.mark.parametrize("off", [-100_000, -1, 1, 100_000])
 def test_new_syn_recv_ack_with_any_tsecr(host: Host, off: int) -> None:
@@ -104,6 +105,7 @@ def _small_window(host: Host, queued: int) -> tuple[RawTcp, Socket, int]:
     return conn, child, conn.expect("A", ack=1 + queued, within_ns=100 * MSEC).window
 
 
+@pytest.mark.probe("receive window: data across the right edge, something unread")
 @LINUX_6_18
 @pytest.mark.parametrize("skip", [0, 100])
 def test_established_data_ends_beyond_the_window_with_data_unread(host: Host, skip: int) -> None:
@@ -134,6 +136,7 @@ def test_established_data_ends_beyond_the_window_with_nothing_unread(host: Host)
     assert len(child.recv(9999)) == 4000
 
 
+@pytest.mark.probe("receive window: wholly beyond it")
 @LINUX_6_18
 @pytest.mark.parametrize("length", [0, 100])
 def test_established_segment_wholly_beyond_the_window(host: Host, length: int) -> None:
