@@ -36,6 +36,7 @@ from stack.include.snmp import (
     TCP_MIB_PASSIVEOPENS,
     TCP_MIB_RETRANSSEGS,
 )
+from stack.include.tcp import SOL_TCP, TCP_FASTOPEN
 from stack.include.tcp_states import TCP_ESTABLISHED, TCP_NEW_SYN_RECV, TCP_TIME_WAIT
 from stack.net.core.sock import SO_REUSEPORT, SOL_SOCKET
 from stack.net.ipv6.ipv6_sockglue import SOL_IPV6
@@ -545,3 +546,28 @@ def test_listen_link_local_peer_is_tied_to_its_device(sim: Sim) -> None:
     assert address == ("fe80::15", 40000, 0, dev.ifindex)
     assert child.getsockname()[3] == dev.ifindex
     assert child.sk.sk_bound_dev_if == dev.ifindex
+
+
+# -- Fast Open ------------------------------------------------------------------------------------------------------
+
+
+def test_listen_fast_open_gives_a_cookie_and_takes_data_in_the_syn(sim: Sim) -> None:
+    net = sim.add_stack(HOST + "/64", sysctl={"tcp_fastopen": 3})
+    peer = sim.add_peer("10.0.2.15", net, addr6=PEER)
+    sock = listening(net, before=((SOL_TCP, TCP_FASTOPEN, 5),))
+    conn = tcp(peer, 39000)
+    conn.send("S", mss=1440, options=b"\x22\x02\x01\x01")
+    raw = conn.expect("SA", seq=0, ack=1).opts.raw
+    at = raw.index(b"\x22\x0a")
+    cookie = raw[at + 2 : at + 10]
+    conn.send("R")
+    conn = tcp(peer, 40000)
+    conn.send("S", b"early", mss=1440, options=b"\x22\x0a" + cookie + b"\x01\x01")
+    conn.expect("SA", seq=0, ack=6)
+    child, address = sock.accept()
+    assert (child.recv(10), address) == (b"early", (PEER, 40000, 0, 0))
+    child.send(b"answer")
+    assert conn.expect("PA", seq=1).payload == b"answer"
+    conn.send("A")
+    sim.settle()
+    assert child.sk.sk_state == TCP_ESTABLISHED
