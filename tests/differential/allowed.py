@@ -54,11 +54,7 @@ _FAST = "header prediction takes data whose ACK is too old; the kernel's waits f
 
 # Differences that are known and not yet worked on: stimulus, and what is wrong in our stack.
 OPEN: dict[str, str] = {
-    "est-data-full-mss": _WINDOW,
-    "est-data-full-mss-no-ts": _WINDOW,
-    "est-delayed-ack": _WINDOW,
     "est-zero-receive-window": _WINDOW,
-    "synrecv-data-1460": _WINDOW,
     "est-data-ack-0": _FAST,
     "est-data-ack--70000": _FAST,
     "est-dup-acks": "SACK blocks over parts of segments: the kernel splits the buffers, and recovers earlier",
