@@ -239,6 +239,7 @@ BANNER = """
     curl -so /dev/null -w '%{speed_download}\\n' http://10.0.2.2/bytes/100000000
     curl -T /bin/busybox http://10.0.2.2/upload
     iperf3 -c 10.0.2.2                 and with -R the other way
+    curl 'http://[fd00:10:0:2::2]/'    the same by IPv6, seconds after boot; also ping -6, nc -6
 
   exit, or Ctrl-A x, ends the guest and everything that was started with it.
 """
