@@ -163,12 +163,18 @@ def connection_facts(request: web.Request) -> Facts:
     info = tcpinfo.tcp_info(transport)
     peer = transport.get_extra_info("peername") or _PEER
     local = transport.get_extra_info("sockname") or _PEER
-    facts: Facts = {"connection": [("client", f"{peer[0]}:{peer[1]}"), ("server", f"{local[0]}:{local[1]}")]}
+    facts: Facts = {"connection": [("client", endpoint(peer)), ("server", endpoint(local))]}
     if info:
         facts["connection"] += _summary(info)
         facts["tcp_info"] = [(name, str(value)) for name, value in info.items()]
     facts["request"] = [(name, value[:200]) for name, value in request.headers.items()]
     return facts
+
+
+def endpoint(name: tuple[str, int, *tuple[int, ...]]) -> str:
+    """A socket's name as text, an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{host}:{name[1]}"
 
 
 def _summary(info: dict[str, int]) -> Rows:

@@ -13,7 +13,7 @@ import pytest
 
 from vnic.services import content
 from vnic.services.base import LoopNetwork
-from vnic.services.http import Http
+from vnic.services.http import Http, endpoint
 
 Response = tuple[int, dict[str, str], bytes]
 Ask = Callable[..., Awaitable[Response]]
@@ -163,3 +163,15 @@ def test_unknown_request_is_refused_in_a_line(request_line: str, expected: int) 
         assert body.count(b"\n") == 1
 
     with_site(check)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (("10.0.2.2", 80), "10.0.2.2:80"),
+        (("fd00::2", 80, 0, 0), "[fd00::2]:80"),
+        (("fe80::1%eth0", 7, 0, 2), "[fe80::1%eth0]:7"),
+    ],
+)
+def test_endpoint_of_ipv6_stands_in_brackets(name: tuple[str, int, *tuple[int, ...]], text: str) -> None:
+    assert endpoint(name) == text
