@@ -359,7 +359,7 @@ def _getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, Any]:
     return core_sock.sock_common_getsockopt(sock_, level, optname)
 
 
-inet_stream_ops = proto_ops(
+inet_stream_ops: proto_ops = proto_ops(
     AF_INET,
     release=inet_release,
     bind=inet_bind,
@@ -375,7 +375,7 @@ inet_stream_ops = proto_ops(
     recvmsg=inet_recvmsg,
 )
 
-inet_dgram_ops = proto_ops(
+inet_dgram_ops: proto_ops = proto_ops(
     AF_INET,
     release=inet_release,
     bind=inet_bind,

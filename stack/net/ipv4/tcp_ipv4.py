@@ -959,7 +959,7 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     sk_dst_reset(sk)
 
 
-tcp_request_sock_ops = request_sock_ops(
+tcp_request_sock_ops: request_sock_ops = request_sock_ops(
     AF_INET,
     tcp_request_sock,
     send_ack=tcp_v4_reqsk_send_ack,
@@ -967,7 +967,7 @@ tcp_request_sock_ops = request_sock_ops(
     destructor=tcp_v4_reqsk_destructor,
 )
 
-tcp_request_sock_ipv4_ops = tcp_request_sock_af_ops(
+tcp_request_sock_ipv4_ops: tcp_request_sock_af_ops = tcp_request_sock_af_ops(
     TCP_MSS_DEFAULT,
     init_req=tcp_v4_init_req,
     init_seq=tcp_v4_init_sequence,
@@ -979,11 +979,11 @@ tcp_request_sock_ipv4_ops = tcp_request_sock_af_ops(
     calc_md5_hash=tcp_v4_md5_hash_skb,
 )
 
-tcp_sock_ipv4_specific = tcp_sock_af_ops(
+tcp_sock_ipv4_specific: tcp_sock_af_ops = tcp_sock_af_ops(
     md5_lookup=tcp_v4_md5_lookup, calc_md5_hash=tcp_v4_md5_hash_skb, md5_parse=tcp_v4_parse_md5_keys
 )
 
-ipv4_specific = inet_connection_sock_af_ops(
+ipv4_specific: inet_connection_sock_af_ops = inet_connection_sock_af_ops(
     20,
     16,
     queue_xmit=ip_output.ip_queue_xmit,
@@ -994,7 +994,7 @@ ipv4_specific = inet_connection_sock_af_ops(
     mtu_reduced=tcp_v4_mtu_reduced,
 )
 
-tcp_prot = proto("TCP", memory_allocated=True, slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
+tcp_prot: proto = proto("TCP", memory_allocated=True, slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
 
 
 def tcp_v4_init() -> None:
@@ -1029,4 +1029,4 @@ def tcp_sk_init(net: Stack) -> None:
     net.tcp_metrics = {}
 
 
-tcp_protocol = net_protocol(tcp_v4_rcv, tcp_v4_err, icmp_strict_tag_validation=True)
+tcp_protocol: net_protocol = net_protocol(tcp_v4_rcv, tcp_v4_err, icmp_strict_tag_validation=True)

@@ -557,7 +557,7 @@ def udp_getsockopt(sk: udp_sock, level: int, optname: int) -> tuple[int, optval_
     return ip_sockglue.ip_getsockopt(sk, level, optname)
 
 
-udp_prot = proto(
+udp_prot: proto = proto(
     "UDP",
     slab=udp_sock,
     init=udp_init_sock,
@@ -572,4 +572,4 @@ udp_prot = proto(
     unhash=udp_lib_unhash,
     get_port=udp_v4_get_port,
 )
-udp_protocol = net_protocol(udp_rcv, udp_err)
+udp_protocol: net_protocol = net_protocol(udp_rcv, udp_err)

@@ -177,7 +177,7 @@ def inet6_dgram_connect(sock_: socket, addr: sockaddr_in6, flags: int) -> int:
     return err
 
 
-inet6_stream_ops = proto_ops(
+inet6_stream_ops: proto_ops = proto_ops(
     AF_INET6,
     release=af_inet.inet_release,
     bind=inet6_bind,
@@ -193,7 +193,7 @@ inet6_stream_ops = proto_ops(
     recvmsg=af_inet.inet_recvmsg,
 )
 
-inet6_dgram_ops = proto_ops(
+inet6_dgram_ops: proto_ops = proto_ops(
     AF_INET6,
     release=af_inet.inet_release,
     bind=inet6_bind,

@@ -729,7 +729,7 @@ def tcp_v6_init_sock(sk: tcp_sock) -> int:
     return 0
 
 
-tcp6_request_sock_ops = request_sock_ops(
+tcp6_request_sock_ops: request_sock_ops = request_sock_ops(
     AF_INET6,
     tcp_request_sock,
     send_ack=tcp_v6_reqsk_send_ack,
@@ -737,7 +737,7 @@ tcp6_request_sock_ops = request_sock_ops(
     destructor=tcp_v6_reqsk_destructor,
 )
 
-tcp_request_sock_ipv6_ops = tcp_request_sock_af_ops(
+tcp_request_sock_ipv6_ops: tcp_request_sock_af_ops = tcp_request_sock_af_ops(
     IPV6_MIN_MTU - IPV6HDR_LEN - TCP_HEADER_LEN,
     init_req=tcp_v6_init_req,
     init_seq=tcp_v6_init_sequence,
@@ -747,7 +747,7 @@ tcp_request_sock_ipv6_ops = tcp_request_sock_af_ops(
     send_synack=tcp_v6_send_synack,
 )
 
-ipv6_specific = inet_connection_sock_af_ops(
+ipv6_specific: inet_connection_sock_af_ops = inet_connection_sock_af_ops(
     IPV6HDR_LEN,
     28,
     queue_xmit=inet6_connection_sock.inet6_csk_xmit,
@@ -761,7 +761,7 @@ ipv6_specific = inet_connection_sock_af_ops(
     mtu_reduced=tcp_v6_mtu_reduced,
 )
 
-ipv6_mapped = inet_connection_sock_af_ops(
+ipv6_mapped: inet_connection_sock_af_ops = inet_connection_sock_af_ops(
     20,
     28,
     queue_xmit=tcp_ipv4.ipv4_specific.queue_xmit,
@@ -774,7 +774,7 @@ ipv6_mapped = inet_connection_sock_af_ops(
     mtu_reduced=tcp_ipv4.tcp_v4_mtu_reduced,
 )
 
-tcpv6_prot = proto("TCPv6", slab=tcp_sock, init=tcp_v6_init_sock, destroy=tcp_ipv4.tcp_v4_destroy_sock)
+tcpv6_prot: proto = proto("TCPv6", slab=tcp_sock, init=tcp_v6_init_sock, destroy=tcp_ipv4.tcp_v4_destroy_sock)
 
 
 def tcpv6_init() -> None:

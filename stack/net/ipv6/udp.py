@@ -404,7 +404,7 @@ def udpv6_disconnect(sk: udp_sock, flags: int) -> int:
     return 0
 
 
-udpv6_prot = proto(
+udpv6_prot: proto = proto(
     "UDPv6",
     slab=udp_sock,
     init=udp.udp_init_sock,
