@@ -3,7 +3,7 @@
 
 Steps, each of which says so through `progress`: wait for another build of the same recipe; resolve package versions
 (the recorded ones when the recipe has not changed); fetch what is not in the cache; unpack in memory; compile the
-measuring client; put the initramfs together; publish (images.cache).
+guest's own programs; put the initramfs together; publish (images.cache).
 
 Which lists the versions come from is in images.sources.  What goes wrong raises an ImageError and leaves nothing
 but what was downloaded whole; a build that is killed leaves a work directory, which the next one removes.
@@ -42,7 +42,7 @@ from images.errors import (
     PackageListError,
     raise_if_full,
 )
-from images.initramfs import CLIENT_PATH, Contents, client_source, pack, program_file
+from images.initramfs import CLIENTS, Contents, client_path, client_source, pack, program_file
 from images.kmod import Modules
 from images.recipe import Recipe
 from images.sources import Sources
@@ -112,9 +112,10 @@ class Builder:
         self.progress(f"unpacking {len(debs)} packages, kernel {lock.kernel[0].name}")
         kernel, modules = self._kernel(lock.kernel, debs)
         trees = {p.name: unpack(self.run, debs[p.name], _is_program_or_library) for p in lock.packages}
-        self.progress("compiling the measuring client")
-        client, compiler = self._client(work)
-        contents = Contents(self.recipe, trees, modules, self._applets(trees, work), client)
+        self.progress(f"compiling {', '.join(CLIENTS)}")
+        clients = {name: self._client(name, work) for name in CLIENTS}
+        compiler = self.run(["cc", "--version"]).text.partition("\n")[0]
+        contents = Contents(self.recipe, trees, modules, self._applets(trees, work), clients)
         self.progress("putting the initramfs together")
         files = {KERNEL: kernel, INITRAMFS: pack(contents)}
         manifest = self._manifest(lock, key, files, contents, compiler)
@@ -137,19 +138,19 @@ class Builder:
             )
         return files[images[0]], Modules(lists[0].rpartition("/")[0], files, files[lists[0]].decode())
 
-    def _client(self, work: Path) -> tuple[bytes, str]:
-        """The static measuring client, and the compiler's own name for itself."""
-        output = work / "vnicbench"
-        result = self.run(["cc", *CC_FLAGS, "-o", str(output), str(client_source())])
+    def _client(self, name: str, work: Path) -> bytes:
+        """A static program of images/client."""
+        output = work / name
+        result = self.run(["cc", *CC_FLAGS, "-o", str(output), str(client_source(name))])
         if result.code or not output.exists():
             raise_if_full(result.err, self.cache.root)
             raise CompileError(
-                "the measuring client images/client/vnicbench.c did not compile",
+                f"the guest's program images/client/{name}.c did not compile",
                 f"cc {' '.join(CC_FLAGS)} ended with {result.code}:\n{host.tail(result.err)}",
                 "apt-get install gcc libc6-dev",
             )
         with self.cache.disk_errors():
-            return output.read_bytes(), self.run(["cc", "--version"]).text.partition("\n")[0]
+            return output.read_bytes()
 
     def _applets(self, trees: Mapping[str, Tree], work: Path) -> list[str]:
         """The applets of the busybox that serves the shell, asked of the static one, which can run here.
@@ -179,7 +180,7 @@ class Builder:
             "kernel_release": contents.modules.release,
             "modules": [module.name for module in contents.modules.in_load_order(self.recipe.load)],
             "files": {name: _record(data) for name, data in files.items()},
-            "client": {"path": f"/{CLIENT_PATH}", **_record(contents.client)},
+            "clients": {f"/{client_path(name)}": _record(data) for name, data in contents.clients.items()},
             "packages": [_package_record(p) for p in lock.all if p in lock.kernel or p.name in used],
             "libraries": dict(sorted(contents.libraries.items())),
             "inputs": inputs(self.recipe),

@@ -30,7 +30,7 @@ from typing import Any
 
 from images.apt import Package
 from images.errors import DiskError, PackageCorrupt
-from images.initramfs import client_source, our_files
+from images.initramfs import CLIENTS, client_source, our_files
 from images.recipe import Recipe
 
 # Raise it when the builder's output changes although its inputs do not.
@@ -101,7 +101,7 @@ def _home() -> Path:
 
 def inputs(recipe: Recipe) -> dict[str, str]:
     """SHA-256 of each file of ours that goes into an image."""
-    files = {**our_files(), "vnicbench.c": client_source().read_bytes()}
+    files = {**our_files(), **{f"{name}.c": client_source(name).read_bytes() for name in CLIENTS}}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     return {"recipe": recipe.digest, **digests}
 

@@ -16,7 +16,7 @@ to type).  `exit_code` is what a command line that ends because of the error ret
           |    +-- NoNetwork         3  not even a package list could
           +-- PackageCorrupt         3  a file is not what its checksum says
           +-- ContentError           3  a package lacks a program, module or library that the image needs
-          +-- CompileError           3  the measuring client did not compile
+          +-- CompileError           3  a program of images/client did not compile
           +-- DiskError              3  the disk is full, or the cache cannot be written
 """
 

@@ -35,21 +35,22 @@ OURS = {
     "protocols": ("etc/protocols", 0o644),
 }
 _EMPTY_DIRS = ("dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/run", "etc/iproute2")
-CLIENT_PATH = "usr/bin/vnicbench"
+CLIENTS = ("vnicbench", "vnicsock")
+"""Programs of our own, from client/NAME.c."""
 
 
 @dataclass(slots=True)
 class Contents:
     """What the builder hands over: a tree for each package, because two of them have a bin/busybox.
 
-    `applets` are busybox's names, `client` is the static measuring program.
+    `applets` are busybox's names, `clients` are our own static programs by name.
     """
 
     recipe: Recipe
     trees: Mapping[str, Tree]
     modules: Modules
     applets: Sequence[str]
-    client: bytes
+    clients: Mapping[str, bytes]
     libraries: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +70,7 @@ def entries(contents: Contents) -> list[cpio.Entry]:
         *(cpio.directory(path, 0o1777 if path.endswith("tmp") else 0o755) for path in _EMPTY_DIRS),
         cpio.char_device("dev/console", 5, 1),
         *programs,
-        cpio.regular(CLIENT_PATH, contents.client, 0o755),
+        *(cpio.regular(client_path(name), program, 0o755) for name, program in contents.clients.items()),
         # The kernel's own path for loading a module on demand (kernel.modprobe).
         cpio.symlink("sbin/modprobe", "../bin/sh"),
         *(cpio.symlink(f"bin/{name}", "sh") for name in sorted(set(contents.applets) - taken)),
@@ -153,5 +154,11 @@ def pack(contents: Contents) -> bytes:
     return cpio.archive(entries(contents))
 
 
-def client_source() -> Path:
-    return HERE / "client" / "vnicbench.c"
+def client_source(name: str) -> Path:
+    """Where the source of one of CLIENTS is."""
+    return HERE / "client" / f"{name}.c"
+
+
+def client_path(name: str) -> str:
+    """Where it is in the guest, without the first slash."""
+    return f"usr/bin/{name}"

@@ -34,9 +34,6 @@ class Profile:
     window_by_scaling_ratio: bool = False
     # Of the third ACK: a TSecr that was never sent is refused (TSEcrRejected).
     tsecr_checked: bool = False
-    # A RST for a request is judged by its sequence number alone, and a challenge for it counts in TCPChallengeACK;
-    # else one with an ACK that is not of our SYN-ACK is ignored.
-    request_rst_by_sequence: bool = False
     # Data beyond the right edge of the window is cut or dropped (BeyondWindow); else a segment that starts inside
     # is taken whole.
     beyond_window_dropped: bool = False
@@ -49,8 +46,6 @@ class Profile:
 _SINCE_6_2 = frozenset(
     {
         "OutTransmits",
-        "OutRateLimitGlobal",
-        "OutRateLimitHost",
         "BeyondWindow",
         "TSEcrRejected",
         "PAWSOldAck",
@@ -83,7 +78,6 @@ PROFILES: dict[str, Profile] = {
             paws_timewait_counter=True,
             window_by_scaling_ratio=True,
             tsecr_checked=True,
-            request_rst_by_sequence=True,
             beyond_window_dropped=True,
             ack_again_closes_window=True,
         ),

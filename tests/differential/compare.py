@@ -13,14 +13,14 @@ MS_TOLERANCE = 25.0  # of when an answer comes, and of a TSval
 MS_RATIO = 0.1
 
 
-def compare(name: str, ours: Outcome, real: Outcome) -> list[str]:
-    """Every difference that ``allowed.py`` does not list; empty if there is none."""
+def compare(name: str, ours: Outcome, real: Outcome, side: str = "host") -> list[str]:
+    """Every difference of that ``side`` (see Allowed) that ``allowed.py`` does not list; empty if there is none."""
     if "error" in real:
         return [f"no outcome of the kernel: {real['error']}"]
     found = _calls(ours["calls"], real["calls"]) + _answers(ours["answers"], real["answers"])
     found += _mib(ours["mib"], real["mib"])
     found += [("sysctl", f"sysctl {text}") for text in real["sysctl"]]
-    return [text for field, text in found if not any(a.covers(name, field) for a in ALLOWED)]
+    return [text for field, text in found if not any(a.covers(side, name, field) for a in ALLOWED)]
 
 
 def _calls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ outcome is a plain dict that json takes: ``answers`` (one dict of normalised fie
 the socket calls) and ``mib`` (what the counters of /proc/net/snmp and netstat grew by).
 
 Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
-the first one of its flow with the elapsed time taken off, an IP id is "0", "first" or the step since the one before.
+the first one of its flow with the elapsed time taken off, a later initial sequence number that follows the clock is
+"clock", an IP id is "0", "first" or the step since the one before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tests.differential.script import Stimulus
 SERVER = "10.0.2.2"
 CLIENT = "10.0.2.15"
 ISN = 1_000_000
+ISN_NS = 64  # the server's initial sequence numbers count such
+ISN_MS = 3.0  # a real clock and ours may be so far apart within a step
 
 _IP = Struct("!BBHHHBBHII")
 _TCP = Struct("!HHIIBBHHH")
@@ -62,6 +65,7 @@ class Flow:
 
     isn: int = ISN
     irs: int | None = None
+    irs_ms: float = 0.0  # when it came
     snd_nxt: int = 0
     rcv_nxt: int = 0
     ts_offered: bool = False
@@ -320,7 +324,7 @@ class Run:
         flow = self.flow(dport, sport)
         flags = bits_to_flags(bits)
         if flow.irs is None and bits & 2:
-            flow.irs = seq
+            flow.irs, flow.irs_ms = seq, self.elapsed + ms
         pseudo = addrs + b"\0\6" + len(body).to_bytes(2, "big")
         data = body[words >> 4 << 2 :]
         out.update(port=dport, flags=flags, win=win, data=len(data))
@@ -330,7 +334,7 @@ class Run:
             out["bytes"] = data[:16].hex()
         if urg or words & 15:
             out["urg"], out["reserved"] = urg, words & 15
-        out["seq"] = "zero" if seq == 0 else _signed(seq - (flow.irs or 0))
+        out["seq"] = self._relative_seq(flow, seq, bits, self.elapsed + ms)
         out["ack"] = "zero" if ack == 0 else _signed(ack - flow.isn)
         out["id"] = (
             "0" if ip_id == 0 else "first" if flow.last_id is None else f"+{(ip_id - flow.last_id) & 0xFFFF}"
@@ -338,6 +342,15 @@ class Run:
         flow.last_id = ip_id or flow.last_id
         out["opts"] = self._option_text(out, flow, bits, ms, body[20 : words >> 4 << 2])
         self._advance(flow, bits, seq, len(data))
+
+    @staticmethod
+    def _relative_seq(flow: Flow, seq: int, bits: int, now_ms: float) -> int | str:
+        """From the flow's first ISN; "clock" for a later one that grew as the clock did (RFC 6528: 64 ns each)."""
+        if seq == 0:
+            return "zero"
+        found = _signed(seq - (flow.irs or 0))
+        grown = found * ISN_NS / 1e6 - (now_ms - flow.irs_ms)
+        return "clock" if bits & 2 and found and abs(grown) < ISN_MS else found
 
     @staticmethod
     def _advance(flow: Flow, bits: int, seq: int, size: int) -> None:

@@ -417,15 +417,15 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
     if cb.seq == req.rcv_isn and flg == TCPHDR_SYN and not paws_reject:
         _retransmitted_syn(sk, skb, req, fastopen)
         return None
-    rst_first = flg & TCPHDR_RST and sk.sk_net.profile.request_rst_by_sequence
-    if flg & TCPHDR_ACK and not fastopen and not rst_first and cb.ack_seq != (req.snt_isn + 1) & MASK32:
+    ack_not_ours = flg & TCPHDR_ACK and cb.ack_seq != (req.snt_isn + 1) & MASK32
+    if ack_not_ours and not flg & TCPHDR_RST and not fastopen:
         return sk
     window_end = (req.rcv_nxt + req.rsk_rcv_wnd) & MASK32
     if paws_reject or tsecr_reject or not tcp_in_window(cb.seq, cb.end_seq, req.rcv_nxt, window_end):
         _unacceptable(sk, skb, req, flg, paws_reject, tsecr_reject)
         return None
     if flg & TCPHDR_RST and cb.seq != req.rcv_nxt:
-        if _send_ack_limited(sk, skb, req) and sk.sk_net.profile.request_rst_by_sequence:
+        if _send_ack_limited(sk, skb, req):
             NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPCHALLENGEACK)
         req.drop_reason = SKB_DROP_REASON_TCP_RESET
         return None

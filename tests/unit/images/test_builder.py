@@ -46,9 +46,15 @@ def test_build_has_kernel_programs_libraries_modules_and_init(
     image = build(host, cache, fake_recipe)
     found = content(image)
     assert image.kernel.read_bytes() == b"the kernel"
-    assert {"init", "bin/busybox", "bin/sh", "usr/bin/curl", "usr/bin/vnicbench", "lib64/ld.so.2"} <= set(
-        found
-    )
+    assert {
+        "init",
+        "bin/busybox",
+        "bin/sh",
+        "usr/bin/curl",
+        "usr/bin/vnicbench",
+        "usr/bin/vnicsock",
+        "lib64/ld.so.2",
+    } <= set(found)
     assert {"lib/x86_64-linux-gnu/libcurl.so.4", "lib/x86_64-linux-gnu/libc.so.6"} <= set(found)
     base = "/lib/modules/6.1.0-1-cloud-amd64/kernel"
     assert found["etc/modules.load"].decode().split() == [f"{base}/virtio.ko", f"{base}/virtio_net.ko"]
@@ -71,7 +77,11 @@ def test_build_manifest_records_packages_files_and_tools(
     assert packages["curl"]["sha256"] == hashlib.sha256(host.debs["curl"].content).hexdigest()
     assert {"libcurl4", "libc6", "linux-image-6.1.0-1-cloud-amd64"} <= set(packages)
     assert "adduser" not in packages
-    assert image.manifest["client"]["sha256"] == hashlib.sha256(b"static client").hexdigest()
+    assert set(image.manifest["clients"]) == {"/usr/bin/vnicbench", "/usr/bin/vnicsock"}
+    assert (
+        image.manifest["clients"]["/usr/bin/vnicbench"]["sha256"]
+        == hashlib.sha256(b"static client").hexdigest()
+    )
     assert image.manifest["tools"]["cc"] == "cc 12"
     assert image.manifest["modules"] == ["virtio", "virtio_net"]
     assert image.manifest["libraries"]["libcurl.so.4"] == "libcurl4"
@@ -131,7 +141,7 @@ def test_build_refresh_without_newer_versions_keeps_the_image(
 ) -> None:
     first = build(host, cache, fake_recipe)
     assert build(host, cache, fake_recipe, refresh=True) == first
-    assert host.count("cc") == 2  # one compilation and one --version
+    assert host.count("cc") == 3  # two compilations and one --version
 
 
 def test_build_host_without_lists_fetches_its_own(host: Any, cache: Cache, fake_recipe: Recipe) -> None:

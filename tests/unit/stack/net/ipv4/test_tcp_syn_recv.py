@@ -16,6 +16,7 @@ from stack.include.snmp import (
     LINUX_MIB_OUTOFWINDOWICMPS,
     LINUX_MIB_PAWSESTABREJECTED,
     LINUX_MIB_TCPACKSKIPPEDSYNRECV,
+    LINUX_MIB_TCPCHALLENGEACK,
     LINUX_MIB_TCPDEFERACCEPTDROP,
     LINUX_MIB_TCPSYNRETRANS,
     TCP_MIB_ATTEMPTFAILS,
@@ -184,6 +185,24 @@ def test_new_syn_recv_rst_in_the_window_draws_a_challenge(listen: Listen, peer: 
     conn.send("R", seq=100)
     conn.expect("A", seq=1, ack=1)
     assert members(net) == [TCP_NEW_SYN_RECV]
+
+
+def test_new_syn_recv_rst_in_the_window_counts_a_challenge(listen: Listen, peer: RawPeer, net: Stack) -> None:
+    listen()
+    conn, _ = request(peer)
+    conn.send("R", seq=2)
+    conn.expect("A", seq=1, ack=1)
+    assert net.mib.net_statistics[LINUX_MIB_TCPCHALLENGEACK] == 1
+
+
+def test_new_syn_recv_exact_rst_with_a_wrong_ack_resets(listen: Listen, peer: RawPeer, net: Stack) -> None:
+    sock = listen()
+    conn, _ = request(peer)
+    conn.send("RA", ack=99)
+    peer.expect_nothing()
+    assert members(net) == []
+    assert qlen(sock) == (0, 0)
+    assert net.mib.net_statistics[LINUX_MIB_EMBRYONICRSTS] == 1
 
 
 def test_new_syn_recv_rst_outside_the_window(listen: Listen, peer: RawPeer, net: Stack) -> None:

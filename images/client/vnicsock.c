@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vnicsock: makes the socket calls that it is told to, so that a program outside of the guest can use the guest's
+ * kernel as a server (or client) step by step.
+ *
+ *   vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC
+ *
+ * reads commands from standard input, one on a line, and answers each with one line, after which the call has been
+ * made: "@ok", "@ok VALUE..." or "@err ERRNO".  A line that it does not understand is "@bad".
+ *
+ *   begin                     a new network namespace, into which DEVICE moves; there it gets ADDRESS, and PEER a
+ *                             permanent neighbour entry.  Nothing of an earlier connection is left in it: no socket,
+ *                             no counter, no cached route, and every sysctl has its default.
+ *   end                       leaves the namespace: its sockets close, DEVICE comes back
+ *   sysctl NAME VALUE         NAME below /proc/sys/net; blanks in VALUE are "/".  "@ok same" if it had that value
+ *   counters                  /proc/net/snmp and netstat as "Group.Name=VALUE", those that are not 0
+ *   socket FAMILY TYPE        "@ok FD"; the socket does not block
+ *   setsockopt FD LEVEL NAME i:NUMBER | x:HEX
+ *   getsockopt FD LEVEL NAME SIZE          "@ok HEX"
+ *   bind FD ADDRESS PORT, connect FD ADDRESS PORT, listen FD BACKLOG, shutdown FD HOW, close FD
+ *   accept FD                 "@ok FD ADDRESS PORT"; it does not block either
+ *   recv FD SIZE FLAGS        "@ok x:HEX"
+ *   send FD FLAGS x:HEX       "@ok NUMBER"
+ *   ioctl FD REQUEST          "@ok NUMBER": for requests that give an int
+ *
+ * One process per namespace: "begin" forks, the child serves until "end", its exit ends the namespace.  The child
+ * moves the device back itself, so that nobody waits for the kernel to take the namespace down.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_link.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { LINE = 1 << 18, WORDS = 8, FILE_SIZE = 1 << 15 };
+
+struct setup {
+	const char *device;
+	char address[64];
+	unsigned prefix;
+	const char *peer;
+	unsigned char mac[6];
+};
+
+static char line[LINE];
+static unsigned char data[LINE / 2];
+
+static void answer_errno(void)
+{
+	printf("@err %d\n", errno);
+}
+
+static void answer_result(long result)
+{
+	if (result < 0)
+		answer_errno();
+	else
+		printf("@ok %ld\n", result);
+}
+
+/* -- the device and its namespace ------------------------------------------------------------------------------- */
+
+static int move_device(const char *device, int namespace)
+{
+	struct {
+		struct nlmsghdr head;
+		struct ifinfomsg info;
+		char attributes[64];
+	} request = {0};
+	struct {
+		struct nlmsghdr head;
+		struct nlmsgerr error;
+	} reply;
+	struct rtattr *attribute;
+	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+	ssize_t got = -1;
+
+	if (s < 0)
+		return -1;
+	request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.info) + RTA_LENGTH(sizeof namespace);
+	request.head.nlmsg_type = RTM_NEWLINK;
+	request.head.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+	request.info.ifi_index = (int)if_nametoindex(device);
+	attribute = (struct rtattr *)((char *)&request + NLMSG_LENGTH(sizeof request.info));
+	attribute->rta_type = IFLA_NET_NS_FD;
+	attribute->rta_len = RTA_LENGTH(sizeof namespace);
+	memcpy(RTA_DATA(attribute), &namespace, sizeof namespace);
+	if (send(s, &request, request.head.nlmsg_len, 0) >= 0)
+		got = recv(s, &reply, sizeof reply, 0);
+	close(s);
+	if (got < (ssize_t)sizeof reply)
+		return -1;
+	errno = -reply.error.error;
+	return reply.error.error ? -1 : 0;
+}
+
+static int set_up(int s, const char *device, short flags)
+{
+	struct ifreq request = {0};
+
+	snprintf(request.ifr_name, IFNAMSIZ, "%s", device);
+	if (ioctl(s, SIOCGIFFLAGS, &request) < 0)
+		return -1;
+	request.ifr_flags |= flags;
+	return ioctl(s, SIOCSIFFLAGS, &request);
+}
+
+static int set_address(int s, const struct setup *setup)
+{
+	struct ifreq request = {0};
+	struct sockaddr_in *where = (struct sockaddr_in *)&request.ifr_addr;
+
+	snprintf(request.ifr_name, IFNAMSIZ, "%s", setup->device);
+	where->sin_family = AF_INET;
+	inet_pton(AF_INET, setup->address, &where->sin_addr);
+	if (ioctl(s, SIOCSIFADDR, &request) < 0)
+		return -1;
+	where->sin_addr.s_addr = htonl(~0u << (32 - setup->prefix));
+	return ioctl(s, SIOCSIFNETMASK, &request);
+}
+
+static int set_neighbour(int s, const struct setup *setup)
+{
+	struct arpreq request = {.arp_flags = ATF_COM | ATF_PERM};
+	struct sockaddr_in *where = (struct sockaddr_in *)&request.arp_pa;
+
+	where->sin_family = AF_INET;
+	inet_pton(AF_INET, setup->peer, &where->sin_addr);
+	request.arp_ha.sa_family = ARPHRD_ETHER;
+	memcpy(request.arp_ha.sa_data, setup->mac, sizeof setup->mac);
+	snprintf(request.arp_dev, sizeof request.arp_dev, "%s", setup->device);
+	return ioctl(s, SIOCSARP, &request);
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	ssize_t written = fd < 0 ? -1 : write(fd, text, strlen(text));
+	int problem = errno;
+
+	if (fd >= 0)
+		close(fd);
+	errno = problem;
+	return written < 0 ? -1 : 0;
+}
+
+static int configure(const struct setup *setup)
+{
+	int s = socket(AF_INET, SOCK_DGRAM, 0);
+	int result = s < 0 || set_up(s, "lo", IFF_UP) < 0 || set_address(s, setup) < 0 ||
+		     set_up(s, setup->device, IFF_UP | IFF_RUNNING) < 0 || set_neighbour(s, setup) < 0;
+
+	if (s >= 0)
+		close(s);
+	return result ? -1 : 0;
+}
+
+/* -- files of /proc ---------------------------------------------------------------------------------------------- */
+
+static ssize_t read_file(const char *path, char *into, size_t size)
+{
+	int fd = open(path, O_RDONLY);
+	size_t have = 0;
+	ssize_t got = -1;
+
+	if (fd < 0)
+		return -1;
+	while (have + 1 < size && (got = read(fd, into + have, size - 1 - have)) > 0)
+		have += (size_t)got;
+	close(fd);
+	into[have] = 0;
+	return got < 0 ? -1 : (ssize_t)have;
+}
+
+/* One kind of blank, and no newline at the end. */
+static void normalise(char *text)
+{
+	text[strcspn(text, "\n")] = 0;
+	for (; *text; text++)
+		if (*text == '\t' || *text == '/')
+			*text = ' ';
+}
+
+static void command_sysctl(const char *name, char *value)
+{
+	char path[256], have[256];
+
+	snprintf(path, sizeof path, "/proc/sys/net/%s", name);
+	if (read_file(path, have, sizeof have) < 0) {
+		answer_errno();
+		return;
+	}
+	normalise(have);
+	normalise(value);
+	if (!strcmp(have, value))
+		printf("@ok same\n");
+	else if (write_file(path, value) < 0)
+		answer_errno();
+	else
+		printf("@ok set\n");
+}
+
+/* Two lines each: "Group: Name Name ..." and "Group: 0 0 ...". */
+static void print_counters(char *text)
+{
+	char *next_name, *next_value, *group, *name, *value, *names, *values;
+
+	while ((names = strsep(&text, "\n")) && *names && (values = strsep(&text, "\n"))) {
+		group = strtok_r(names, ": ", &next_name);
+		strtok_r(values, ": ", &next_value);
+		while ((name = strtok_r(NULL, " ", &next_name)) && (value = strtok_r(NULL, " ", &next_value)))
+			if (strcmp(value, "0"))
+				printf(" %s.%s=%s", group, name, value);
+	}
+}
+
+static void command_counters(void)
+{
+	static char text[FILE_SIZE];
+
+	printf("@ok");
+	if (read_file("/proc/net/snmp", text, sizeof text) > 0)
+		print_counters(text);
+	if (read_file("/proc/net/netstat", text, sizeof text) > 0)
+		print_counters(text);
+	printf("\n");
+}
+
+/* -- socket calls ------------------------------------------------------------------------------------------------- */
+
+static int address_of(const char *text, const char *port, struct sockaddr_storage *into)
+{
+	struct sockaddr_in *v4 = (struct sockaddr_in *)into;
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)into;
+
+	memset(into, 0, sizeof *into);
+	if (inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
+		v4->sin_family = AF_INET;
+		v4->sin_port = htons((uint16_t)atoi(port));
+		return sizeof *v4;
+	}
+	if (inet_pton(AF_INET6, text, &v6->sin6_addr) != 1)
+		return -1;
+	v6->sin6_family = AF_INET6;
+	v6->sin6_port = htons((uint16_t)atoi(port));
+	return sizeof *v6;
+}
+
+static ssize_t from_hex(const char *text)
+{
+	size_t length = strlen(text) / 2, i;
+
+	for (i = 0; i < length && i < sizeof data; i++)
+		if (sscanf(text + 2 * i, "%2hhx", &data[i]) != 1)
+			return -1;
+	return (ssize_t)i;
+}
+
+static void answer_hex(ssize_t size)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	if (size < 0) {
+		answer_errno();
+		return;
+	}
+	printf("@ok x:");
+	for (ssize_t i = 0; i < size; i++) {
+		putchar(digits[data[i] >> 4]);
+		putchar(digits[data[i] & 15]);
+	}
+	printf("\n");
+}
+
+static void command_accept(int fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t size = sizeof peer;
+	char text[INET6_ADDRSTRLEN];
+	int child = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK);
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)&peer;
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&peer;
+
+	if (child < 0) {
+		answer_errno();
+		return;
+	}
+	if (peer.ss_family == AF_INET)
+		inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+	else
+		inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+	printf("@ok %d %s %u\n", child, text, ntohs(peer.ss_family == AF_INET ? v4->sin_port : v6->sin6_port));
+}
+
+static void command_option(int fd, int level, int name, const char *value)
+{
+	int number = atoi(value + 2);
+	ssize_t size = *value == 'i' ? (ssize_t)sizeof number : from_hex(value + 2);
+
+	if (size < 0)
+		printf("@bad\n");
+	else
+		answer_result(setsockopt(fd, level, name, *value == 'i' ? (void *)&number : data, (socklen_t)size));
+}
+
+static void command_get_option(int fd, int level, int name, socklen_t size)
+{
+	answer_hex(getsockopt(fd, level, name, data, &size) < 0 ? -1 : (ssize_t)size);
+}
+
+static void command_address(int fd, const char *call, const char *address, const char *port)
+{
+	struct sockaddr_storage where;
+	int size = address_of(address, port, &where);
+
+	if (size < 0)
+		printf("@bad\n");
+	else if (*call == 'b')
+		answer_result(bind(fd, (struct sockaddr *)&where, (socklen_t)size));
+	else
+		answer_result(connect(fd, (struct sockaddr *)&where, (socklen_t)size));
+}
+
+static void command_recv(int fd, size_t size, int flags)
+{
+	answer_hex(recv(fd, data, size < sizeof data ? size : sizeof data, flags | MSG_DONTWAIT));
+}
+
+static void command_send(int fd, int flags, const char *hex)
+{
+	ssize_t size = from_hex(hex);
+
+	if (size < 0)
+		printf("@bad\n");
+	else
+		answer_result(send(fd, data, (size_t)size, flags | MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+static void command_ioctl(int fd, unsigned long request)
+{
+	int value = 0;
+
+	if (ioctl(fd, request, &value) < 0)
+		answer_errno();
+	else
+		printf("@ok %d\n", value);
+}
+
+static int is(const char *word, int words, const char *name, int wanted)
+{
+	return words == wanted && !strcmp(word, name);
+}
+
+static void command(char **word, int n)
+{
+	int fd = n > 1 ? atoi(word[1]) : -1;
+
+	if (is(word[0], n, "sysctl", 3))
+		command_sysctl(word[1], word[2]);
+	else if (is(word[0], n, "counters", 1))
+		command_counters();
+	else if (is(word[0], n, "socket", 3))
+		answer_result(socket(fd, atoi(word[2]) | SOCK_NONBLOCK, 0));
+	else if (is(word[0], n, "setsockopt", 5))
+		command_option(fd, atoi(word[2]), atoi(word[3]), word[4]);
+	else if (is(word[0], n, "getsockopt", 5))
+		command_get_option(fd, atoi(word[2]), atoi(word[3]), (socklen_t)atoi(word[4]));
+	else if (is(word[0], n, "bind", 4) || is(word[0], n, "connect", 4))
+		command_address(fd, word[0], word[2], word[3]);
+	else if (is(word[0], n, "listen", 3))
+		answer_result(listen(fd, atoi(word[2])));
+	else if (is(word[0], n, "accept", 2))
+		command_accept(fd);
+	else if (is(word[0], n, "recv", 4))
+		command_recv(fd, (size_t)atol(word[2]), atoi(word[3]));
+	else if (is(word[0], n, "send", 4) && !strncmp(word[3], "x:", 2))
+		command_send(fd, atoi(word[2]), word[3] + 2);
+	else if (is(word[0], n, "shutdown", 3))
+		answer_result(shutdown(fd, atoi(word[2])));
+	else if (is(word[0], n, "close", 2))
+		answer_result(close(fd));
+	else if (is(word[0], n, "ioctl", 3))
+		command_ioctl(fd, strtoul(word[2], NULL, 0));
+	else
+		printf("@bad\n");
+}
+
+/* -- the loop --------------------------------------------------------------------------------------------------- */
+
+/* How many words the next line has; -1 at the end of the input. */
+static int next_line(char **word)
+{
+	char *rest = line;
+	int n = 0;
+
+	if (!fgets(line, sizeof line, stdin))
+		return -1;
+	while (n < WORDS && (word[n] = strtok_r(n ? NULL : line, " \n", &rest)))
+		n++;
+	return n;
+}
+
+static int serve_namespace(const struct setup *setup)
+{
+	char *word[WORDS];
+	int home = open("/proc/self/ns/net", O_RDONLY), mine, n, failed;
+
+	if (home < 0 || unshare(CLONE_NEWNET) < 0 || (mine = open("/proc/self/ns/net", O_RDONLY)) < 0 ||
+	    setns(home, CLONE_NEWNET) < 0 || move_device(setup->device, mine) < 0 || setns(mine, CLONE_NEWNET) < 0) {
+		answer_errno();
+		return 0;
+	}
+	write_file("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+	failed = configure(setup) < 0;
+	if (failed)
+		answer_errno();
+	else
+		printf("@ok\n");
+	while (!failed && (n = next_line(word)) >= 0 && !is(n ? word[0] : "", n, "end", 1))
+		if (n)
+			command(word, n);
+	answer_result(move_device(setup->device, home));
+	return 0;
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC < commands\n");
+	return 2;
+}
+
+/* A terminal's lines end at 4095 bytes, and it echoes. */
+static void plain_terminal(void)
+{
+	struct termios terminal;
+
+	if (tcgetattr(STDIN_FILENO, &terminal) == 0) {
+		terminal.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+		tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+	}
+}
+
+static int parse(struct setup *setup, char **argv)
+{
+	unsigned char *m = setup->mac;
+	struct in_addr ignored;
+
+	setup->device = argv[1];
+	setup->peer = argv[3];
+	return sscanf(argv[2], "%63[0-9.]/%u", setup->address, &setup->prefix) == 2 && setup->prefix > 0 &&
+	       setup->prefix <= 32 && inet_pton(AF_INET, setup->address, &ignored) == 1 &&
+	       inet_pton(AF_INET, setup->peer, &ignored) == 1 && if_nametoindex(setup->device) &&
+	       sscanf(argv[4], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6;
+}
+
+int main(int argc, char **argv)
+{
+	struct setup setup = {0};
+	char *word[WORDS];
+	int n;
+	pid_t child;
+
+	if (argc != 5 || !parse(&setup, argv))
+		return usage();
+	setvbuf(stdout, NULL, _IOLBF, 1 << 16);
+	setvbuf(stdin, NULL, _IONBF, 0); /* the child must not lose what the parent has read ahead */
+	plain_terminal();
+	printf("@ready\n");
+	while ((n = next_line(word)) >= 0) {
+		if (!is(n ? word[0] : "", n, "begin", 1)) {
+			if (n)
+				printf("@bad\n");
+			continue;
+		}
+		child = fork();
+		if (child < 0)
+			answer_errno();
+		else if (!child)
+			return serve_namespace(&setup);
+		else
+			waitpid(child, NULL, 0);
+	}
+	return 0;
+}
