@@ -35,7 +35,15 @@ from typing import TYPE_CHECKING, Any
 
 from stack.clock import Clock
 from stack.include.inet_sock import inet_sock
-from stack.include.ip import ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, MAX_INET_PROTOS, net_protocol
+from stack.include.ip import (
+    ETH_P_IPV6,
+    IPPROTO_ICMP,
+    IPPROTO_IGMP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    MAX_INET_PROTOS,
+    net_protocol,
+)
 from stack.include.ipv6 import inet6_protocol
 from stack.include.neighbour import neigh_table
 from stack.include.net import files_struct
@@ -48,7 +56,7 @@ from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
-from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, inet_fragment, protocol, tcp_ipv4, udp
+from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, igmp, inet_fragment, protocol, tcp_ipv4, udp
 from stack.net.ipv6 import addrconf, exthdrs, ip6_input, ndisc, radv, reassembly, tcp_ipv6
 from stack.net.ipv6 import icmp as icmpv6
 from stack.net.ipv6 import protocol as protocol6
@@ -146,6 +154,7 @@ class Stack:
         icmp.icmp_sk_init(self)
         udp.udp_init(self)
         protocol.inet_add_protocol(self, icmp.icmp_protocol, IPPROTO_ICMP)
+        protocol.inet_add_protocol(self, igmp.igmp_protocol, IPPROTO_IGMP)
         protocol.inet_add_protocol(self, udp.udp_protocol, IPPROTO_UDP)
         tcp_ipv4.tcp_sk_init(self)
         protocol.inet_add_protocol(self, tcp_ipv4.tcp_protocol, IPPROTO_TCP)

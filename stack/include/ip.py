@@ -26,6 +26,7 @@ ETH_ZLEN: Final = 60
 
 IPPROTO_IP: Final = 0
 IPPROTO_ICMP: Final = 1
+IPPROTO_IGMP: Final = 2
 IPPROTO_TCP: Final = 6
 IPPROTO_UDP: Final = 17
 IPPROTO_IPV6: Final = 41

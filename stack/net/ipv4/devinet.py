@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from stack.include.dst import RTN_LOCAL
 from stack.include.ip import in_aton, in_ntoa, ipv4_is_loopback
 from stack.include.netdevice import IFF_LOOPBACK
-from stack.net.ipv4 import arp, fib_frontend
+from stack.net.ipv4 import arp, fib_frontend, igmp
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -45,10 +45,12 @@ class in_device:
         "cnf_route_localnet",
         "cnf_rp_filter",
         "ifa_list",
+        "mc_list",
     )
 
     def __init__(self, rp_filter: int) -> None:
         self.ifa_list: list[in_ifaddr] = []
+        self.mc_list: list[int] = []
         self.cnf_rp_filter = rp_filter
         self.cnf_accept_local = 0
         self.cnf_route_localnet = 0
@@ -73,6 +75,7 @@ def inetdev_init(net: Stack, dev: net_device) -> in_device:
     if in_dev is None:
         in_dev = in_device(net.ipv4.sysctl_rp_filter)
         dev.ip_ptr = in_dev
+        igmp.ip_mc_up(in_dev)
     return in_dev
 
 

@@ -238,7 +238,8 @@ def icmp_push_reply(
     if isinstance(skb, int):
         ICMP_INC_STATS(net, ICMP_MIB_OUTERRORS)
         return
-    icmp_out_count(net, icmp_type)
+    # Linux counts each answer as an echo reply, one to a time stamp request too (measured).
+    icmp_out_count(net, ICMP_ECHOREPLY if icmp_type == ICMP_TIMESTAMPREPLY else icmp_type)
     ip_output.ip_send_skb(net, skb)
 
 

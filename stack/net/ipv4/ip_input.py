@@ -21,7 +21,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_OTHERHOST,
     SKB_DROP_REASON_PKT_TOO_SMALL,
 )
-from stack.include.dst import RTN_BROADCAST
+from stack.include.dst import RTN_BROADCAST, RTN_MULTICAST
 from stack.include.ip import (
     ICMP_DEST_UNREACH,
     ICMP_PARAMETERPROB,
@@ -40,6 +40,8 @@ from stack.include.snmp import (
     IPSTATS_MIB_INBCASTPKTS,
     IPSTATS_MIB_INDELIVERS,
     IPSTATS_MIB_INHDRERRORS,
+    IPSTATS_MIB_INMCASTOCTETS,
+    IPSTATS_MIB_INMCASTPKTS,
     IPSTATS_MIB_INOCTETS,
     IPSTATS_MIB_INPKTS,
     IPSTATS_MIB_INTRUNCATEDPKTS,
@@ -143,6 +145,8 @@ def ip_rcv_finish_core(net: Stack, skb: sk_buff) -> bool:
     rt = cast("rtable", skb._skb_refdst)
     if rt.rt_type == RTN_BROADCAST:
         IP_UPD_PO_STATS(net, IPSTATS_MIB_INBCASTPKTS, IPSTATS_MIB_INBCASTOCTETS, skb.len)
+    elif rt.rt_type == RTN_MULTICAST:
+        IP_UPD_PO_STATS(net, IPSTATS_MIB_INMCASTPKTS, IPSTATS_MIB_INMCASTOCTETS, skb.len)
     return True
 
 

@@ -54,7 +54,7 @@ from stack.include.sock import AF_INET
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies
 from stack.net.core import skbuff
-from stack.net.ipv4 import devinet, fib_frontend, ip_input, ip_output
+from stack.net.ipv4 import devinet, fib_frontend, igmp, ip_input, ip_output
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -330,7 +330,7 @@ def ip_route_input(skb: sk_buff, daddr: int, saddr: int, tos: int, dev: net_devi
 def ip_route_input_slow(net: Stack, daddr: int, saddr: int, dev: net_device) -> rtable | int:
     """Refuse martians (RFC 1812, section 5.3.7), then find out whether the packet is ours."""
     if ipv4_is_multicast(daddr):
-        return SKB_DROP_REASON_IP_INVALID_DEST  # ip_rcv_finish has dealt with those that are ours
+        return ip_route_input_mc(net, daddr, saddr, dev)
     if ipv4_is_multicast(saddr) or ipv4_is_lbcast(saddr):
         return SKB_DROP_REASON_IP_INVALID_SOURCE
     if ipv4_is_lbcast(daddr) or (saddr == 0 and daddr == 0):
@@ -350,6 +350,18 @@ def ip_route_input_slow(net: Stack, daddr: int, saddr: int, dev: net_device) -> 
         reason = _validate_source(net, saddr, dev)
         return reason or _mkroute_input(net, daddr, dev, RTN_LOCAL, RTCF_LOCAL)
     return _mkroute_input(net, daddr, dev, RTN_UNREACHABLE, 0)
+
+
+def ip_route_input_mc(net: Stack, daddr: int, saddr: int, dev: net_device) -> rtable | int:
+    """To a group of the device's, from an address that can be a sender's (ip_mc_validate_source)."""
+    in_dev = devinet.in_dev_get(dev)
+    if in_dev is None or not igmp.ip_check_mc(in_dev, daddr):
+        return SKB_DROP_REASON_IP_INVALID_DEST
+    if ipv4_is_multicast(saddr) or ipv4_is_lbcast(saddr) or ipv4_is_loopback(saddr):
+        return SKB_DROP_REASON_IP_INVALID_SOURCE
+    if not ipv4_is_zeronet(saddr) and (reason := _validate_source(net, saddr, dev)):
+        return reason
+    return _mkroute_input(net, daddr, dev, RTN_MULTICAST, RTCF_MULTICAST | RTCF_LOCAL)
 
 
 def _validate_source(net: Stack, saddr: int, dev: net_device) -> int:

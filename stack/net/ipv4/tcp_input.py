@@ -2802,8 +2802,15 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
         tcp_data_snd_check(sk)
         sk.rcv_rtt_last_tsecr = rx_opt.rcv_tsecr
         return True
+    # The kernel leaves data that exceed the forward allocation to the slow path.  It ends the same, but for an old ACK
+    # that the slow path would refuse: so only those go there.
     truesize = skb.truesize
-    if truesize > sk.sk_rcvbuf - sk.sk_rmem_alloc or not sk_rmem_schedule(sk, skb, truesize):
+    predicted = truesize <= sk.sk_forward_alloc
+    if not predicted and (
+        before(cb.ack_seq, sk.snd_una)
+        or truesize > sk.sk_rcvbuf - sk.sk_rmem_alloc
+        or not sk_rmem_schedule(sk, skb, truesize)
+    ):
         return False
     net = sk.sk_net
     if net.profile.beyond_window_dropped and tcp_sequence(sk, cb.seq, cb.end_seq, th.flags):
@@ -2812,7 +2819,8 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
         if sk.rcv_nxt == sk.rcv_wup:
             tcp_store_ts_recent(sk)
         tcp_rcv_rtt_measure_ts(sk, skb)
-    NET_INC_STATS(net, LINUX_MIB_TCPHPHITS)
+    if predicted:
+        NET_INC_STATS(net, LINUX_MIB_TCPHPHITS)
     rx_opt.dsack = False
     skb_pull(skb, tcp_header_len)
     tcp_queue_rcv(sk, skb)

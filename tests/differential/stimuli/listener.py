@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.differential.script import listen, seg, stimulus, syn
+from tests.differential.script import icmp, ip, listen, seg, stimulus, syn, udp
 
 L = listen()
 
@@ -85,6 +85,17 @@ STIMULI = [
     stimulus("ip-dst-broadcast", L, syn(dst="10.0.2.255")),
     stimulus("ip-dst-all-ones", L, syn(dst="255.255.255.255")),
     stimulus("ip-dst-multicast", L, syn(dst="224.0.0.1")),
+    stimulus("ip-dst-multicast-other", L, syn(dst="239.1.2.3")),
+    stimulus("ip-dst-multicast-from-outside", L, syn(dst="224.0.0.1", src="192.0.2.1")),
+    stimulus("ip-dst-multicast-from-nobody", udp(9, b"x", dst="224.0.0.1", src="0.0.0.0")),
+    stimulus("ip-dst-multicast-udp", udp(9, b"x", dst="224.0.0.1")),
+    stimulus("ip-dst-multicast-ping", icmp(8, 0, data=b"ping", dst="224.0.0.1")),
+    stimulus(
+        "ip-dst-multicast-ping-on", icmp(8, 0, data=b"ping", dst="224.0.0.1"), icmp_echo_ignore_broadcasts=0
+    ),
+    stimulus("igmp-query", ip(2, bytes.fromhex("1164ee9b00000000"), dst="224.0.0.1", ttl=1)),
+    stimulus("igmp-bad-checksum", ip(2, bytes.fromhex("1164ffff00000000"), dst="224.0.0.1", ttl=1)),
+    stimulus("igmp-short", ip(2, bytes.fromhex("1164"), dst="224.0.0.1", ttl=1)),
     stimulus("ip-dst-other", L, syn(dst="10.0.2.77")),
     stimulus("ip-dst-loopback", L, syn(dst="127.0.0.1")),
     stimulus("ttl-sysctl", L, syn(), ip_default_ttl=33),

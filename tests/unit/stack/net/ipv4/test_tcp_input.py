@@ -474,9 +474,31 @@ def test_established_urgent_byte_inline_stops_one_read_and_is_over(established: 
     assert e.sock.recv(100) == b"cd"
     assert e.sk.urg_data == 0
     predicted = mib(e, LINUX_MIB_TCPHPHITS)
-    e.conn.send("PA", b"plain")
+    for _ in range(3):  # the first one makes the forward allocation large enough
+        e.conn.send("PA", b"plain")
+        e.sim.settle()
+    assert mib(e, LINUX_MIB_TCPHPHITS) == predicted + 2
+
+
+def test_established_data_with_an_ack_too_old_is_dropped_before_the_forward_allocation_has_room(
+    established: Make,
+) -> None:
+    e = established()
+    e.conn.send("PA", b"hello", ack=-70000)
     e.sim.settle()
-    assert mib(e, LINUX_MIB_TCPHPHITS) == predicted + 1
+    assert e.sk.rcv_nxt == (e.conn.isn + 1) & 0xFFFFFFFF
+    with pytest.raises(BlockingIOError):
+        e.sock.recv(100)
+
+
+def test_established_data_with_an_ack_too_old_is_taken_by_header_prediction(established: Make) -> None:
+    e = established()
+    for _ in range(2):
+        e.conn.send("PA", b"hello")
+        e.sim.settle()
+    e.conn.send("PA", b"again", ack=-70000)
+    e.sim.settle()
+    assert e.sock.recv(100) == b"hellohelloagain"
 
 
 # -- closing ------------------------------------------------------------------------------------------
