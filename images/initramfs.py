@@ -35,7 +35,7 @@ OURS = {
     "protocols": ("etc/protocols", 0o644),
 }
 _EMPTY_DIRS = ("dev", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/run", "etc/iproute2")
-CLIENTS = ("vnicbench", "vnicsock")
+CLIENTS = ("vnicbench", "vnicflood", "vnicsock")
 """Programs of our own, from client/NAME.c."""
 
 

@@ -62,7 +62,7 @@ from stack.include.sk_buff import Buffer
 from stack.include.sock import RCV_SHUTDOWN
 from stack.net import socket as net_socket
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import tcp
+from stack.net.ipv4 import proc, tcp
 from stack.net.ipv6.ipv6_sockglue import SOL_IPV6
 from stack.stack import Stack
 
@@ -379,8 +379,8 @@ class _StackTransport(transports._FlowControlMixin):
 class StackStreamTransport(_StackTransport):
     """A TCP connection as an asyncio.Transport.
 
-    ``get_extra_info`` knows 'peername', 'sockname', 'socket' (a stack.api.bsd.Socket) and 'tcp_info' (what TCP_INFO
-    says now, None once closed)."""
+    ``get_extra_info`` knows 'peername', 'sockname', 'socket' (a stack.api.bsd.Socket), 'tcp_info' (what TCP_INFO
+    says now, None once closed) and 'proc_net' (the stack's files of /proc/net by name, as text)."""
 
     _start_tls_compatible = True
     _sendfile_compatible = (
@@ -401,6 +401,8 @@ class StackStreamTransport(_StackTransport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "tcp_info":
             return default if self._lost else tcp.tcp_get_info(self._sk)
+        if name == "proc_net":
+            return proc.proc_net(self._sk.sk_net)
         return super().get_extra_info(name, default)
 
     def _process(self) -> None:

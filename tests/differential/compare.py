@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tests.differential.allowed import ALLOWED
@@ -13,14 +14,34 @@ MS_TOLERANCE = 25.0  # of when an answer comes, and of a TSval
 MS_RATIO = 0.1
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What one stimulus showed on one side."""
+
+    differences: list[str]  # that allowed.py does not list
+    allowed: list[str]  # fields that differ and may
+
+    def text(self) -> str:
+        """In a table: "same", "same but for win", "differs"."""
+        if self.differences:
+            return "**differs**"
+        return f"same but for {', '.join(self.allowed)}" if self.allowed else "same"
+
+
 def compare(name: str, ours: Outcome, real: Outcome, side: str = "host") -> list[str]:
     """Every difference of that ``side`` (see Allowed) that ``allowed.py`` does not list; empty if there is none."""
+    return judge(name, ours, real, side).differences
+
+
+def judge(name: str, ours: Outcome, real: Outcome, side: str) -> Verdict:
+    """Both kinds of differences."""
     if "error" in real:
-        return [f"no outcome of the kernel: {real['error']}"]
+        return Verdict([f"no outcome of the kernel: {real['error']}"], [])
     found = _calls(ours["calls"], real["calls"]) + _answers(ours["answers"], real["answers"])
     found += _mib(ours["mib"], real["mib"])
     found += [("sysctl", f"sysctl {text}") for text in real["sysctl"]]
-    return [text for field, text in found if not any(a.covers(side, name, field) for a in ALLOWED)]
+    may = {field for field, _ in found if any(a.covers(side, name, field) for a in ALLOWED)}
+    return Verdict([text for field, text in found if field not in may], sorted(may))
 
 
 def _calls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from stack.profile import PROFILES
 from tests.differential.allowed import OPEN
-from tests.differential.compare import compare
+from tests.differential.compare import Verdict, judge
 from tests.differential.docs import MARK, PATH, generated
 from tests.differential.ours import run_ours
 from tests.differential.table import GROUPS, TABLE
@@ -60,17 +61,20 @@ def _real(names: list[str]) -> dict[str, Any]:
 
 @pytest.mark.root
 @pytest.mark.slow
+@pytest.mark.stimuli
 @pytest.mark.parametrize("group", sorted(GROUPS))
-def test_answers_and_counters_are_the_hosts_kernels(group: str) -> None:
+def test_answers_and_counters_are_the_hosts_kernels(
+    group: str, record_property: Callable[[str, object], None]
+) -> None:
     reason = _why_not()
     if reason is not None:
         pytest.skip(reason)
     left = list(GROUPS[group])
-    found: dict[str, list[str]] = {}
+    found: dict[str, Verdict] = {}
     for _ in range(TRIES):
         real = _real(left)
-        found = {name: compare(name, run_ours(TABLE[name], _profile()), real[name]) for name in left}
-        left = [name for name in left if found[name]]
+        found |= {name: judge(name, run_ours(TABLE[name], _profile()), real[name], "host") for name in left}
+        left = [name for name in left if found[name].differences]
         if all(name in OPEN for name in left):
             break
     for name in sorted(OPEN.keys() & set(GROUPS[group]) - set(left)):
@@ -80,7 +84,8 @@ def test_answers_and_counters_are_the_hosts_kernels(group: str) -> None:
         warnings.warn(f"the host is too busy to judge {', '.join(late)}", stacklevel=1)
         left = [name for name in left if name not in late]
     assert len(late) <= len(GROUPS[group]) // 10, f"the host is too busy: {late}"
-    texts = [f"{name}:\n  " + "\n  ".join(found[name]) for name in left if name not in OPEN]
+    record_property("stimuli", (_profile(), {name: verdict.text() for name, verdict in found.items()}))
+    texts = [f"{name}:\n  " + "\n  ".join(found[name].differences) for name in left if name not in OPEN]
     assert not texts, "\n" + "\n".join(texts)
 
 

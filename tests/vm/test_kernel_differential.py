@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from stack.profile import PROFILES
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.allowed import OPEN
-from tests.differential.compare import compare
+from tests.differential.compare import Verdict, judge
 from tests.differential.guest import GuestServer, booted
 from tests.differential.ours import run_ours
 from tests.differential.script import Stimulus
@@ -54,28 +54,31 @@ def server(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _differs(server: GuestServer, stimulus: Stimulus) -> tuple[list[str], float]:
-    """What differs each time, and how late the guest was the last time."""
+def _judge(server: GuestServer, stimulus: Stimulus) -> tuple[Verdict, float]:
+    """The best verdict, and how late the guest was the last time."""
     ours = run_ours(stimulus, server.profile)
-    found: list[str] = []
-    late = 0.0
     for _ in range(TRIES):
         real = server.run(stimulus)
-        found, late = compare(stimulus.name, ours, real, "guest"), real["late"]
-        if not found or stimulus.name in OPEN:
+        verdict = judge(stimulus.name, ours, real, "guest")
+        if not verdict.differences or stimulus.name in OPEN:
             break
-    return found, late
+    return verdict, real["late"]
 
 
+@pytest.mark.stimuli
 @pytest.mark.parametrize("group", sorted(GROUPS))
-def test_answers_and_counters_are_the_guests_kernels(server: GuestServer, group: str) -> None:
-    texts, late = [], []
+def test_answers_and_counters_are_the_guests_kernels(
+    server: GuestServer, group: str, record_property: Callable[[str, object], None]
+) -> None:
+    texts, late, verdicts = [], [], {}
     for name in GROUPS[group]:
-        found, ms = _differs(server, TABLE[name])
+        verdict, ms = _judge(server, TABLE[name])
+        found, verdicts[name] = verdict.differences, verdict.text()
         if not found and name in OPEN:
             warnings.warn(f"{name} is listed as open and does not differ in the guest", stacklevel=1)
         elif found and name not in OPEN:
             (late if ms > LATE_MS else texts).append(f"{name}:\n  " + "\n  ".join(found))
+    record_property("stimuli", (server.profile, verdicts))
     if late:
         warnings.warn("the guest is too slow to judge:\n" + "\n".join(late), stacklevel=1)
     assert len(late) <= len(GROUPS[group]) // 10, f"the guest is too slow: {late}"

@@ -6,6 +6,7 @@ GET  /                     this connection: addresses, ports, options, and struc
                            text, HTML or JSON by the Accept header
 GET  /bytes/N              N bytes (services/content.py); X-SHA256 and X-CRC32 headers tell their checksums beforehand
 PUT or POST /upload        takes any body and answers its length and SHA-256
+GET  /proc/net/NAME        the server's counters as Linux shows its own: snmp, netstat, sockstat
 HEAD                       wherever GET works
 =========================  =========================================================================================
 
@@ -65,6 +66,7 @@ class Http:
         app.router.add_get("/bytes/{count}", self._bytes)
         app.router.add_put("/upload", self._upload)
         app.router.add_post("/upload", self._upload)
+        app.router.add_get("/proc/net/{name}", self._proc_net)
         return app
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -74,6 +76,14 @@ class Http:
             return web.json_response({"schema": 1, **{name: dict(rows) for name, rows in facts.items()}})
         text = _as_html(facts) if kind == "text/html" else _as_text(facts)
         return web.Response(text=text, content_type=kind)
+
+    async def _proc_net(self, request: web.Request) -> web.Response:
+        transport, name = request.transport, request.match_info["name"]
+        files = (transport and transport.get_extra_info("proc_net")) or {}
+        if name not in files:
+            there = ", ".join(sorted(files)) or "nothing: the host's own TCP carries this connection"
+            raise web.HTTPNotFound(text=f"404: no file {name[:40]!r} in /proc/net; there is {there}\n")
+        return web.Response(text=files[name])
 
     async def _bytes(self, request: web.Request) -> web.StreamResponse:
         length = _parse_count(request.match_info["count"])
@@ -110,8 +120,9 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except web.HTTPException as error:
-        if error.status == 404:
-            error.text = f"404: {request.path} is not here; there are /, /bytes/N and /upload (PUT or POST)\n"
+        if error.status == 404 and not request.path.startswith("/proc/net/"):
+            there = "/, /bytes/N, /upload (PUT or POST) and /proc/net/NAME"
+            error.text = f"404: {request.path} is not here; there are {there}\n"
         elif error.text is not None and not error.text.endswith("\n"):
             error.text += "\n"
         raise

@@ -77,7 +77,9 @@ def test_build_manifest_records_packages_files_and_tools(
     assert packages["curl"]["sha256"] == hashlib.sha256(host.debs["curl"].content).hexdigest()
     assert {"libcurl4", "libc6", "linux-image-6.1.0-1-cloud-amd64"} <= set(packages)
     assert "adduser" not in packages
-    assert set(image.manifest["clients"]) == {"/usr/bin/vnicbench", "/usr/bin/vnicsock"}
+    assert set(image.manifest["clients"]) == {
+        f"/usr/bin/{name}" for name in ("vnicbench", "vnicflood", "vnicsock")
+    }
     assert (
         image.manifest["clients"]["/usr/bin/vnicbench"]["sha256"]
         == hashlib.sha256(b"static client").hexdigest()
@@ -141,7 +143,7 @@ def test_build_refresh_without_newer_versions_keeps_the_image(
 ) -> None:
     first = build(host, cache, fake_recipe)
     assert build(host, cache, fake_recipe, refresh=True) == first
-    assert host.count("cc") == 3  # two compilations and one --version
+    assert host.count("cc") == 4  # three compilations and one --version
 
 
 def test_build_host_without_lists_fetches_its_own(host: Any, cache: Cache, fake_recipe: Recipe) -> None:

@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 
 from stack.profile import PROFILES
+from tests.differential.allowed import OPEN
+from tests.differential.table import TABLE
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,3 +107,23 @@ def test_outcomes_of_a_run(tmp_path: Path) -> None:
     assert "| known | known departure: not built | - | `test_known` |" in rows
     assert "| setup | **fails** (1 of 1) | - | `test_setup` |" in rows
     assert not any("test_unmarked" in row for row in rows)
+
+
+def test_stimuli_of_a_run_are_rows_with_a_verdict_for_each_profile(conformance: ModuleType) -> None:
+    table = conformance.Table()
+    table.add_stimuli("linux-6.1", {"b": "same", "a": "same but for win"})
+    table.add_stimuli("linux-6.18", {"b": "**differs**"})
+    text = table.render()
+    assert "| a | same but for win | - |\n| b | same | **differs** |\n" in text
+    assert (
+        "| stimuli that are the same | 2 of 2 (1 but for what is listed) | 0 of 1 (0 but for what is listed) |"
+        in text
+    )
+    assert not table.all_hold()
+
+
+def test_document_has_a_row_for_each_stimulus_of_the_differential() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text().partition("## Stimuli")[2]
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    assert set(rows) - {"stimulus"} == set(TABLE), "run make conformance"
+    assert {name for name, row in rows.items() if "differs" in row} <= set(OPEN)

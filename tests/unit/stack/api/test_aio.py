@@ -380,6 +380,14 @@ def test_tcp_info_of_an_open_connection_tells_its_state(world):
     assert info["tcpi_snd_mss"] == 1448
 
 
+def test_proc_net_of_an_open_connection_shows_the_stacks_counters(world):
+    _, proto = world.opened()
+    files = proto.transport.get_extra_info("proc_net")
+    assert set(files) == {"snmp", "netstat", "sockstat"}
+    assert "PassiveOpens AttemptFails" in files["snmp"]
+    assert files["sockstat"].splitlines()[1].startswith("TCP: inuse 2 ")
+
+
 # -- servers -----------------------------------------------------------------------------------------------------------
 
 

@@ -154,7 +154,8 @@ def test_upload_expecting_100_is_told_to_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_line", "expected"), [("GET /nothing", 404), ("DELETE /", 405), ("GET /upload", 405)]
+    ("request_line", "expected"),
+    [("GET /nothing", 404), ("GET /proc/net/snmp", 404), ("DELETE /", 405), ("GET /upload", 405)],
 )
 def test_unknown_request_is_refused_in_a_line(request_line: str, expected: int) -> None:
     async def check(ask: Ask) -> None:
