@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
 from stack.include.snmp import LINUX_MIB_LISTENDROPS
+from stack.include.sock import AF_INET
 from stack.include.tcp_states import TCP_SYN_RECV
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies, tcp_jiffies32
@@ -394,11 +395,13 @@ class tcp_md5sig_info:
 
 
 class tcp_ao_key:
-    """struct tcp_ao_key (include/net/tcp_ao.h): a master key for peers in ``addr``/``prefixlen``, with the traffic keys
-    of both directions once it belongs to a connection.  ``maclen`` in bytes."""
+    """struct tcp_ao_key (include/net/tcp_ao.h): a master key for peers in ``addr``/``prefixlen`` of a family, with the
+    traffic keys of both directions once it belongs to a connection.  ``maclen`` in bytes."""
 
     __slots__ = (
         "addr",
+        "algo",
+        "family",
         "key",
         "keyflags",
         "maclen",
@@ -410,9 +413,20 @@ class tcp_ao_key:
     )
 
     def __init__(
-        self, addr: int, prefixlen: int, keyflags: int, sndid: int, rcvid: int, maclen: int, key: bytes
+        self,
+        addr: int,
+        prefixlen: int,
+        keyflags: int,
+        sndid: int,
+        rcvid: int,
+        maclen: int,
+        key: bytes,
+        family: int = AF_INET,
+        algo: bytes = b"hmac(sha1)",
     ) -> None:
         self.addr = addr
+        self.family = family
+        self.algo = algo
         self.prefixlen = prefixlen
         self.keyflags = keyflags
         self.sndid = sndid

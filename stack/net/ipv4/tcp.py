@@ -70,7 +70,6 @@ from stack.include.snmp import (
     TCP_MIB_ESTABRESETS,
 )
 from stack.include.sock import (
-    AF_INET,
     EPOLLERR,
     EPOLLHUP,
     EPOLLIN,
@@ -1061,7 +1060,7 @@ def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | byte
         name = optval.split(b"\0", 1)[0].decode("ascii", "replace")
         return tcp_cong.tcp_set_congestion_control(sk, name)
     if optname in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO) and sk.sk_net.profile.tcp_ao:
-        return tcp_ao.tcp_v4_parse_ao(sk, optname, optval) if sk.sk_family == AF_INET else -ENOPROTOOPT
+        return tcp_ao.tcp_parse_ao(sk, optname, optval)
     if optname in (TCP_MD5SIG, TCP_MD5SIG_EXT):
         if sk.af_specific is None:
             return -ENOPROTOOPT
@@ -1164,10 +1163,10 @@ def tcp_inbound_md5_hash(sk: tcp_sock, skb: sk_buff, saddr: int, family: int) ->
     if signature is None:
         NET_INC_STATS(net, LINUX_MIB_TCPMD5NOTFOUND)
         return SKB_DROP_REASON_TCP_MD5NOTFOUND
-    if key is None or sk.af_specific is None:
+    if key is None:
         NET_INC_STATS(net, LINUX_MIB_TCPMD5UNEXPECTED)
         return SKB_DROP_REASON_TCP_MD5UNEXPECTED
-    if signature != sk.af_specific.calc_md5_hash(key, None, skb):
+    if signature != tcp_ipv4.md5_hash_received(key, skb):
         NET_INC_STATS(net, LINUX_MIB_TCPMD5FAILURE)
         return SKB_DROP_REASON_TCP_MD5FAILURE
     return SKB_NOT_DROPPED_YET
@@ -1177,7 +1176,7 @@ def tcp_inbound_hash(sk: tcp_sock, req: tcp_request_sock | None, skb: sk_buff, s
     """The same with the authentication option (RFC 5925) of kernels that know it; ``req`` is the request that a segment
     is for, whose listener is ``sk``."""
     if sk.sk_net.profile.tcp_ao and (sk.ao_info is not None or tcp_ao.tcp_parse_ao_option(skb) is not None):
-        reason = tcp_ao.tcp_inbound_ao_hash(sk, skb, req, saddr)
+        reason = tcp_ao.tcp_inbound_ao_hash(sk, skb, req, saddr, family)
         if reason or tcp_ao.tcp_parse_ao_option(skb) is not None:
             return reason
     return tcp_inbound_md5_hash(sk, skb, saddr, family)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The TCP authentication option (RFC 5925) over IPv4, for listeners: net/ipv4/tcp_ao.c, since Linux 6.7.
+"""The TCP authentication option (RFC 5925) for listeners, over IPv4 and IPv6: net/ipv4/tcp_ao.c, since Linux 6.7.
 
 Theory of operation
 -------------------
 A listener has master keys (``tcp_ao_key``, RFC 5925's MKT) by peer prefix; each has two ids, one for what it signs
 (SendID) and one for what it checks (RecvID).  A segment names the key it is signed with (KeyID = our RecvID) and the
 one that it would like to be answered with (RNextKeyID = our SendID).  What signs is never the master key but a traffic
-key, derived from it and both ends' addresses, ports and initial sequence numbers (RFC 5926, KDF_HMAC_SHA1):
+key, derived from it and both ends' addresses, ports and initial sequence numbers, with one of RFC 5926's two mandatory
+algorithms, HMAC-SHA1 or AES-128-CMAC, which also makes the MAC:
 
     segment          ISNs in the traffic key, source's first
     SYN              its own, 0
@@ -21,9 +22,10 @@ half the number space in between.
 Dropped and counted: no option where a key of the peer is known (TCPAORequired), an id that no key has, or an option at
 a socket without keys (TCPAOKeyNotFound), a wrong MAC (TCPAOBad).  Good ones count in TCPAOGood.
 
-Left out: AES-128-CMAC (RFC 5926, 3.1.2), as Python's standard library has no AES: such a key is refused with ENOENT, as
-by a kernel without the algorithm.  Changing the keys of a connection by socket options (the peer can move the current
-one), TCP_AO_GET_KEYS and TCP_AO_REPAIR, IPv6, VRF.
+A key belongs to a family; a listener of IPv6 that also takes IPv4 holds keys of both.
+
+Left out: algorithms beside those two (ENOENT, as by a kernel without them), changing the keys of a connection by socket
+options (the peer can move the current one), TCP_AO_GET_KEYS and TCP_AO_REPAIR, VRF.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_TCP_FLAGS,
     SKB_NOT_DROPPED_YET,
 )
-from stack.include.ip import IPPROTO_TCP, ip_hdr
+from stack.include.ip import ETH_P_IPV6, IPPROTO_TCP, ip_hdr
+from stack.include.ipv6 import ipv6_addr_v4mapped
 from stack.include.snmp import (
     LINUX_MIB_TCPAOBAD,
     LINUX_MIB_TCPAODROPPEDICMPS,
@@ -50,7 +53,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPAOREQUIRED,
     NET_INC_STATS,
 )
-from stack.include.sock import AF_INET
+from stack.include.sock import AF_INET, AF_INET6
 from stack.include.tcp import (
     TCP_AO_ADD_KEY,
     TCP_AO_DEL_KEY,
@@ -66,6 +69,8 @@ from stack.include.tcp import (
     tcp_hdr,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
+from stack.lib.aes import BLOCK as AES_BLOCK
+from stack.lib.aes import cmac
 from stack.net.core.sock import sk_gso_disable
 from stack.seqnum import MASK32, before
 
@@ -74,22 +79,26 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.include.tcp import tcp_sock
 
-SHA1_SIZE: Final = 20
+HMAC_SHA1: Final = b"hmac(sha1)"
+CMAC_AES128: Final = b"cmac(aes128)"
+DIGEST_SIZE: Final[dict[bytes, int]] = {HMAC_SHA1: 20, CMAC_AES128: 16}
 DEFAULT_MACLEN: Final = 12
-ALGORITHM: Final = b"hmac(sha1)"
 # Room that a SYN leaves beside MSS, SACK-permitted with time stamp, and window scale
 SYN_OPTION_SPACE: Final = 40 - 4 - 12 - 4
 # struct tcp_ao_add, struct tcp_ao_del, struct tcp_ao_info_opt (include/uapi/linux/tcp.h)
-AO_ADD: Final = Struct("=HH4s120x64siIH6B80s")
-AO_DEL: Final = Struct("=HH4s120xiIH6B")
+AO_ADD: Final = Struct("=128s64siIH6B80s")
+AO_DEL: Final = Struct("=128siIH6B")
+SOCKADDR_IN: Final = Struct("=H2s4s")
+SOCKADDR_IN6: Final = Struct("=H2s4x16s")
 AO_INFO: Final = Struct("=IHBB5Q")
 SET_CURRENT: Final = 1
 SET_RNEXT: Final = 2
 AO_REQUIRED: Final = 4
 SET_COUNTERS: Final = 8
 ACCEPT_ICMPS: Final = 16
-_CONTEXT: Final = Struct("!IIHHII")
-_PSEUDO: Final = Struct("!IIIBBH")
+_CONTEXT: Final = Struct("!HHII")
+_PSEUDO: Final = Struct("!BBH")
+_PSEUDO6: Final = Struct("!IHBB")
 
 
 class tcp_ao_signer:
@@ -143,27 +152,55 @@ def tcp_ao_option(key: tcp_ao_key, keyid: int, rnext: int) -> bytes:
 def tcp_ao_calc_traffic_key(
     key: tcp_ao_key, saddr: int, daddr: int, sport: int, dport: int, sisn: int, disn: int
 ) -> bytes:
-    """RFC 5926, section 3.1.1.1: the key of one direction, source's values first."""
-    context = _CONTEXT.pack(saddr, daddr, sport, dport, sisn, disn)
-    message = b"\x01TCP-AO" + context + (SHA1_SIZE * 8).to_bytes(2, "big")
-    return hmac.digest(key.key, message, "sha1")
+    """RFC 5926, sections 3.1.1.1 and 3.1.1.2: the key of one direction, source's values first."""
+    context = _addresses(key.family, saddr, daddr) + _CONTEXT.pack(sport, dport, sisn, disn)
+    message = b"\x01TCP-AO" + context + (DIGEST_SIZE[key.algo] * 8).to_bytes(2, "big")
+    master = key.key
+    if key.algo == CMAC_AES128 and len(master) != AES_BLOCK:
+        master = cmac(bytes(AES_BLOCK), master)
+    return _digest(key.algo, master, message)
 
 
-def tcp_ao_do_lookup(sk: tcp_sock, addr: int, sndid: int, rcvid: int) -> tcp_ao_key | None:
+def _digest(algo: bytes, key: bytes, message: bytes) -> bytes:
+    return cmac(key, message) if algo == CMAC_AES128 else hmac.digest(key, message, "sha1")
+
+
+def _addresses(family: int, saddr: int, daddr: int) -> bytes:
+    size = 16 if family == AF_INET6 else 4
+    return saddr.to_bytes(size, "big") + daddr.to_bytes(size, "big")
+
+
+def _ends(family: int, sk: Any) -> tuple[int, int]:
+    """(our address, the peer's) of a connection or request."""
+    return (sk.sk_v6_rcv_saddr, sk.sk_v6_daddr) if family == AF_INET6 else (sk.sk_rcv_saddr, sk.sk_daddr)
+
+
+def _width(family: int) -> int:
+    return 128 if family == AF_INET6 else 32
+
+
+def _peer(sk: Any) -> tuple[int, int]:
+    """(address, family) of a connection's or request's peer; IPv4 also if the socket is of IPv6."""
+    if sk.sk_family == AF_INET6 and not ipv6_addr_v4mapped(sk.sk_v6_daddr):
+        return sk.sk_v6_daddr, AF_INET6
+    return sk.sk_daddr, AF_INET
+
+
+def tcp_ao_do_lookup(sk: tcp_sock, addr: int, family: int, sndid: int, rcvid: int) -> tcp_ao_key | None:
     """The first key for a peer with these ids; -1 is any."""
     if sk.ao_info is None:
         return None
     for key in sk.ao_info.head:
-        if (key.addr ^ addr) >> (32 - key.prefixlen):
+        if key.family != family or (key.addr ^ addr) >> (_width(family) - key.prefixlen):
             continue
         if sndid in (-1, key.sndid) and rcvid in (-1, key.rcvid):
             return key
     return None
 
 
-def tcp_v4_ao_lookup(sk: tcp_sock, addr_sk: Any, sndid: int, rcvid: int) -> tcp_ao_key | None:
-    """The key for the peer of a connection or request."""
-    return tcp_ao_do_lookup(sk, addr_sk.sk_daddr, sndid, rcvid)
+def tcp_ao_lookup(sk: tcp_sock, addr_sk: Any, sndid: int, rcvid: int) -> tcp_ao_key | None:
+    """The key for the peer of a connection or request (tcp_v4_ao_lookup, tcp_v6_ao_lookup)."""
+    return tcp_ao_do_lookup(sk, *_peer(addr_sk), sndid, rcvid)
 
 
 def tcp_ao_compute_sne(next_sne: int, next_seq: int, seq: int) -> int:
@@ -195,9 +232,12 @@ def tcp_ao_hash(
         options = header[hash_offset - 4 : hash_offset] + bytes(key.maclen)
     else:
         options = header[20:hash_offset] + bytes(key.maclen) + header[mac_end:]
-    pseudo = _PSEUDO.pack(sne, saddr, daddr, 0, IPPROTO_TCP, len(header) + len(data))
-    message = pseudo + header[:16] + b"\0\0" + header[18:20] + options + data
-    return hmac.digest(traffic_key, message, "sha1")[: key.maclen]
+    length = len(header) + len(data)
+    pseudo = (_PSEUDO6.pack(length, 0, 0, IPPROTO_TCP) if key.family == AF_INET6
+              else _PSEUDO.pack(0, IPPROTO_TCP, length))  # fmt: skip
+    covered = header[:16] + b"\0\0" + header[18:20] + options + data
+    message = sne.to_bytes(4, "big") + _addresses(key.family, saddr, daddr) + pseudo + covered
+    return _digest(key.algo, traffic_key, message)[: key.maclen]
 
 
 def _split(skb: sk_buff) -> tuple[bytes, bytes]:
@@ -216,7 +256,7 @@ def tcp_ao_transmit_skb(sk: tcp_sock, skb: sk_buff, key: tcp_ao_key, seq: int, h
     header, data = _split(skb)
     sne = tcp_ao_compute_sne(info.snd_sne, sk.snd_una, seq)
     offset = hash_location - skb.transport_header
-    return tcp_ao_hash(key, key.snd_traffic, sne, sk.sk_rcv_saddr, sk.sk_daddr, header, offset, data)
+    return tcp_ao_hash(key, key.snd_traffic, sne, *_ends(key.family, sk), header, offset, data)
 
 
 def tcp_ao_synack_hash(req: tcp_request_sock, skb: sk_buff, key: tcp_ao_key, hash_location: int) -> bytes:
@@ -224,13 +264,13 @@ def tcp_ao_synack_hash(req: tcp_request_sock, skb: sk_buff, key: tcp_ao_key, has
     traffic_key = _request_key(req, key)
     header, data = _split(skb)
     offset = hash_location - skb.transport_header
-    return tcp_ao_hash(key, traffic_key, 0, req.sk_rcv_saddr, req.sk_daddr, header, offset, data)
+    return tcp_ao_hash(key, traffic_key, 0, *_ends(key.family, req), header, offset, data)
 
 
 def _request_key(req: tcp_request_sock, key: tcp_ao_key) -> bytes:
     """What a request's answers are signed with."""
     return tcp_ao_calc_traffic_key(
-        key, req.sk_rcv_saddr, req.sk_daddr, req.sk_num, req.sk_dport, req.snt_isn, req.rcv_isn
+        key, *_ends(key.family, req), req.sk_num, req.sk_dport, req.snt_isn, req.rcv_isn
     )
 
 
@@ -257,7 +297,7 @@ def tcp_ao_connection_signer(sk: Any, seq: int) -> tcp_ao_signer | None:
 
 def tcp_ao_request_signer(sk: tcp_sock, req: tcp_request_sock) -> tcp_ao_signer | None:
     """For the ACK of a request."""
-    key = tcp_v4_ao_lookup(sk, req, req.ao_keyid, -1) if req.used_tcp_ao else None
+    key = tcp_ao_lookup(sk, req, req.ao_keyid, -1) if req.used_tcp_ao else None
     return None if key is None else tcp_ao_signer(key, _request_key(req, key), req.ao_rcv_next, 0)
 
 
@@ -267,7 +307,7 @@ def tcp_ao_prepare_reset(sk: tcp_sock, skb: sk_buff, seq: int) -> tcp_ao_signer 
         return tcp_ao_connection_signer(sk, seq)
     option = tcp_parse_ao_option(skb)
     iph, th = ip_hdr(skb), tcp_hdr(skb)
-    key = tcp_ao_do_lookup(sk, iph.saddr, option[2], -1) if option is not None else None
+    key = tcp_ao_do_lookup(sk, iph.saddr, skb_family(skb), option[2], -1) if option is not None else None
     if key is None or option is None:
         return None
     ours = (th.ack_seq - 1) & MASK32 if th.flags & TCPHDR_ACK else 0
@@ -279,17 +319,24 @@ def tcp_ao_prepare_reset(sk: tcp_sock, skb: sk_buff, seq: int) -> tcp_ao_signer 
 # -- receiving -----------------------------------------------------------------------------------------------------
 
 
-def tcp_ao_required(sk: tcp_sock, saddr: int) -> bool:
+def skb_family(skb: sk_buff) -> int:
+    """Of a received packet."""
+    return AF_INET6 if skb.protocol == ETH_P_IPV6 else AF_INET
+
+
+def tcp_ao_required(sk: tcp_sock, saddr: int, family: int) -> bool:
     """Whether a segment without the option is not acceptable; counted if so."""
     info = sk.ao_info
-    if info is None or not (info.ao_required or tcp_ao_do_lookup(sk, saddr, -1, -1) is not None):
+    if info is None or not (info.ao_required or tcp_ao_do_lookup(sk, saddr, family, -1, -1) is not None):
         return False
     NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPAOREQUIRED)
     info.required += 1
     return True
 
 
-def tcp_inbound_ao_hash(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock | None, saddr: int) -> int:
+def tcp_inbound_ao_hash(
+    sk: tcp_sock, skb: sk_buff, req: tcp_request_sock | None, saddr: int, family: int
+) -> int:
     """Judge a segment at a socket with keys, or one with the option: 0, or the reason to drop it (counted)."""
     net = sk.sk_net
     option = tcp_parse_ao_option(skb)
@@ -297,12 +344,12 @@ def tcp_inbound_ao_hash(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock | None
         NET_INC_STATS(net, LINUX_MIB_TCPAOBAD)
         return SKB_DROP_REASON_TCP_AOFAILURE
     if option is None:
-        return SKB_DROP_REASON_TCP_AONOTFOUND if tcp_ao_required(sk, saddr) else SKB_NOT_DROPPED_YET
+        return SKB_DROP_REASON_TCP_AONOTFOUND if tcp_ao_required(sk, saddr, family) else SKB_NOT_DROPPED_YET
     info = sk.ao_info
     if info is None:
         NET_INC_STATS(net, LINUX_MIB_TCPAOKEYNOTFOUND)
         return SKB_DROP_REASON_TCP_AOUNEXPECTED
-    key = tcp_ao_do_lookup(sk, saddr, -1, option[1])
+    key = tcp_ao_do_lookup(sk, saddr, family, -1, option[1])
     if key is None:
         NET_INC_STATS(net, LINUX_MIB_TCPAOKEYNOTFOUND)
         info.key_not_found += 1
@@ -313,7 +360,7 @@ def tcp_inbound_ao_hash(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock | None
     reason = _verify(sk, skb, info, key, found, option)
     if not reason and info.current_key is not None and option[2] != info.current_key.sndid:
         # The peer would like to see another key; one that is not there is not taken.
-        info.current_key = tcp_ao_do_lookup(sk, saddr, option[2], -1) or info.current_key
+        info.current_key = tcp_ao_do_lookup(sk, saddr, family, option[2], -1) or info.current_key
     return reason
 
 
@@ -361,11 +408,12 @@ def _verify(
     return SKB_NOT_DROPPED_YET
 
 
-def tcp_ao_ignore_icmp(sk: Any, type_: int, code: int) -> bool:
-    """RFC 5925, section 7.8: hard errors (protocol, port, fragmentation needed) about a signed connection are not
-    believed, unless the application said so."""
+def tcp_ao_ignore_icmp(sk: Any, family: int, type_: int, code: int) -> bool:
+    """RFC 5925, section 7.8: hard errors (protocol, port, fragmentation needed; for IPv6 administratively prohibited
+    and port) about a signed connection are not believed, unless the application said so."""
     info = sk.ao_info
-    if info is None or info.accept_icmps or type_ != 3 or not 2 <= code <= 4:
+    hard = type_ == 1 and code in (1, 4) if family == AF_INET6 else type_ == 3 and 2 <= code <= 4
+    if info is None or info.accept_icmps or not hard:
         return False
     NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPAODROPPEDICMPS)
     info.dropped_icmp += 1
@@ -391,20 +439,23 @@ def tcp_ao_copy_all_matching(sk: tcp_sock, newsk: tcp_sock, req: tcp_request_soc
     new = tcp_ao_info()
     new.ao_required, new.accept_icmps = info.ao_required, info.accept_icmps
     new.snd_basis, new.rcv_basis = req.snt_isn, req.rcv_isn
+    addr, family = _peer(newsk)
     for key in info.head:
-        if not (key.addr ^ newsk.sk_daddr) >> (32 - key.prefixlen):
+        if key.family == family and not (key.addr ^ addr) >> (_width(family) - key.prefixlen):
             new.head.append(_cached(key, newsk, req))
     newsk.ao_info = new
-    new.current_key = tcp_ao_do_lookup(newsk, newsk.sk_daddr, req.ao_keyid, -1)
-    new.rnext_key = tcp_ao_do_lookup(newsk, newsk.sk_daddr, -1, req.ao_rcv_next)
+    new.current_key = tcp_ao_do_lookup(newsk, addr, family, req.ao_keyid, -1)
+    new.rnext_key = tcp_ao_do_lookup(newsk, addr, family, -1, req.ao_rcv_next)
     sk_gso_disable(newsk)
     return new.current_key is not None and new.rnext_key is not None
 
 
 def _cached(key: tcp_ao_key, newsk: tcp_sock, req: tcp_request_sock) -> tcp_ao_key:
     """A copy with the traffic keys of both directions."""
-    new = tcp_ao_key(key.addr, key.prefixlen, key.keyflags, key.sndid, key.rcvid, key.maclen, key.key)
-    local, peer = newsk.sk_rcv_saddr, newsk.sk_daddr
+    new = tcp_ao_key(
+        key.addr, key.prefixlen, key.keyflags, key.sndid, key.rcvid, key.maclen, key.key, key.family, key.algo
+    )
+    local, peer = _ends(key.family, newsk)
     new.snd_traffic = tcp_ao_calc_traffic_key(new, local, peer, req.sk_num, req.sk_dport, req.snt_isn, req.rcv_isn)
     new.rcv_traffic = tcp_ao_calc_traffic_key(new, peer, local, req.sk_dport, req.sk_num, req.rcv_isn, req.snt_isn)
     return new
@@ -413,7 +464,7 @@ def _cached(key: tcp_ao_key, newsk: tcp_sock, req: tcp_request_sock) -> tcp_ao_k
 # -- socket options ------------------------------------------------------------------------------------------------
 
 
-def tcp_v4_parse_ao(sk: tcp_sock, optname: int, optval: int | bytes) -> int:
+def tcp_parse_ao(sk: tcp_sock, optname: int, optval: int | bytes) -> int:
     """setsockopt(TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO) on a listener or a socket that will be one: 0 or a
     negative errno."""
     if isinstance(optval, int) or sk.sk_state not in (TCP_CLOSE, TCP_LISTEN):
@@ -425,10 +476,20 @@ def tcp_v4_parse_ao(sk: tcp_sock, optname: int, optval: int | bytes) -> int:
     return tcp_ao_info_cmd(sk, optval)
 
 
-def _peer_ok(family: int, port: int, addr: int, prefixlen: int) -> bool:
-    if family != AF_INET or port or prefixlen > 32:
-        return False
-    return not addr & ((1 << (32 - prefixlen)) - 1)
+def _parse_peer(sk: tcp_sock, storage: bytes, prefixlen: int) -> tuple[int, int, int] | None:
+    """(address, family, prefix length) of a struct sockaddr_storage, of IPv4 if it is a mapped address; None if it is
+    no peer of this socket's: another family, a port, bits beyond the prefix."""
+    family, port, raw = SOCKADDR_IN.unpack_from(storage)
+    if family == AF_INET6 and sk.sk_family == AF_INET6:
+        _, port, raw = SOCKADDR_IN6.unpack_from(storage)
+    elif family != AF_INET or sk.sk_family != AF_INET:
+        return None
+    addr = int.from_bytes(raw, "big")
+    if family == AF_INET6 and ipv6_addr_v4mapped(addr):
+        addr, family = addr & MASK32, AF_INET  # and the prefix is one of IPv4
+    if port != b"\0\0" or prefixlen > _width(family) or addr & ((1 << (_width(family) - prefixlen)) - 1):
+        return None
+    return addr, family, prefixlen
 
 
 def tcp_ao_add_cmd(sk: tcp_sock, optval: bytes) -> int:
@@ -436,18 +497,20 @@ def tcp_ao_add_cmd(sk: tcp_sock, optval: bytes) -> int:
     (a SYN has no room for that MAC), -EKEYREJECTED (the peer has an MD5 key)."""
     if len(optval) < AO_ADD.size:
         return -errno.EINVAL
-    family, port, raw, name, ifindex, bits, reserved, *small, key = AO_ADD.unpack_from(optval)
+    storage, name, ifindex, bits, reserved, *small, key = AO_ADD.unpack_from(optval)
     prefixlen, sndid, rcvid, maclen, keyflags, keylen = small
-    addr = int.from_bytes(raw, "big")
+    peer = _parse_peer(sk, storage, prefixlen)
     if bits or reserved or ifindex or keylen > TCP_AO_MAXKEYLEN or keyflags & ~TCP_AO_KEYF_EXCLUDE_OPT:
         return -errno.EINVAL
-    if not _peer_ok(family, port, addr, prefixlen):
+    if peer is None:
         return -errno.EINVAL
-    if name.split(b"\0", 1)[0] != ALGORITHM:
+    algo = name.split(b"\0", 1)[0]
+    if algo not in DIGEST_SIZE:
         return -errno.ENOENT
     maclen = maclen or DEFAULT_MACLEN
-    new = tcp_ao_key(addr, prefixlen, keyflags, sndid, rcvid, maclen, key[:keylen])
-    if maclen > SHA1_SIZE or tcp_ao_len_aligned(new) > SYN_OPTION_SPACE:
+    addr, family, prefixlen = peer
+    new = tcp_ao_key(addr, prefixlen, keyflags, sndid, rcvid, maclen, key[:keylen], family, algo)
+    if maclen > DIGEST_SIZE[algo] or tcp_ao_len_aligned(new) > SYN_OPTION_SPACE:
         return -errno.EMSGSIZE
     if any(_overlap(new, old) for old in (sk.md5sig_info.head if sk.md5sig_info is not None else [])):
         return -errno.EKEYREJECTED
@@ -460,20 +523,23 @@ def tcp_ao_add_cmd(sk: tcp_sock, optval: bytes) -> int:
 
 
 def _overlap(a: Any, b: Any) -> bool:
-    return not (a.addr ^ b.addr) >> (32 - min(a.prefixlen, b.prefixlen))
+    if a.family != b.family:
+        return False
+    return not (a.addr ^ b.addr) >> (_width(a.family) - min(a.prefixlen, b.prefixlen))
 
 
 def tcp_ao_del_cmd(sk: tcp_sock, optval: bytes) -> int:
     """Remove the key of exactly this peer and these ids; 0, -EINVAL or -ENOENT."""
     if len(optval) < AO_DEL.size:
         return -errno.EINVAL
-    family, port, raw, ifindex, bits, reserved, *small = AO_DEL.unpack_from(optval)
+    storage, ifindex, bits, reserved, *small = AO_DEL.unpack_from(optval)
     prefixlen, sndid, rcvid, _current, _rnext, keyflags = small
-    addr = int.from_bytes(raw, "big")
-    if reserved or bits & (SET_CURRENT | SET_RNEXT) or ifindex or not _peer_ok(family, port, addr, prefixlen):
+    peer = _parse_peer(sk, storage, prefixlen)
+    if reserved or bits & (SET_CURRENT | SET_RNEXT) or ifindex or peer is None:
         return -errno.EINVAL
+    wanted = (*peer, sndid, rcvid, keyflags)
     for key in sk.ao_info.head if sk.ao_info is not None else []:
-        if (key.addr, key.prefixlen, key.sndid, key.rcvid, key.keyflags) == (addr, prefixlen, sndid, rcvid, keyflags):
+        if (key.addr, key.family, key.prefixlen, key.sndid, key.rcvid, key.keyflags) == wanted:
             assert sk.ao_info is not None
             sk.ao_info.head.remove(key)
             return 0

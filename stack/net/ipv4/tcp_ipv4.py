@@ -164,6 +164,8 @@ from stack.net.ipv4 import (
 from stack.seqnum import MASK32, between
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stack.include.dst import dst_entry, rtable
     from stack.include.inet_sock import ip_options as ip_options_t
     from stack.include.inet_timewait_sock import tcp_timewait_sock
@@ -183,6 +185,7 @@ _DOFF_SIGNED: Final = 9  # for an authentication option with its usual MAC of 12
 # struct tcp_md5sig: a sockaddr_storage with a sockaddr_in, flags, prefixlen, keylen, ifindex, key
 MD5SIG: Final = Struct("=H2x4s120xBBHi80s")
 MD5_PSEUDO: Final = Struct("!IIBBH")
+MD5_PSEUDO6: Final = Struct("!I3xB")
 MD5SIG_KEY_SIZE: Final = 136  # sizeof(struct tcp_md5sig_key) on 64 bits
 
 
@@ -212,59 +215,62 @@ def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
         flags |= TCPHDR_ACK
         syn_fin = (th.flags & TCPHDR_SYN != 0) + (th.flags & TCPHDR_FIN != 0)
         ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
-    signed, key = _reset_key(net, sk, skb, seq)
+    signed, key = tcp_reset_key(sk, skb, seq, AF_INET, lambda: _sender(net, skb))
     if not signed:
         return
-    size = TCP_HEADER_LEN + _signature_size(key)
+    size = TCP_HEADER_LEN + signature_size(key)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, size << 10 | flags, 0, 0, 0)
     iph = ip_hdr(skb)
     if key is not None:
-        _sign_reply(rep, TCP_HEADER_LEN, key, iph)
+        sign_reply(rep, TCP_HEADER_LEN, key, iph.daddr, iph.saddr)
     arg = _reply_arg(skb, rep, sk.sk_bound_dev_if if sk is not None else 0, iph.tos)
     ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
     TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
     TCP_INC_STATS(net, TCP_MIB_OUTRSTS)
 
 
-def _reset_key(net: Stack, sk: Any, skb: sk_buff, seq: int) -> tuple[bool, signer_t | None]:
+def tcp_reset_key(
+    sk: Any, skb: sk_buff, seq: int, family: int, sender: Callable[[], Any]
+) -> tuple[bool, signer_t | None]:
     """(whether a RST may go, the key to sign it with).  Where no socket is left, a signed segment gets its RST only if
-    a listener on the port that it came from has the peer's key and the signature is right."""
+    a listener on the port that it came from (``sender``) has the peer's key and the signature is right."""
+    saddr = ip_hdr(skb).saddr
     if isinstance(sk, tcp_sock):
-        if sk.ao_info is not None and tcp_ao.tcp_ao_do_lookup(sk, ip_hdr(skb).saddr, -1, -1) is not None:
+        if sk.ao_info is not None and tcp_ao.tcp_ao_do_lookup(sk, saddr, family, -1, -1) is not None:
             signer = tcp_ao.tcp_ao_prepare_reset(sk, skb, seq)
             return signer is not None, signer
-        key = None
-        if sk.md5sig_info is not None:
-            key = tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET)
-        return True, key
+        return True, tcp_md5_do_lookup(sk, 0, saddr, family) if sk.md5sig_info is not None else None
     th = tcp_hdr(skb)
     signature = tcp_input.tcp_parse_md5sig_option(skb) if th.doff >= _DOFF_WITH_MD5 else None
     if signature is None:
         return True, None
-    iph = ip_hdr(skb)
-    sk1: Any = inet_hashtables.inet_lookup_listener(
-        net, iph.saddr, th.source, iph.daddr, th.source, skb.skb_iif
-    )
-    key = tcp_md5_do_lookup(sk1, 0, iph.saddr, AF_INET) if sk1 is not None else None
-    if key is None or signature != tcp_v4_md5_hash_skb(key, None, skb):
+    sk1 = sender()
+    key = tcp_md5_do_lookup(sk1, 0, saddr, family) if sk1 is not None else None
+    if key is None or signature != md5_hash_received(key, skb):
         return False, None
     return True, key
 
 
-def _signature_size(key: signer_t | None) -> int:
+def _sender(net: Stack, skb: sk_buff) -> Any:
+    """Who listens on the port that a segment came from."""
+    iph, port = ip_hdr(skb), tcp_hdr(skb).source
+    return inet_hashtables.inet_lookup_listener(net, iph.saddr, port, iph.daddr, port, skb.skb_iif)
+
+
+def signature_size(key: signer_t | None) -> int:
     if key is None:
         return 0
     return TCPOLEN_MD5SIG_ALIGNED if isinstance(key, tcp_md5sig_key) else tcp_ao.tcp_ao_len_aligned(key.key)
 
 
-def _sign_reply(rep: bytearray, at: int, key: signer_t, iph: iphdr) -> None:
-    """Put the option at ``rep[at:]``, the last one there, for a segment back to where ``iph`` came from."""
+def sign_reply(rep: bytearray, at: int, key: signer_t, saddr: int, daddr: int) -> None:
+    """Put the option at ``rep[at:]``, the last one there, of a segment that is only a header."""
     if not isinstance(key, tcp_md5sig_key):
-        tcp_ao.tcp_ao_sign_reply(rep, at, key, iph.daddr, iph.saddr)
+        tcp_ao.tcp_ao_sign_reply(rep, at, key, saddr, daddr)
         return
     rep[at : at + 4] = MD5_OPTION
-    rep[at + 4 : at + 20] = tcp_v4_md5_hash_hdr(key, iph.saddr, iph.daddr, rep)
+    rep[at + 4 : at + 20] = tcp_md5_hash_hdr(key, daddr, saddr, rep)
 
 
 def tcp_v4_send_ack(
@@ -284,14 +290,14 @@ def tcp_v4_send_ack(
     th = tcp_hdr(skb)
     net = sk.sk_net
     options_end = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
-    size = options_end + _signature_size(key)
+    size = options_end + signature_size(key)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack, size << 10 | TCPHDR_ACK, win, 0, 0)
     if tsecr:
         rep[20:32] = (TS_OPTION << 64 | (tsval & MASK32) << 32 | tsecr).to_bytes(12, "big")
     iph = ip_hdr(skb)
     if key is not None:
-        _sign_reply(rep, options_end, key, iph)
+        sign_reply(rep, options_end, key, iph.daddr, iph.saddr)
     arg = _reply_arg(skb, rep, oif, tos)
     ip_output.ip_send_unicast_reply(net, None, skb, skb.ip_opt, iph.saddr, iph.daddr, arg)
     TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
@@ -330,15 +336,16 @@ def tcp_v4_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
         tcp_time_stamp_raw(sk.sk_net) + req.ts_off,
         req.ts_recent,
         0,
-        _request_signer(sk, skb, req),
+        request_signer(sk, skb, req, AF_INET),
         ip_hdr(skb).tos,
     )
 
 
-def _request_signer(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> signer_t | None:
+def request_signer(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, family: int) -> signer_t | None:
+    """What a request's ACK is signed with."""
     if req.used_tcp_ao:
         return tcp_ao.tcp_ao_request_signer(sk, req)
-    return tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, AF_INET) if sk.md5sig_info is not None else None
+    return tcp_md5_do_lookup(sk, 0, ip_hdr(skb).saddr, family) if sk.md5sig_info is not None else None
 
 
 # -- signatures (RFC 2385) ---------------------------------------------------------------------------------------
@@ -431,36 +438,45 @@ def tcp_v4_parse_md5_keys(sk: tcp_sock, optname: int, optval: int | bytes) -> in
     return tcp_md5_do_add(sk, addr, AF_INET, prefixlen, 0, flags, key[:keylen])
 
 
-def tcp_v4_md5_hash_headers(daddr: int, saddr: int, header: bytes | bytearray, length: int) -> bytes:
-    """What is hashed first (RFC 2385, section 2.0): pseudo-header, and TCP header without options and checksum."""
-    return MD5_PSEUDO.pack(saddr, daddr, 0, IPPROTO_TCP, length) + header[:16] + b"\0\0" + header[18:20]
+def tcp_md5_hash_headers(family: int, daddr: int, saddr: int, header: bytes | bytearray, length: int) -> bytes:
+    """What is hashed first (RFC 2385, section 2.0): pseudo-header (RFC 8200, section 8.1, for IPv6), and TCP header
+    without options and checksum."""
+    if family == AF_INET6:
+        pseudo = saddr.to_bytes(16, "big") + daddr.to_bytes(16, "big") + MD5_PSEUDO6.pack(length, IPPROTO_TCP)
+    else:
+        pseudo = MD5_PSEUDO.pack(saddr, daddr, 0, IPPROTO_TCP, length)
+    return pseudo + header[:16] + b"\0\0" + header[18:20]
 
 
-def tcp_v4_md5_hash_hdr(key: tcp_md5sig_key, daddr: int, saddr: int, segment: bytearray) -> bytes:
-    """The signature of a segment that is only a header."""
-    headers = tcp_v4_md5_hash_headers(daddr, saddr, segment, len(segment))
+def tcp_md5_hash_hdr(key: tcp_md5sig_key, daddr: int, saddr: int, segment: bytearray) -> bytes:
+    """The signature of a segment without data."""
+    headers = tcp_md5_hash_headers(key.family, daddr, saddr, segment, len(segment))
     return md5(headers + key.key, usedforsecurity=False).digest()
 
 
-def tcp_v4_md5_hash_skb(key: tcp_md5sig_key, sk: Any, skb: sk_buff) -> bytes:
-    """The signature of a whole segment, its header at skb.transport_header: one that we send for ``sk`` (a connection
-    or a request), or with None one that was received."""
-    if sk is not None:
-        saddr, daddr = sk.sk_rcv_saddr, sk.sk_daddr
-    else:
-        iph = ip_hdr(skb)
-        saddr, daddr = iph.saddr, iph.daddr
+def tcp_md5_hash_skb(key: tcp_md5sig_key, daddr: int, saddr: int, skb: sk_buff) -> bytes:
+    """The signature of a whole segment, its header at skb.transport_header."""
     start = skb.transport_header
     head = skb.head
     length = skb.tail - start + sum(map(len, skb.frags))
-    digest = md5(
-        tcp_v4_md5_hash_headers(daddr, saddr, head[start : start + TCP_HEADER_LEN], length), usedforsecurity=False
-    )
+    headers = tcp_md5_hash_headers(key.family, daddr, saddr, head[start : start + TCP_HEADER_LEN], length)
+    digest = md5(headers, usedforsecurity=False)
     digest.update(memoryview(head)[start + (head[start + 12] >> 4) * 4 : skb.tail])
     for frag in skb.frags:
         digest.update(frag)
     digest.update(key.key)
     return digest.digest()
+
+
+def md5_hash_received(key: tcp_md5sig_key, skb: sk_buff) -> bytes:
+    """What a received segment should be signed with."""
+    iph = ip_hdr(skb)
+    return tcp_md5_hash_skb(key, iph.daddr, iph.saddr, skb)
+
+
+def tcp_v4_md5_hash_skb(key: tcp_md5sig_key, sk: Any, skb: sk_buff) -> bytes:
+    """The signature of a segment that we send for a connection or a request."""
+    return tcp_md5_hash_skb(key, sk.sk_daddr, sk.sk_rcv_saddr, skb)
 
 
 # -- the request -------------------------------------------------------------------------------------------------
@@ -673,7 +689,7 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
     if sk.sk_state == TCP_NEW_SYN_RECV:
         tcp_req_err(sk, seq, _icmp_aborts_request(icmph.type, icmph.code))
         return 0
-    if sk.sk_state == TCP_CLOSE or tcp_ao.tcp_ao_ignore_icmp(sk, icmph.type, icmph.code):
+    if sk.sk_state == TCP_CLOSE or tcp_ao.tcp_ao_ignore_icmp(sk, AF_INET, icmph.type, icmph.code):
         return 0
     if iph.ttl < sk.min_ttl:
         # As in Linux it is the TTL of the quoted header, our own packet's, that IP_MINTTL is held against.

@@ -337,11 +337,11 @@ def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) 
     _init_sequence(newsk, req)
     _init_child_timers(newsk)
     _init_child_options(newsk, req, skb)
-    if sk.md5sig_info is not None and sk.af_specific is not None:
-        if sk.af_specific.md5_lookup(sk, req) is not None:
+    if sk.md5sig_info is not None and req.af_specific is not None:
+        if req.af_specific.req_md5_lookup(sk, req) is not None:
             newsk.tcp_header_len += TCPOLEN_MD5SIG_ALIGNED
     if req.used_tcp_ao:
-        key = tcp_ao.tcp_v4_ao_lookup(sk, req, req.ao_keyid, -1)
+        key = tcp_ao.tcp_ao_lookup(sk, req, req.ao_keyid, -1)
         newsk.tcp_header_len += tcp_ao.tcp_ao_len_aligned(key) if key is not None else 0
     if skb.len >= TCP_MSS_DEFAULT + newsk.tcp_header_len:
         newsk.icsk_ack.last_seg_size = skb.len - newsk.tcp_header_len

@@ -1494,7 +1494,7 @@ def tcp_make_synack(
     if sk.md5sig_info is not None and req.af_specific is not None:
         opts.md5 = req.af_specific.req_md5_lookup(sk, req)
     if req.used_tcp_ao:
-        opts.ao_key = tcp_ao.tcp_v4_ao_lookup(sk, req, req.ao_keyid, -1)
+        opts.ao_key = tcp_ao.tcp_ao_lookup(sk, req, req.ao_keyid, -1)
         opts.md5 = None
     header_size = tcp_synack_options(sk, req, mss, skb, opts, foc, synack_type)
     skb.transport_header = off = skb_push(skb, header_size)

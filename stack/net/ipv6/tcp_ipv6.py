@@ -16,14 +16,17 @@ The child is a socket of AF_INET6 whose addresses are IPv4-mapped (RFC 3493, sec
 
 A child of IPv6 has LOOPBACK4_IPV6 in place of its IPv4 addresses, so that no IPv4 segment ever matches it.
 
-Left out: signatures (MD5, TCP-AO): a socket of AF_INET6 has no keys, so a signed segment is dropped as unexpected and
-gets no RST; the receive backlog, early demux, IPV6_RECVPKTINFO and its relatives on a stream
+Signatures (RFC 2385, RFC 5925) are IPv4's with the longer addresses; a key for a mapped address is one of IPv4, and a
+listener of both families may hold keys of both.
+
+Left out: the receive backlog, early demux, IPV6_RECVPKTINFO and its relatives on a stream
 (np->pktoptions).
 """
 
 from __future__ import annotations
 
 import errno
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
@@ -79,10 +82,14 @@ from stack.include.snmp import (
     TCP_MIB_OUTRSTS,
     TCP_MIB_OUTSEGS,
 )
-from stack.include.sock import AF_INET6, proto, sk_acceptq_is_full, sock_rps_save_rxhash
+from stack.include.sock import AF_INET, AF_INET6, proto, sk_acceptq_is_full, sock_rps_save_rxhash
 from stack.include.tcp import (
     TCP_HEADER,
     TCP_HEADER_LEN,
+    TCP_MD5SIG_EXT,
+    TCP_MD5SIG_FLAG_IFINDEX,
+    TCP_MD5SIG_FLAG_PREFIX,
+    TCP_MD5SIG_MAXKEYLEN,
     TCPHDR_ACK,
     TCPHDR_FIN,
     TCPHDR_RST,
@@ -91,10 +98,12 @@ from stack.include.tcp import (
     tcp_fastopen_cookie,
     tcp_hdr,
     tcp_listendrop,
+    tcp_md5sig_key,
     tcp_move_syn,
     tcp_segs_in,
     tcp_skb_cb,
     tcp_sock,
+    tcp_sock_af_ops,
     tcphdr,
 )
 from stack.include.tcp_states import (
@@ -116,6 +125,7 @@ from stack.net.ipv4 import (
     inet_hashtables,
     inet_timewait_sock,
     tcp,
+    tcp_ao,
     tcp_input,
     tcp_ipv4,
     tcp_minisocks,
@@ -143,7 +153,9 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 _DONE: Final = object()
-_DOFF_WITH_MD5: Final = 10  # a header shorter than this (in words) has no room for a signature
+_DOFF_SIGNED: Final = 9  # a header shorter than this (in words) has no room for the usual signatures
+# struct tcp_md5sig: a sockaddr_storage with a sockaddr_in6, flags, prefixlen, keylen, ifindex, key
+MD5SIG6: Final = Struct("=H6x16s104xBBHi80s")
 LOOPBACK4_IPV6: Final = 0x7F000006  # what an IPv6 socket has as its IPv4 addresses: 127.0.0.6, never on a wire
 
 
@@ -178,12 +190,14 @@ def tcp_v6_send_response(
     rst: bool,
     tclass: int,
     label: int,
+    key: tcp_ipv4.signer_t | None,
 ) -> None:
     """A RST or ACK that no socket stands for, with the segment's addresses and ports exchanged: a time stamp if there
-    is one to echo, hop limit and route as for any packet of this host."""
+    is one to echo, a signature if there is a key, hop limit and route as for any packet of this host."""
     th = tcp_hdr(skb)
     net = sk.sk_net if sk is not None else _net(skb)
-    size = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
+    options_end = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
+    size = options_end + tcp_ipv4.signature_size(key)
     flags = size << 10 | (TCPHDR_RST if rst else TCPHDR_ACK)
     if rst and not th.flags & TCPHDR_ACK:
         flags |= TCPHDR_ACK
@@ -192,6 +206,8 @@ def tcp_v6_send_response(
     if tsecr:
         rep[20:32] = (tcp_ipv4.TS_OPTION << 64 | (tsval & MASK32) << 32 | tsecr).to_bytes(12, "big")
     fl6 = _reply_flow(skb, oif, label)
+    if key is not None:
+        tcp_ipv4.sign_reply(rep, options_end, key, fl6.saddr, fl6.daddr)
     check = csum_ipv6_magic(fl6.saddr, fl6.daddr, size, IPPROTO_TCP, csum_partial(rep))
     rep[16:18] = check.to_bytes(2, "big")
     dst = route.ip6_route_output(net, None, fl6)
@@ -241,9 +257,6 @@ def tcp_v6_send_reset(sk: Any, skb: sk_buff) -> None:
         return
     if sk is None and not ipv6_unicast_destination(skb):
         return
-    if not isinstance(sk, tcp_sock) and th.doff >= _DOFF_WITH_MD5:
-        if tcp_input.tcp_parse_md5sig_option(skb) is not None:
-            return  # it would have to be signed, and there is no key
     seq = ack_seq = label = 0
     if th.flags & TCPHDR_ACK:
         seq = th.ack_seq
@@ -252,8 +265,19 @@ def tcp_v6_send_reset(sk: Any, skb: sk_buff) -> None:
         ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
     if sk is not None and sk.sk_state == TCP_TIME_WAIT:
         label = sk.tw_flowlabel
+    signed, key = tcp_ipv4.tcp_reset_key(sk, skb, seq, AF_INET6, lambda: _sender(skb))
+    if not signed:
+        return
     oif = sk.sk_bound_dev_if if sk is not None else 0
-    tcp_v6_send_response(sk, skb, seq, ack_seq, 0, 0, 0, oif, True, ipv6_hdr(skb).tclass, label)
+    tcp_v6_send_response(sk, skb, seq, ack_seq, 0, 0, 0, oif, True, ipv6_hdr(skb).tclass, label, key)
+
+
+def _sender(skb: sk_buff) -> Any:
+    """Who listens on the port that a segment came from."""
+    net, hdr, port = _net(skb), ipv6_hdr(skb), tcp_hdr(skb).source
+    return inet6_hashtables.inet6_lookup_listener(
+        net, net.tcp_hashinfo, hdr.saddr, port, hdr.daddr, port, tcp_v6_iif(skb), skb
+    )
 
 
 def tcp_v6_send_ack(
@@ -265,11 +289,12 @@ def tcp_v6_send_ack(
     tsval: int,
     tsecr: int,
     oif: int,
+    key: tcp_ipv4.signer_t | None,
     tclass: int,
     label: int,
 ) -> None:
     """An ACK for a request or a TIME_WAIT socket."""
-    tcp_v6_send_response(sk, skb, seq, ack, win, tsval, tsecr, oif, False, tclass, label)
+    tcp_v6_send_response(sk, skb, seq, ack, win, tsval, tsecr, oif, False, tclass, label, key)
 
 
 def tcp_v6_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
@@ -283,6 +308,7 @@ def tcp_v6_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
         tcp_ipv4.tcp_time_stamp_raw(tw.sk_net) + tw.tw_ts_offset,
         tw.tw_ts_recent,
         tw.sk_bound_dev_if,
+        tw.tw_md5_key or tcp_ao.tcp_ao_connection_signer(tw, tw.tw_snd_nxt),
         tw.tw_tclass,
         tw.tw_flowlabel,
     )
@@ -300,9 +326,53 @@ def tcp_v6_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
         tcp_ipv4.tcp_time_stamp_raw(sk.sk_net) + req.ts_off,
         req.ts_recent,
         sk.sk_bound_dev_if,
+        tcp_ipv4.request_signer(sk, skb, req, AF_INET6),
         ipv6_hdr(skb).tclass,
         0,
     )
+
+
+# -- signatures (RFC 2385) ---------------------------------------------------------------------------------------
+
+
+def tcp_v6_md5_lookup(sk: tcp_sock, addr_sk: Any) -> tcp_md5sig_key | None:
+    """The key for the peer of a connection or request."""
+    return tcp_ipv4.tcp_md5_do_lookup(sk, 0, addr_sk.sk_v6_daddr, AF_INET6)
+
+
+def tcp_v6_md5_hash_skb(key: tcp_md5sig_key, sk: Any, skb: sk_buff) -> bytes:
+    """The signature of a segment that we send for a connection or a request."""
+    return tcp_ipv4.tcp_md5_hash_skb(key, sk.sk_v6_daddr, sk.sk_v6_rcv_saddr, skb)
+
+
+def tcp_v6_parse_md5_keys(sk: tcp_sock, optname: int, optval: int | bytes) -> int:
+    """setsockopt(TCP_MD5SIG or TCP_MD5SIG_EXT) with a struct tcp_md5sig: 0, -EINVAL, -ENOENT (nothing to remove) or
+    -ENOMEM.  A key of length 0 removes.  A mapped address is a peer of IPv4, and its prefix one of IPv4."""
+    if isinstance(optval, int) or len(optval) < MD5SIG6.size:
+        return -errno.EINVAL
+    family, raw, cmd_flags, cmd_prefixlen, keylen, ifindex, key = MD5SIG6.unpack_from(optval)
+    if family != AF_INET6:
+        return -errno.EINVAL
+    addr = int.from_bytes(raw, "big")
+    mapped = ipv6_addr_v4mapped(addr)
+    width = 32 if mapped else 128
+    extended = optname == TCP_MD5SIG_EXT
+    flags = cmd_flags & TCP_MD5SIG_FLAG_IFINDEX
+    prefixlen = cmd_prefixlen if extended and cmd_flags & TCP_MD5SIG_FLAG_PREFIX else width
+    if prefixlen > width or (extended and flags and ifindex) or keylen > TCP_MD5SIG_MAXKEYLEN:
+        return -errno.EINVAL
+    peer = (addr & MASK32, AF_INET) if mapped else (addr, AF_INET6)
+    if not keylen:
+        return tcp_ipv4.tcp_md5_do_del(sk, *peer, prefixlen, 0, flags)
+    return tcp_ipv4.tcp_md5_do_add(sk, *peer, prefixlen, 0, flags, key[:keylen])
+
+
+def _inherit_keys(sk: tcp_sock, newsk: tcp_sock, req: tcp_request_sock) -> bool:
+    """Of the listener's keys the child takes its peer's; False if the one that it has to sign with is gone."""
+    key = tcp_v6_md5_lookup(sk, newsk)
+    if key is not None:
+        tcp_ipv4.tcp_md5_do_add(newsk, newsk.sk_v6_daddr, AF_INET6, 128, 0, key.flags, key.key)
+    return tcp_ao.tcp_ao_copy_all_matching(sk, newsk, req)
 
 
 # -- the request -------------------------------------------------------------------------------------------------
@@ -432,6 +502,7 @@ def _mapped_child(
     np = _clone_pinfo(newsk, sk)
     np.saddr = newsk.sk_v6_rcv_saddr
     newsk.icsk_af_ops = ipv6_mapped
+    newsk.af_specific = tcp_sock_ipv6_mapped_specific
     # The MSS counted 40 bytes of header while the socket still had the listener's operations.
     tcp_output.tcp_sync_mss(newsk, newsk.icsk_pmtu_cookie)
     return newsk, own_req
@@ -467,24 +538,30 @@ def tcp_v6_syn_recv_sock(
             return None, False
     newsk = tcp_minisocks.tcp_create_openreq_child(sk, req, skb)
     newsk.sk_gso_type = SKB_GSO_TCPV6
-    sk_setup_caps(newsk, dst)
     inet6_sk_rx_dst_set(newsk, skb)
     _set_addresses(newsk, req, skb, _clone_pinfo(newsk, sk))
+    if not _inherit_keys(sk, newsk, req):
+        return _put_and_exit(sk, newsk)
+    sk_setup_caps(newsk, dst)
     tcp_minisocks.tcp_ca_openreq_child(newsk, dst)
     tcp_output.tcp_sync_mss(newsk, dst_mtu(dst))
     newsk.advmss = tcp_output.tcp_mss_clamp(sk, dst_metric_advmss(dst))
     tcp_input.tcp_initialize_rcv_mss(newsk)
     if inet_hashtables.__inet_inherit_port(sk, newsk) < 0:
-        net_inet_connection_sock.inet_csk_prepare_forced_close(newsk)
-        tcp.tcp_done(newsk)
-        tcp_listendrop(sk)
-        return None, False
+        return _put_and_exit(sk, newsk)
     own_req = inet_hashtables.inet_ehash_nolisten(newsk, req_unhash, check_dup=req_unhash is None)
     if own_req:
         tcp_move_syn(newsk, req)
     elif req_unhash is None:
         return None, False  # a cookie for a 4-tuple that is taken meanwhile
     return newsk, own_req
+
+
+def _put_and_exit(sk: tcp_sock, newsk: tcp_sock) -> tuple[None, bool]:
+    net_inet_connection_sock.inet_csk_prepare_forced_close(newsk)
+    tcp.tcp_done(newsk)
+    tcp_listendrop(sk)
+    return None, False
 
 
 # -- ICMPv6 errors -----------------------------------------------------------------------------------------------
@@ -512,7 +589,7 @@ def tcp_v6_err(skb: sk_buff, type_: int, code: int, info: int) -> int:
     if sk.sk_state == TCP_NEW_SYN_RECV:
         tcp_ipv4.tcp_req_err(sk, seq, fatal)
         return 0
-    if sk.sk_state == TCP_CLOSE:
+    if sk.sk_state == TCP_CLOSE or tcp_ao.tcp_ao_ignore_icmp(sk, AF_INET6, type_, code):
         return 0
     if ipv6_hdr(skb).hop_limit < inet6_sk(sk).min_hopcount:
         NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
@@ -645,8 +722,8 @@ def tcp_v6_rcv(skb: sk_buff) -> int:
             NET_INC_STATS(net, LINUX_MIB_TCPMINTTLDROP)
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_MINTTL)
             return 0
-        if th.doff >= _DOFF_WITH_MD5:
-            reason = tcp.tcp_inbound_md5_hash(sk, skb, hdr.saddr, AF_INET6)
+        if state != TCP_ESTABLISHED or th.doff >= _DOFF_SIGNED or sk.md5sig_info is not None or sk.ao_info is not None:
+            reason = tcp.tcp_inbound_hash(sk, None, skb, hdr.saddr, AF_INET6)
             if reason:
                 return _drop_unsigned(sk, skb, reason)
         if state != TCP_LISTEN:
@@ -677,11 +754,10 @@ def _bad_packet(net: Stack, skb: sk_buff, reason: int) -> int:
 def _rcv_request(net: Stack, skb: sk_buff, hdr: ipv6hdr, th: tcphdr, req: tcp_request_sock) -> Any:
     """A segment for a request: whom to try next, or _DONE (as in tcp_ipv4.py)."""
     sk: tcp_sock = req.rsk_listener
-    if th.doff >= _DOFF_WITH_MD5:
-        unsigned = tcp.tcp_inbound_md5_hash(sk, skb, hdr.saddr, AF_INET6)
-        if unsigned:
-            _drop_unsigned(sk, skb, unsigned)
-            return _DONE
+    unsigned = tcp.tcp_inbound_hash(sk, req, skb, hdr.saddr, AF_INET6)
+    if unsigned:
+        _drop_unsigned(sk, skb, unsigned)
+        return _DONE
     if sk.sk_state != TCP_LISTEN:
         inet_connection_sock.inet_csk_reqsk_queue_drop_and_put(sk, req)
         return inet6_hashtables.__inet6_lookup_skb(net, hdr, skb, th.source, th.dest)
@@ -726,6 +802,7 @@ def _do_time_wait(net: Stack, skb: sk_buff, hdr: ipv6hdr, th: tcphdr, tw: tcp_ti
 def tcp_v6_init_sock(sk: tcp_sock) -> int:
     tcp.tcp_init_sock(sk)
     sk.icsk_af_ops = ipv6_specific
+    sk.af_specific = tcp_sock_ipv6_specific
     return 0
 
 
@@ -737,6 +814,17 @@ tcp6_request_sock_ops: request_sock_ops = request_sock_ops(
     destructor=tcp_v6_reqsk_destructor,
 )
 
+tcp_sock_ipv6_specific: tcp_sock_af_ops = tcp_sock_af_ops(
+    md5_lookup=tcp_v6_md5_lookup, calc_md5_hash=tcp_v6_md5_hash_skb, md5_parse=tcp_v6_parse_md5_keys
+)
+
+# Of a socket of AF_INET6 whose peer is one of IPv4.
+tcp_sock_ipv6_mapped_specific: tcp_sock_af_ops = tcp_sock_af_ops(
+    md5_lookup=tcp_ipv4.tcp_v4_md5_lookup,
+    calc_md5_hash=tcp_ipv4.tcp_v4_md5_hash_skb,
+    md5_parse=tcp_v6_parse_md5_keys,
+)
+
 tcp_request_sock_ipv6_ops: tcp_request_sock_af_ops = tcp_request_sock_af_ops(
     IPV6_MIN_MTU - IPV6HDR_LEN - TCP_HEADER_LEN,
     init_req=tcp_v6_init_req,
@@ -745,6 +833,8 @@ tcp_request_sock_ipv6_ops: tcp_request_sock_af_ops = tcp_request_sock_af_ops(
     init_seq_and_ts_off=tcp_v6_init_seq_and_ts_off,
     route_req=tcp_v6_route_req,
     send_synack=tcp_v6_send_synack,
+    req_md5_lookup=tcp_v6_md5_lookup,
+    calc_md5_hash=tcp_v6_md5_hash_skb,
 )
 
 ipv6_specific: inet_connection_sock_af_ops = inet_connection_sock_af_ops(

@@ -20,7 +20,15 @@ from stack.include.snmp import (
     LINUX_MIB_TCPAOKEYNOTFOUND,
     LINUX_MIB_TCPAOREQUIRED,
 )
-from stack.include.tcp import SOL_TCP, TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO, tcp_ao_key
+from stack.include.sock import AF_INET, AF_INET6
+from stack.include.tcp import (
+    SOL_TCP,
+    TCP_AO_ADD_KEY,
+    TCP_AO_DEL_KEY,
+    TCP_AO_INFO,
+    TCP_AO_KEYF_EXCLUDE_OPT,
+    tcp_ao_key,
+)
 from stack.net.ipv4 import tcp_ao
 from stack.stack import Stack
 
@@ -137,17 +145,61 @@ def mib(net: Stack, index: int) -> int:
     return net.mib.net_statistics[index]
 
 
-def test_traffic_key_and_mac_of_rfc_9235() -> None:
-    # RFC 9235, section 4.1.1: a SYN and what it is signed with.
-    packet = bytes.fromhex(
-        "45e0004cdd0f4000ff06bf6b0a0b0c0dac1b1c1de9d700b3fbfbab5a00000000e002ffffcac40000"
-        "020405b4010303080402080a00155ab7000000001d103d542ee437c6f8ede6d7c4d602e7"
-    )
-    src, dst = in_aton("10.11.12.13"), in_aton("172.27.28.29")
-    key = tcp_ao_key(dst, 32, 0, 61, 84, 12, KEY)
-    traffic_key = tcp_ao.tcp_ao_calc_traffic_key(key, src, dst, 59863, 179, 0xFBFBAB5A, 0)
-    assert traffic_key.hex() == "6d63ef1b02fe1509d4b1402707fd7b0416abb74f"
-    assert tcp_ao.tcp_ao_hash(key, traffic_key, 0, src, dst, packet[20:], 44, b"") == packet[-12:]
+IPV4_ENDS, IPV6_ENDS = "0a0b0c0dac1b1c1d", f"fd{1:030x}fd{2:030x}"
+BGP = "ff" * 16 + "00430104dac000b4ac1b1c1d26020601040001000102028000020202000202420002064104"
+BGP6 = BGP.replace("dac0", "fde8").replace("ac1b1c1d", "0101017a")
+
+
+@pytest.mark.parametrize(
+    ("section", "isns", "traffic_key", "header", "data"),
+    [
+        ("4.1.1", (0xFBFBAB5A, 0), "6d63ef1b02fe1509d4b1402707fd7b0416abb74f",
+         ("e9d700b3fbfbab5a00000000e002ffffcac40000020405b4010303080402080a00155ab700000000"
+          "1d103d542ee437c6f8ede6d7c4d602e7"), ""),
+        ("4.1.2", (0x11C14261, 0xFBFBAB5A), "d9e217e4834a80ca2f3fd8de2e41b8e6797fea96",
+         ("00b3e9d711c14261fbfbab5be012ffff37760000020405b4010303080402080a84a50beb00155ab7"
+          "1d10543deeab0fe24c3010815116b3be"), ""),
+        ("4.1.4", (0x11C14261, 0xFBFBAB5A), "d9e217e4834a80ca2f3fd8de2e41b8e6797fea96",
+         ("00b3e9d711c14262fbfbab9ec0180100400c00000101080a84a50bf500155ac1"
+          "1d10543da63f0ecbbb2e635c954deac7"), BGP + "0000dac0020840060064000101" + "00"),
+        ("4.2.2", (0xACD5B5E1, 0xCB0EFBEE), "b5b2896bb3664e8176b0edc6e799524101a8307f",
+         ("00b3ff12acd5b5e1cb0efbefe012ffff388e0000020405b4010303080402080a576772f300024cce"
+          "1d10543d09306f9acea63a8c68cb9a70"), ""),
+        ("5.1.1", (0x787A1DDF, 0), "f5b8b3d5f34fdbb6eb8d4ab9660e60e3",
+         ("c4fa00b3787a1ddf00000000e002ffff5a0f0000020405b4010303080402080a00017ed000000000"
+          "1d103d54e477e99c8040765498e55091"), ""),
+        ("6.1.1", (0x176A833F, 0), "625ec09d575836edc9b6428418bbf06989a361bb",
+         ("f7e400b3176a833f00000000e002ffff47210000020405a0010303080402080a0041d08700000000"
+          "1d103d549033ec3d7334b64c5edd039f"), ""),
+        ("6.2.4", (0xEBA3734D, 0x020C1E69), "405108947f996575e7bdbc26d40216a2c7fa91bd",
+         ("00b3c6cdeba3734e020c1eadc0180100716a00000101080a5ec99b7a009db965"
+          "1d10543d559a819445b4fde98d9e1317"), BGP6 + "0000fde8020840060064000101" + "00"),
+        ("7.1.2", (0xA6744ECB, 0x193CCCEC), "cf1b1e225e06a63616764a067b46f4b1",
+         ("00b3f85aa6744ecb193cccede012ffffeabb0000020405a0010303080402080a71daabc813e4ab99"
+          "1d10543ddc2843a84e78a6bcfdc5ed80"), ""),
+        ("7.1.4", (0xA6744ECB, 0x193CCCEC), "cf1b1e225e06a63616764a067b46f4b1",
+         ("00b3f85aa6744ecc193ccd30c018010052f400000101080a71daabd313e4aba3"
+          "1d10543dc1069b7dfd3d693a6df3f289"), BGP6 + "0000fde8020840060064000101" + "00"),
+    ],
+)  # fmt: skip
+def test_traffic_keys_and_macs_of_rfc_9235(
+    section: str, isns: tuple[int, int], traffic_key: str, header: str, data: str
+) -> None:
+    """Sections 4 and 6 are HMAC-SHA1, 5 and 7 AES-CMAC, 6 and 7 IPv6, *.2.* leave the other options out."""
+    family = AF_INET6 if section[0] in "67" else AF_INET
+    size = 16 if family == AF_INET6 else 4
+    raw = bytes.fromhex(IPV6_ENDS if family == AF_INET6 else IPV4_ENDS)
+    client, server = int.from_bytes(raw[:size], "big"), int.from_bytes(raw[size:], "big")
+    segment = bytes.fromhex(header)
+    ends = (server, client) if segment[:2] == b"\x00\xb3" else (client, server)
+    algo = b"cmac(aes128)" if section[0] in "57" else b"hmac(sha1)"
+    flags = TCP_AO_KEYF_EXCLUDE_OPT if section[2] == "2" else 0
+    key = tcp_ao_key(ends[1], size * 8, flags, 61, 84, 12, KEY, family, algo)
+    sport, dport = int.from_bytes(segment[:2], "big"), int.from_bytes(segment[2:4], "big")
+    found = tcp_ao.tcp_ao_calc_traffic_key(key, *ends, sport, dport, *isns)
+    assert found.hex() == traffic_key
+    mac = tcp_ao.tcp_ao_hash(key, found, 0, *ends, segment, len(segment) - 12, bytes.fromhex(data))
+    assert mac == segment[-12:]
 
 
 def test_listen_syn_without_the_option_is_dropped(server: Any, peer: RawPeer, net: Stack) -> None:
@@ -343,7 +395,8 @@ def test_listen_options_may_be_left_out_of_the_mac(net: Stack, peer: RawPeer) ->
         (ao_add(prefix=33), 22),
         (ao_add(prefix=24), 22),  # the address has bits beyond it
         (ao_add(bits=1), 22),
-        (ao_add(alg=b"cmac(aes128)"), 2),
+        (ao_add(alg=b"hmac(sha256)"), 2),
+        (ao_add(alg=b"cmac(aes128)", maclen=17), 90),
         (ao_add(maclen=17), 90),
         (ao_add(maclen=21), 90),
     ],
