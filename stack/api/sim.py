@@ -24,7 +24,13 @@ segment that came instead.  Every frame that was put on a link is in ``sim.frame
 
 Impairments are per link and direction (``Link.forward`` is from the first to the second end): ``loss``, ``dup`` and
 ``reorder`` are probabilities, ``reorder_ns`` the extra delay of a reordered frame, ``rate_bps`` serialises frames
-one after the other, ``drop_if`` decides on a frame as the test likes.
+one after the other, ``drop_if`` decides on a frame as the test likes.  Where that is not enough - a queue that
+overflows, bursts of loss, corruption, ECN marks, frames of many segments - a direction gets a ``stack.api.path.Path``,
+which decides on everything else:
+
+    sim.join(a, b, forward=Path(100_000_000, 25 * MSEC, queue_bytes=312_500, loss=Bernoulli(0.01)), backward=Path(...))
+
+Every frame is kept in ``sim.frames`` unless ``Sim(keep_frames=False)``: long transfers need the memory.
 """
 
 from __future__ import annotations
@@ -36,6 +42,8 @@ from heapq import heappop, heappush
 from struct import Struct
 from typing import Any, Protocol
 
+from stack.api.path import Frame as Frame
+from stack.api.path import Path
 from stack.clock import ManualClock
 from stack.include.ip import (
     ETH_P_ARP,
@@ -65,7 +73,7 @@ from stack.include.ipv6 import (
     ipv6hdr_at,
 )
 from stack.include.netdevice import NETDEV_TX_OK, net_device
-from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
+from stack.include.sk_buff import CHECKSUM_PARTIAL, sk_buff
 from stack.include.sysctl import SysctlValue
 from stack.lib.checksum import csum_ipv6_magic, csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
 from stack.net.core.neighbour import neigh_add_permanent
@@ -89,23 +97,6 @@ class SimError(AssertionError):
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Frame:
-    """An Ethernet frame on a link, with the offloads of its virtio_net_hdr (``csum_start`` from the frame's
-    start)."""
-
-    time_ns: int
-    src: str
-    dst: str
-    data: bytes
-    ip_summed: int = CHECKSUM_NONE
-    csum_start: int = 0
-    csum_offset: int = 0
-    gso_size: int = 0
-    gso_type: int = 0
-    lost: bool = False
 
 
 @dataclass(slots=True)
@@ -343,6 +334,7 @@ class Direction:
     reorder: float = 0.0
     reorder_ns: int = 1_000_000
     drop_if: Callable[[Frame], bool] | None = None
+    path: Path | None = None
     busy_until: int = 0
     sent: int = 0
     dropped: int = 0
@@ -396,8 +388,9 @@ class StackEnd:
 class Sim:
     """See the head of the file."""
 
-    def __init__(self, seed: int = 0, start_ns: int = 0) -> None:
+    def __init__(self, seed: int = 0, start_ns: int = 0, keep_frames: bool = True) -> None:
         self.clock = ManualClock(start_ns)
+        self.keep_frames = keep_frames
         self.rng = SeededRng(seed)
         self.stacks: list[Stack] = []
         self.links: dict[str, Link] = {}  # by the name of each end
@@ -454,9 +447,20 @@ class Sim:
                 neigh_add_permanent(net.nd_tbl, in6_pton(own), dev, peer.mac)
         return peer
 
-    def join(self, a: Stack, b: Stack, *, delay_ns: int = 0, **both: Any) -> Link:
-        """Link the ``eth0`` of two stacks."""
-        return self.link(self.end(a), self.end(b), delay_ns=delay_ns, **both)
+    def join(
+        self,
+        a: Stack,
+        b: Stack,
+        *,
+        delay_ns: int = 0,
+        forward: Path | None = None,
+        backward: Path | None = None,
+        **both: Any,
+    ) -> Link:
+        """Link the ``eth0`` of two stacks, each way through a path if there is one."""
+        link = self.link(self.end(a), self.end(b), delay_ns=delay_ns, **both)
+        link.forward.path, link.backward.path = forward, backward
+        return link
 
     def link(self, a: Endpoint, b: Endpoint, *, delay_ns: int = 0, **both: Any) -> Link:
         link = Link(a, b, Direction(delay_ns=delay_ns, **both), Direction(delay_ns=delay_ns, **both))
@@ -478,11 +482,16 @@ class Sim:
             return
         way, to = (link.forward, link.b) if end.name == link.a.name else (link.backward, link.a)
         frame.dst = to.name
-        self.frames.append(frame)
+        if self.keep_frames:
+            self.frames.append(frame)
         way.sent += 1
         if (way.drop_if is not None and way.drop_if(frame)) or self._chance(way.loss):
             frame.lost = True
             way.dropped += 1
+            return
+        if way.path is not None:
+            for when, packet in way.path.send(self.clock.now_ns(), frame):
+                self._enqueue(when, to, packet)
             return
         start = max(self.clock.now_ns(), way.busy_until)
         if way.rate_bps:
