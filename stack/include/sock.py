@@ -59,6 +59,10 @@ EPOLLHUP: Final = 0x010
 EPOLLRDNORM: Final = 0x040
 EPOLLRDHUP: Final = 0x2000
 
+# sk_pacing_status (enum sk_pacing): NEEDED is paced by TCP itself; there is no queueing discipline (FQ) below that does
+SK_PACING_NONE: Final = 0
+SK_PACING_NEEDED: Final = 1
+
 SOCK_MIN_SNDBUF: Final = 4608
 SOCK_MIN_RCVBUF: Final = 2304
 
@@ -205,7 +209,7 @@ class sock(sock_common):
         self.sk_route_caps = 0
         self.sk_pacing_rate = (1 << 64) - 1
         self.sk_max_pacing_rate = (1 << 64) - 1
-        self.sk_pacing_status = 0
+        self.sk_pacing_status = SK_PACING_NONE
         self.sk_pacing_shift = 10
         self.sk_rxhash = 0
         self.sk_incoming_cpu = 0

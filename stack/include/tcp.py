@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
 from stack.include.snmp import LINUX_MIB_LISTENDROPS
-from stack.include.sock import AF_INET
+from stack.include.sock import AF_INET, SK_PACING_NEEDED
 from stack.include.tcp_states import TCP_SYN_RECV
-from stack.include.timer import HZ
+from stack.include.timer import HZ, TICK_NSEC
 from stack.kernel.time.timer import jiffies, tcp_jiffies32
 from stack.seqnum import MASK32
 
@@ -620,6 +620,20 @@ def minmax_running_min(m: minmax, win: int, t: int, meas: int) -> int:
     return m.s[0][1]
 
 
+def minmax_running_max(m: minmax, win: int, t: int, meas: int) -> int:
+    """The same for the maximum."""
+    s = m.s
+    sample = (t, meas)
+    if meas >= s[0][1] or t - s[2][0] > win:
+        return minmax_reset(m, t, meas)
+    if meas >= s[1][1]:
+        s[1] = s[2] = sample
+    elif meas >= s[2][1]:
+        s[2] = sample
+    _minmax_subwin_update(m, win, sample)
+    return m.s[0][1]
+
+
 def _minmax_subwin_update(m: minmax, win: int, sample: tuple[int, int]) -> None:
     s = m.s
     age = sample[0] - s[0][0]
@@ -796,6 +810,7 @@ class tcp_sock(inet_connection_sock):
         "nonagle",
         "notsent_lowat",
         "out_of_order_queue",
+        "pacing_timer",
         "packets_out",
         "pred_flags",
         "prior_cwnd",
@@ -853,6 +868,7 @@ class tcp_sock(inet_connection_sock):
         "tcp_mstamp",
         "tcp_rtx_queue",
         "tcp_usec_ts",
+        "tcp_wstamp_ns",
         "thin_lto",
         "timeout_rehash",
         "tlp_high_seq",
@@ -940,6 +956,8 @@ class tcp_sock(inet_connection_sock):
     def _init_timing(self) -> None:
         self.tcp_clock_cache = 0  # ns
         self.tcp_mstamp = 0  # us
+        self.tcp_wstamp_ns = 0  # when the next packet may leave; used while the socket is paced
+        self.pacing_timer: hrtimer | None = None  # made by the first packet that has to wait
         self.srtt_us = self.mdev_us = self.mdev_max_us = self.rttvar_us = self.rtt_seq = 0
         self.rtt_min = minmax()
         self.lsndtime = 0
@@ -1045,6 +1063,19 @@ def tcp_current_ssthresh(sk: tcp_sock) -> int:
     if tcp_in_cwnd_reduction(sk):
         return sk.snd_ssthresh
     return max(sk.snd_ssthresh, (sk.snd_cwnd >> 1) + (sk.snd_cwnd >> 2))
+
+
+def tcp_ca_needs_ecn(sk: tcp_sock) -> bool:
+    return bool(sk.icsk_ca_ops.flags & TCP_CONG_NEEDS_ECN)
+
+
+def tcp_needs_internal_pacing(sk: tcp_sock) -> bool:
+    return sk.sk_pacing_status == SK_PACING_NEEDED
+
+
+def tcp_pacing_delay(sk: tcp_sock) -> int:
+    """Jiffies until pacing lets the next packet go, rounded down."""
+    return max(sk.tcp_wstamp_ns - sk.tcp_clock_cache, 0) // TICK_NSEC
 
 
 def tcp_fast_path_on(tp: tcp_sock) -> None:

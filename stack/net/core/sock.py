@@ -40,6 +40,8 @@ from stack.include.sock import (
     EPOLLPRI,
     EPOLLRDNORM,
     INT_MAX,
+    SK_PACING_NEEDED,
+    SK_PACING_NONE,
     SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
     SOCK_DEAD,
@@ -105,6 +107,7 @@ SO_INCOMING_CPU: Final = 49
 SO_BINDTOIFINDEX: Final = 62
 
 SK_CAN_REUSE: Final = 1
+_NO_RATE: Final = (1 << 64) - 1
 
 _LINGER: Final = Struct("=ii")
 _TIMEVAL: Final = Struct("=qq")
@@ -494,7 +497,12 @@ def _set_mark(sk: sock, val: int) -> int:
 
 
 def _set_max_pacing_rate(sk: sock, val: int) -> int:
-    sk.sk_max_pacing_rate = val & 0xFFFFFFFFFFFFFFFF
+    """Bytes per second: an unsigned int, or a long of eight bytes; all ones are no limit.  A limit turns TCP's own
+    pacing on."""
+    rate = _NO_RATE if val in (-1, 0xFFFFFFFF) else val & 0xFFFFFFFF if val < 0 else val
+    if rate != _NO_RATE and sk.sk_pacing_status == SK_PACING_NONE:
+        sk.sk_pacing_status = SK_PACING_NEEDED
+    sk.sk_max_pacing_rate = rate
     sk.sk_pacing_rate = min(sk.sk_pacing_rate, sk.sk_max_pacing_rate)
     return 0
 
@@ -603,6 +611,8 @@ def sk_setsockopt(sk: sock, level: int, optname: int, optval: optval_t) -> int:
     if not isinstance(optval, int):
         if len(optval) < 4:
             return -errno.EINVAL
+        if optname == SO_MAX_PACING_RATE and len(optval) >= 8:
+            return setter(sk, int.from_bytes(optval[:8], "little"))
         optval = int.from_bytes(optval[:4], "little", signed=True)
     return setter(sk, optval)
 

@@ -12,6 +12,10 @@ not).  ``tcp_write_xmit`` moves what may go to ``tcp_rtx_queue`` while it transm
     TSO deferral        tcp_tso_should_defer: half-filled big packets wait for the next ACK
     small queues        tcp_small_queue_check: bytes that the device holds back
 
+but first, of a socket that is paced (bbr, SO_MAX_PACING_RATE), whether its time has come: each packet moves
+``tcp_wstamp_ns``, when the next may leave, by its length over ``sk_pacing_rate`` (the first ten segments of a
+connection do not), and tcp_pacing_check() sets a timer for it, tcp_pace_kick().
+
 A packet on the wire is a clone: fresh header room, the same payload buffers.  Payload is never copied and never
 summed here: the checksum field gets the pseudo-header's sum (CHECKSUM_PARTIAL), the IP layer or the device
 completes it.
@@ -22,8 +26,8 @@ The window that is offered (``tcp_select_window``) is what the free half of the 
 Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
-Left out: path MTU probing beyond its variables, pacing (no ``sk_pacing``:
-cubic and reno do not ask for it), collapsing of small packets on retransmission, urgent pointers on the way out.
+Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission, urgent pointers on
+the way out.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ from stack.include.snmp import (
     TCP_MIB_OUTSEGS,
     TCP_MIB_RETRANSSEGS,
 )
-from stack.include.sock import AF_INET6
+from stack.include.sock import AF_INET6, SK_PACING_NEEDED, SK_PACING_NONE
 from stack.include.tcp import (
     CA_EVENT_CWND_RESTART,
     CA_EVENT_TX_START,
@@ -95,6 +99,7 @@ from stack.include.tcp import (
     TCP_ECN_QUEUE_CWR,
     TCP_HEADER,
     TCP_HEADER_LEN,
+    TCP_INIT_CWND,
     TCP_MAX_WINDOW,
     TCP_MAX_WSCALE,
     TCP_NAGLE_CORK,
@@ -158,6 +163,8 @@ from stack.include.tcp import (
     tcp_is_sack,
     tcp_md5sig_key,
     tcp_minshall_check,
+    tcp_needs_internal_pacing,
+    tcp_pacing_delay,
     tcp_packets_in_flight,
     tcp_passive_fastopen,
     tcp_receive_window,
@@ -174,7 +181,15 @@ from stack.include.tcp_states import (
     TCPF_SYN_SENT,
 )
 from stack.include.timer import HZ
-from stack.kernel.time.timer import jiffies, jiffies_to_usecs, tcp_jiffies32, usecs_to_jiffies
+from stack.kernel.time.timer import (
+    hrtimer_init,
+    hrtimer_is_queued,
+    hrtimer_start,
+    jiffies,
+    jiffies_to_usecs,
+    tcp_jiffies32,
+    usecs_to_jiffies,
+)
 from stack.net.core import sock as net_core_sock
 from stack.net.ipv4 import tcp_ao, tcp_input, tcp_rate, tcp_timer
 from stack.seqnum import MASK32, after, before
@@ -184,6 +199,7 @@ if TYPE_CHECKING:
     from stack.include.request_sock import tcp_request_sock
 
 _SIGN: Final = 0x80000000
+_NO_RATE: Final = (1 << 64) - 1
 
 OPTION_SACK_ADVERTISE: Final = 1 << 0
 OPTION_TS: Final = 1 << 1
@@ -643,7 +659,12 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
 
     ``clone_it`` says that ``oskb`` stays in a queue of ours; in either case the wire gets a packet of its own,
     since queued packets have no header room here."""
-    oskb.skb_mstamp_ns = sk.tcp_clock_cache
+    stamp = sk.tcp_clock_cache
+    prior_wstamp = 0
+    if sk.sk_pacing_status:
+        prior_wstamp = sk.tcp_wstamp_ns
+        sk.tcp_wstamp_ns = stamp = max(prior_wstamp, stamp)
+    oskb.skb_mstamp_ns = stamp
     tcb = oskb.cb
     skb = skb_clone(oskb)
     skb.skb_mstamp_ns = oskb.skb_mstamp_ns
@@ -710,13 +731,20 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         err = 0
     if not err and clone_it:
         tcb.in_flight = (tcb.end_seq - sk.snd_una) & MASK32
-        tcp_update_skb_after_send(sk, oskb)
+        tcp_update_skb_after_send(sk, oskb, prior_wstamp)
         tcp_rate.tcp_rate_skb_sent(sk, oskb)
     return err
 
 
-def tcp_update_skb_after_send(sk: tcp_sock, skb: sk_buff) -> None:
-    """Keep the list of sent packets in order of their last transmission (RACK walks it)."""
+def tcp_update_skb_after_send(sk: tcp_sock, skb: sk_buff, prior_wstamp: int) -> None:
+    """Keep the list of sent packets in order of their last transmission (RACK walks it).  Of a paced socket also note
+    when the next may leave; what it came late, it may be early again, up to half of the gap."""
+    if sk.sk_pacing_status != SK_PACING_NONE:
+        rate = sk.sk_pacing_rate
+        if rate and rate != _NO_RATE and sk.data_segs_out >= TCP_INIT_CWND:
+            len_ns = skb.len * 1_000_000_000 // rate
+            credit = sk.tcp_wstamp_ns - prior_wstamp
+            sk.tcp_wstamp_ns += len_ns - min(len_ns // 2, credit)
     tsorted = sk.tsorted_sent_queue
     tsorted.pop(skb, None)
     tsorted[skb] = None
@@ -970,6 +998,23 @@ def tcp_nagle_check(partial: bool, tp: tcp_sock, nonagle: int) -> bool:
     )
 
 
+def tcp_pacing_check(sk: tcp_sock) -> bool:
+    """Whether pacing holds the next packet back; if so, tcp_pace_kick() goes on."""
+    if not tcp_needs_internal_pacing(sk) or sk.tcp_wstamp_ns <= sk.tcp_clock_cache:
+        return False
+    timer = sk.pacing_timer
+    if timer is None:
+        timer = sk.pacing_timer = hrtimer_init(tcp_pace_kick, sk)
+    if not hrtimer_is_queued(timer):
+        hrtimer_start(sk.sk_net, timer, sk.tcp_wstamp_ns)
+    return True
+
+
+def tcp_pace_kick(sk: tcp_sock) -> None:
+    """The pacing timer fired."""
+    tcp_tsq_write(sk)
+
+
 def tcp_tso_autosize(sk: tcp_sock, mss_now: int, min_tso_segs: int) -> int:
     """Segments of one packet for about a millisecond at the current rate, more where the round trip is short:
     the lower the RTT, the less bursts matter."""
@@ -1090,7 +1135,9 @@ def tcp_small_queue_check(sk: tcp_sock, skb: sk_buff, factor: int) -> bool:
     if not sk.sk_wmem_alloc:
         return False
     limit = max(2 * skb.truesize, sk.sk_pacing_rate >> sk.sk_pacing_shift)
-    limit = min(limit, sk.sk_net.ipv4.sysctl_tcp_limit_output_bytes) << factor
+    if sk.sk_pacing_status == SK_PACING_NONE:
+        limit = min(limit, sk.sk_net.ipv4.sysctl_tcp_limit_output_bytes)
+    limit <<= factor
     if sk.sk_wmem_alloc > limit and sk.tcp_rtx_queue:
         sk.tsq_flags |= TSQF_THROTTLED
         return True
@@ -1102,6 +1149,11 @@ def tcp_tsq_handler(sk: tcp_sock) -> None:
     if not sk.tsq_flags & TSQF_THROTTLED:
         return
     sk.tsq_flags &= ~TSQF_THROTTLED
+    tcp_tsq_write(sk)
+
+
+def tcp_tsq_write(sk: tcp_sock) -> None:
+    """Send, lost packets first."""
     if (1 << sk.sk_state) & (TCPF_CLOSE | TCPF_LISTEN | TCPF_SYN_SENT):
         return
     if sk.lost_out > sk.retrans_out and sk.snd_cwnd > tcp_packets_in_flight(sk):
@@ -1169,7 +1221,10 @@ def tcp_write_xmit(sk: tcp_sock, mss_now: int, nonagle: int, push_one: int) -> b
     tcp_mstamp_refresh(sk)
     max_segs = tcp_tso_segs(sk, mss_now)
     queue = sk.sk_write_queue
+    paced = sk.sk_pacing_status == SK_PACING_NEEDED
     while queue:
+        if paced and tcp_pacing_check(sk):
+            break
         skb = queue[0]
         tso_segs = tcp_init_tso_segs(skb, mss_now)
         cwnd_quota = tcp_cwnd_test(sk, skb)
@@ -1253,7 +1308,10 @@ def tcp_check_probe_timer(sk: tcp_sock) -> None:
 
 
 def tcp_reset_xmit_timer(sk: tcp_sock, what: int, when: int, max_when: int) -> None:
-    """Arm the retransmit timer for one of its purposes, ``when`` jiffies from now (include/net/tcp.h)."""
+    """Arm the retransmit timer for one of its purposes, ``when`` jiffies from now (include/net/tcp.h), or from when
+    pacing lets the next packet go."""
+    if sk.sk_pacing_status:
+        when += tcp_pacing_delay(sk)
     inet_csk_reset_xmit_timer(sk, what, when, max_when)
 
 
@@ -1410,8 +1468,9 @@ def _xmit_retransmit_pass(sk: tcp_sock) -> bool:
     split = False
     rearm_timer = False
     max_segs = tcp_tso_segs(sk, tcp_current_mss(sk))
+    paced = sk.sk_pacing_status == SK_PACING_NEEDED
     for skb in list(sk.tcp_rtx_queue):
-        if sk.lost_out <= sk.retrans_out:
+        if sk.lost_out <= sk.retrans_out or (paced and tcp_pacing_check(sk)):
             break
         segs = sk.snd_cwnd - tcp_packets_in_flight(sk)
         if segs <= 0:

@@ -479,5 +479,7 @@ def tcp_init_xmit_timers(sk: tcp_sock) -> None:
 
 def tcp_clear_xmit_timers(sk: tcp_sock) -> None:
     """The connection is over: no timer of it fires any more."""
+    if sk.pacing_timer is not None:
+        hrtimer_cancel(sk.sk_net, sk.pacing_timer)
     hrtimer_cancel(sk.sk_net, sk.compressed_ack_timer)
     inet_connection_sock.inet_csk_clear_xmit_timers(sk)
