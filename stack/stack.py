@@ -56,7 +56,18 @@ from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
 from stack.net.core import dev as net_core_dev
-from stack.net.ipv4 import arp, devinet, fib_frontend, icmp, igmp, inet_fragment, protocol, tcp_ipv4, udp
+from stack.net.ipv4 import (
+    arp,
+    devinet,
+    fib_frontend,
+    icmp,
+    igmp,
+    inet_fragment,
+    protocol,
+    tcp_cong,
+    tcp_ipv4,
+    udp,
+)
 from stack.net.ipv6 import addrconf, exthdrs, ip6_input, ndisc, radv, reassembly, tcp_ipv6
 from stack.net.ipv6 import icmp as icmpv6
 from stack.net.ipv6 import protocol as protocol6
@@ -175,10 +186,34 @@ class Stack:
     # -- configuration -------------------------------------------------------------------------------------------
 
     def sysctl_get(self, name: str) -> SysctlValue:
+        """The value of "tcp_rmem", "net.ipv4.tcp_rmem", "core.somaxconn"...; KeyError if there is none."""
+        if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_available_congestion_control":
+            return tcp_cong.tcp_get_available_congestion_control()
         return sysctl_get(self.core, self.ipv4, self.ipv6, name)
 
     def sysctl_set(self, name: str, value: SysctlValue) -> None:
+        """Set one; KeyError for an unknown name, TypeError for a value of another kind, ValueError for one that it
+        cannot have."""
+        short = name.removeprefix("net.").removeprefix("ipv4.")
+        if short.endswith("_congestion_control"):
+            self._set_congestion_control(short, value)
+            return
         sysctl_set(self.core, self.ipv4, self.ipv6, name, value)
+
+    def _set_congestion_control(self, name: str, value: SysctlValue) -> None:
+        if name == "tcp_available_congestion_control":
+            raise ValueError(
+                "sysctl tcp_available_congestion_control is read-only: it lists what this build has"
+            )
+        if not isinstance(value, str):
+            raise TypeError(f"sysctl {name} is a string: {value!r} is of another kind")
+        setters: dict[str, Callable[[Stack, str], int]] = {
+            "tcp_congestion_control": tcp_cong.tcp_set_default_congestion_control,
+            "tcp_allowed_congestion_control": tcp_cong.tcp_set_allowed_congestion_control,
+        }
+        if setters[name](self, value):
+            available = tcp_cong.tcp_get_available_congestion_control()
+            raise ValueError(f"sysctl {name}: {value!r} is not among those there are: {available}")
 
     def register_netdevice(self, name: str, mac: bytes, mtu: int = 1500) -> net_device:
         """A new Ethernet device, up, with its link-local IPv6 address if its MTU is 1280 or more; ValueError for a MAC

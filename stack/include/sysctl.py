@@ -108,7 +108,7 @@ class netns_ipv4:
         self.sysctl_tcp_challenge_ack_limit = 2147483647
         self.sysctl_tcp_invalid_ratelimit = 500  # ms
         self.sysctl_tcp_congestion_control = "cubic"
-        self.tcp_available_congestion_control = ("reno", "cubic")
+        self.tcp_allowed_congestion_control = "reno cubic bbr"
         self.sysctl_tcp_nometrics_save = 0
         self.sysctl_tcp_no_ssthresh_metrics_save = 1
 
@@ -197,7 +197,7 @@ _IPV4_FIELDS: Final = {
     "route.mtu_expires": "ip_rt_mtu_expires",
     "route.min_pmtu": "ip_rt_min_pmtu",
     "route.min_adv_mss": "ip_rt_min_advmss",
-    "tcp_available_congestion_control": "tcp_available_congestion_control",
+    "tcp_allowed_congestion_control": "tcp_allowed_congestion_control",
 }
 
 

@@ -212,7 +212,11 @@ from stack.net.ipv4 import (
     tcp_rate,
     tcp_timer,
 )
-from stack.net.ipv4 import tcp_cubic as tcp_cubic  # registers itself, as a built-in module of the kernel does
+from stack.net.ipv4 import (
+    tcp_bbr as tcp_bbr,  # these register themselves, as built-in modules of the kernel do
+)
+from stack.net.ipv4 import tcp_cubic as tcp_cubic
+from stack.net.ipv4 import tcp_dctcp as tcp_dctcp
 from stack.seqnum import MASK32, after, diff
 
 # tcp_close_state(): the next state and whether a FIN goes out, by the state now.

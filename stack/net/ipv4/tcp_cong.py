@@ -5,6 +5,11 @@ A socket's control is ``icsk_ca_ops``, chosen when the socket is made (by sysctl
 listener, or set with TCP_CONGESTION.  Its state is one object in ``icsk_ca_priv``, made by ``init`` when the
 connection is established.  Reno (RFC 5681, with appropriate byte counting of RFC 3465 counted in segments) is the
 one that everything falls back to.
+
+Three sysctls say which there are: tcp_available_congestion_control lists all that this build has,
+tcp_allowed_congestion_control those that TCP_CONGESTION may choose (without CAP_NET_ADMIN, which no application of a
+Stack has; whoever owns the Stack may widen the list), tcp_congestion_control the one that new sockets get, which it
+allows as well.
 """
 
 from __future__ import annotations
@@ -14,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from stack.include.ip import INET_ECN_ECT_0, INET_ECN_MASK
 from stack.include.tcp import (
-    TCP_CONG_NEEDS_ECN,
     TCP_CONG_NON_RESTRICTED,
+    tcp_ca_needs_ecn,
     tcp_congestion_ops,
     tcp_in_slow_start,
     tcp_is_cwnd_limited,
@@ -24,6 +29,7 @@ from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
 
 if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
+    from stack.stack import Stack
 
 # The controls this build has, by name, as the kernel's tcp_cong_list: filled on import, never per connection.
 tcp_cong_list: dict[str, tcp_congestion_ops] = {}
@@ -43,6 +49,37 @@ def tcp_register_congestion_control(ca: tcp_congestion_ops) -> int:
     return 0
 
 
+# -- the sysctls ------------------------------------------------------------------------------------------------
+
+
+def tcp_set_default_congestion_control(net: Stack, name: str) -> int:
+    """tcp_congestion_control: what new sockets get; 0, or -ENOENT."""
+    if tcp_ca_find(name) is None:
+        return -errno.ENOENT
+    ipv4 = net.ipv4
+    ipv4.sysctl_tcp_congestion_control = name
+    if name not in ipv4.tcp_allowed_congestion_control.split():
+        ipv4.tcp_allowed_congestion_control += " " + name
+    return 0
+
+
+def tcp_get_available_congestion_control() -> str:
+    """All names, in the order of registration."""
+    return " ".join(tcp_cong_list)
+
+
+def tcp_set_allowed_congestion_control(net: Stack, val: str) -> int:
+    """tcp_allowed_congestion_control: 0, or -ENOENT if one of the names is not known; then nothing changes."""
+    names = val.split()
+    if any(tcp_ca_find(name) is None for name in names):
+        return -errno.ENOENT
+    net.ipv4.tcp_allowed_congestion_control = " ".join(name for name in tcp_cong_list if name in names)
+    return 0
+
+
+# -- a socket's control -----------------------------------------------------------------------------------------
+
+
 def tcp_set_ca_state(sk: tcp_sock, ca_state: int) -> None:
     """Move to Open, Disorder, CWR, Recovery or Loss; the control hears of it first."""
     set_state = sk.icsk_ca_ops.set_state
@@ -55,15 +92,16 @@ def tcp_assign_congestion_control(sk: tcp_sock) -> None:
     """Give a new socket the namespace's default; its ``init`` waits until the connection is established."""
     sk.icsk_ca_ops = tcp_ca_find(sk.sk_net.ipv4.sysctl_tcp_congestion_control) or tcp_reno
     sk.icsk_ca_priv = None
-    _ask_for_ecn(sk)
+    tcp_ecn_xmit(sk)
 
 
-def _ask_for_ecn(sk: tcp_sock) -> None:
-    """A control that needs ECN sends everything as ECT(0), handshake included (INET_ECN_xmit); others not."""
-    if sk.icsk_ca_ops.flags & TCP_CONG_NEEDS_ECN:
-        sk.tos |= INET_ECN_ECT_0
-    else:
-        sk.tos &= ~INET_ECN_MASK
+def tcp_ecn_xmit(sk: tcp_sock) -> None:
+    """A control that needs ECN sends everything as ECT(0), handshake included (INET_ECN_xmit()); others not
+    (INET_ECN_dontxmit())."""
+    ect = INET_ECN_ECT_0 if tcp_ca_needs_ecn(sk) else 0
+    sk.tos = sk.tos & ~INET_ECN_MASK | ect
+    if sk.pinet6 is not None:
+        sk.pinet6.tclass = sk.pinet6.tclass & ~INET_ECN_MASK | ect
 
 
 def tcp_init_congestion_control(sk: tcp_sock) -> None:
@@ -79,7 +117,7 @@ def tcp_reinit_congestion_control(sk: tcp_sock, ca: tcp_congestion_ops) -> None:
     sk.icsk_ca_ops = ca
     sk.icsk_ca_setsockopt = True
     sk.icsk_ca_priv = None
-    _ask_for_ecn(sk)
+    tcp_ecn_xmit(sk)
     if sk.sk_state not in (TCP_CLOSE, TCP_LISTEN):
         tcp_init_congestion_control(sk)
 
@@ -92,10 +130,13 @@ def tcp_cleanup_congestion_control(sk: tcp_sock) -> None:
 
 
 def tcp_set_congestion_control(sk: tcp_sock, name: str) -> int:
-    """setsockopt(TCP_CONGESTION): 0, or -ENOENT for a name that this build has not."""
+    """setsockopt(TCP_CONGESTION): 0, -ENOENT for a name that this build has not, or -EPERM for one that is not
+    allowed."""
     ca = tcp_ca_find(name)
     if ca is None:
         return -errno.ENOENT
+    if name not in sk.sk_net.ipv4.tcp_allowed_congestion_control.split():
+        return -errno.EPERM
     if ca is sk.icsk_ca_ops:
         sk.icsk_ca_setsockopt = True
         return 0

@@ -162,6 +162,8 @@ from stack.include.tcp import (
     CA_ACK_SLOWPATH,
     CA_ACK_WIN_UPDATE,
     CA_EVENT_COMPLETE_CWR,
+    CA_EVENT_ECN_IS_CE,
+    CA_EVENT_ECN_NO_CE,
     CA_EVENT_LOSS,
     MAX_TCP_HEADER,
     TCP_ATO_MIN,
@@ -237,6 +239,7 @@ from stack.include.tcp import (
     rate_sample,
     tcp_adjust_rcv_ssthresh,
     tcp_ca_event,
+    tcp_ca_needs_ecn,
     tcp_clear_options,
     tcp_current_ssthresh,
     tcp_fast_path_check,
@@ -509,6 +512,8 @@ def tcp_ecn_check_ce(sk: tcp_sock, skb: sk_buff) -> None:
         if sk.ecn_flags & TCP_ECN_SEEN:
             tcp_enter_quickack_mode(sk, 2)
         return
+    if tcp_ca_needs_ecn(sk):
+        tcp_ca_event(sk, CA_EVENT_ECN_IS_CE if ecn == INET_ECN_CE else CA_EVENT_ECN_NO_CE)
     if ecn == INET_ECN_CE and not sk.ecn_flags & TCP_ECN_DEMAND_CWR:
         tcp_enter_quickack_mode(sk, 2)
         sk.ecn_flags |= TCP_ECN_DEMAND_CWR
@@ -3071,13 +3076,14 @@ def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listen
 def tcp_ecn_create_request(req: tcp_request_sock, skb: sk_buff, sk: tcp_sock, dst: dst_entry) -> None:
     """Accept an ECN offer (RFC 3168, section 6.1.1) if the sysctl allows and the SYN itself is not ECT.  A SYN with any
     reserved bit set, as one that offers Accurate ECN (draft-ietf-tcpm-accurate-ecn), may be ECT.  No kernel up to 6.18
-    speaks more than RFC 3168 with it, whatever tcp_ecn is: the SYN-ACK has ECE, without CWR and AE."""
+    speaks more than RFC 3168 with it, whatever tcp_ecn is: the SYN-ACK has ECE, without CWR and AE.  A listener whose
+    congestion control lives on ECN accepts any offer."""
     net = sk.sk_net
     flags = skb.h_th.flags
     if flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE | TCPHDR_CWR:
         return
     ect = skb.cb.ip_dsfield & INET_ECN_MASK != INET_ECN_NOT_ECT
-    if net.ipv4.sysctl_tcp_ecn and (not ect or skb.h_th.res1):
+    if (net.ipv4.sysctl_tcp_ecn and (not ect or skb.h_th.res1)) or tcp_ca_needs_ecn(sk):
         req.ecn_ok = True
 
 

@@ -155,6 +155,7 @@ from stack.include.tcp import (
     TCPF_CA_Open,
     tcp_ao_key,
     tcp_ca_event,
+    tcp_ca_needs_ecn,
     tcp_current_ssthresh,
     tcp_fastopen_cookie,
     tcp_full_space,
@@ -459,7 +460,7 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
             sk.ecn_flags &= ~TCP_ECN_QUEUE_CWR
             flags |= TCPHDR_CWR
             skb.gso_type |= SKB_GSO_TCP_ECN if skb.gso_size else 0
-    else:
+    elif not tcp_ca_needs_ecn(sk):
         sk.tos &= ~3
         if sk.pinet6 is not None:
             sk.pinet6.tclass &= ~3

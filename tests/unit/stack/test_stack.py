@@ -53,6 +53,19 @@ def test_sysctl_of_the_wrong_kind_is_refused(name: str, value: SysctlValue) -> N
         make(sysctl={name: value})
 
 
+def test_congestion_control_sysctls_know_what_there_is() -> None:
+    net = make(sysctl={"tcp_congestion_control": "dctcp"})
+    available = str(net.sysctl_get("net.ipv4.tcp_available_congestion_control"))
+    assert set(available.split()) == {"reno", "cubic", "bbr", "dctcp"}
+    assert str(net.sysctl_get("tcp_allowed_congestion_control")).split() == ["reno", "cubic", "bbr", "dctcp"]
+    for name in ("tcp_congestion_control", "tcp_allowed_congestion_control"):
+        with pytest.raises(ValueError, match=r"vegas.*cubic"):
+            net.sysctl_set(name, "vegas")
+    assert net.sysctl_get("tcp_congestion_control") == "dctcp"
+    with pytest.raises(ValueError, match="read-only"):
+        net.sysctl_set("tcp_available_congestion_control", "reno")
+
+
 def test_two_stacks_share_nothing() -> None:
     sim = Sim()
     one, two = sim.add_stack("10.0.2.2/24"), sim.add_stack("10.0.2.2/24")

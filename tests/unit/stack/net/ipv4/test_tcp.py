@@ -81,7 +81,17 @@ def test_close_unknown_option_is_enoprotoopt(fresh: Any) -> None:
 def test_close_congestion_control_by_name(fresh: Any) -> None:
     assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"reno\0") == 0
     assert tcp.tcp_getsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION) == (0, b"reno".ljust(16, b"\0"))
-    assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"bbr") == -2
+    assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"vegas") == -2
+
+
+def test_close_congestion_control_not_allowed_is_eperm_until_it_is(fresh: Any) -> None:
+    net = fresh.sk_net
+    assert net.sysctl_get("tcp_allowed_congestion_control") == "reno cubic bbr"
+    assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"dctcp") == -1
+    net.sysctl_set("tcp_allowed_congestion_control", "dctcp reno")
+    assert net.sysctl_get("tcp_allowed_congestion_control") == "reno dctcp"
+    assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"dctcp") == 0
+    assert tcp.tcp_setsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, b"bbr") == -1
 
 
 def test_established_readiness_follows_the_connection(established: Make) -> None:

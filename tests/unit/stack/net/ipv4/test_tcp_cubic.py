@@ -6,8 +6,14 @@ from __future__ import annotations
 import pytest
 
 from stack.clock import ManualClock
-from stack.include.sock import AF_INET
-from stack.include.tcp import tcp_sock
+from stack.include.snmp import (
+    LINUX_MIB_TCPHYSTARTDELAYCWND,
+    LINUX_MIB_TCPHYSTARTDELAYDETECT,
+    LINUX_MIB_TCPHYSTARTTRAINCWND,
+    LINUX_MIB_TCPHYSTARTTRAINDETECT,
+)
+from stack.include.sock import AF_INET, SK_PACING_NEEDED
+from stack.include.tcp import TCP_INFINITE_SSTHRESH, ack_sample, tcp_sock
 from stack.net.ipv4 import tcp_cong, tcp_cubic
 from stack.net.ipv4.tcp_cubic import BETA, C, bictcp, bictcp_update
 from stack.rng import SeededRng
@@ -105,6 +111,121 @@ def test_cubic_short_round_trip_is_as_fast_as_reno() -> None:
         rounds += 1
     # Reno with this alpha needs 6 / 0.529 = 11.3 round trips for six segments.
     assert 10 <= rounds <= 20
+
+
+# -- HyStart ----------------------------------------------------------------------------------------------
+
+
+def slow_start(cwnd: int = 40, rtt_us: int = 50_000) -> tcp_sock:
+    """A socket in slow start, at the beginning of a round trip, with ``rtt_us`` the smallest so far."""
+    sk = make_sock()
+    sk.tcp_mstamp = 1_000_000
+    tcp_cubic.bictcp_init(sk)
+    sk.snd_cwnd = cwnd
+    sk.icsk_ca_priv.delay_min = rtt_us / 1e6
+    sk.sk_gso_max_size, sk.sk_pacing_rate = 65536, 1 << 40
+    return sk
+
+
+def acks(sk: tcp_sock, count: int, gap_us: int, rtt_us: int = 50_000) -> None:
+    for _ in range(count):
+        sk.tcp_mstamp += gap_us
+        tcp_cubic.bictcp_acked(sk, ack_sample(1, rtt_us, 0))
+
+
+def counted(sk: tcp_sock, mib: int) -> int:
+    return sk.sk_net.mib.net_statistics[mib]
+
+
+def test_hystart_ack_train_of_half_a_round_trip_ends_slow_start() -> None:
+    sk = slow_start()
+    acks(sk, 25, 1000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+    acks(sk, 1, 1000)
+    assert sk.snd_ssthresh == 40
+    assert counted(sk, LINUX_MIB_TCPHYSTARTTRAINDETECT) == 1
+    assert counted(sk, LINUX_MIB_TCPHYSTARTTRAINCWND) == 40
+
+
+def test_hystart_ack_train_of_a_paced_sender_takes_a_whole_round_trip() -> None:
+    sk = slow_start()
+    sk.sk_pacing_status = SK_PACING_NEEDED
+    acks(sk, 49, 1000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+    acks(sk, 2, 1000)
+    assert sk.snd_ssthresh == 40
+
+
+def test_hystart_acks_far_apart_are_no_train() -> None:
+    sk = slow_start()
+    acks(sk, 100, 2100)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+
+
+def test_hystart_short_path_allows_for_big_packets() -> None:
+    sk = slow_start(rtt_us=1000)
+    sk.sk_pacing_rate = 64_000_000  # four packets of 64 KB take 4 ms: a millisecond is the most that counts
+    assert tcp_cubic.hystart_ack_delay(sk) == 1000
+    acks(sk, 9, 100, rtt_us=1000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+    acks(sk, 2, 100, rtt_us=1000)
+    assert sk.snd_ssthresh == 40
+
+
+@pytest.mark.parametrize(
+    ("delay_min", "rtt", "ends"),
+    [
+        (50_000, 56_250, False),  # an eighth of 50 ms is 6.25 ms
+        (50_000, 56_251, True),
+        (10_000, 14_000, False),  # 4 ms at least
+        (10_000, 14_001, True),
+        (400_000, 416_001, True),  # 16 ms at most
+    ],
+)
+def test_hystart_round_trips_above_the_threshold_end_slow_start(delay_min: int, rtt: int, ends: bool) -> None:
+    sk = slow_start(rtt_us=delay_min)
+    acks(sk, 8, 3000, rtt_us=rtt)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+    acks(sk, 1, 3000, rtt_us=rtt)
+    assert (sk.snd_ssthresh == 40) is ends
+    assert counted(sk, LINUX_MIB_TCPHYSTARTDELAYDETECT) == ends
+    assert counted(sk, LINUX_MIB_TCPHYSTARTDELAYCWND) == 40 * ends
+
+
+def test_hystart_one_small_round_trip_in_the_round_is_enough_to_go_on() -> None:
+    sk = slow_start()
+    acks(sk, 1, 3000)
+    acks(sk, 20, 3000, rtt_us=90_000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+
+
+def test_hystart_small_window_is_left_alone() -> None:
+    sk = slow_start(cwnd=15)
+    acks(sk, 60, 1000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+
+
+def test_hystart_round_begins_again_with_the_ack_of_its_end() -> None:
+    sk = slow_start()
+    sk.snd_nxt = 5000
+    tcp_cubic.bictcp_hystart_reset(sk)
+    acks(sk, 20, 1000)
+    sk.snd_nxt = 9000
+    tcp_cubic.bictcp_cong_avoid(sk, 5001, 1)
+    assert sk.icsk_ca_priv.end_seq == 9000
+    assert sk.icsk_ca_priv.sample_cnt == 0
+    acks(sk, 20, 1000)
+    assert sk.snd_ssthresh == TCP_INFINITE_SSTHRESH
+
+
+def test_hystart_right_after_a_recovery_takes_no_samples() -> None:
+    sk = slow_start()
+    ca: bictcp = sk.icsk_ca_priv
+    ca.epoch_start = 0.5
+    acks(sk, 1, 0, rtt_us=10_000)
+    assert ca.delay_min == 0.05
+    acks(sk, 1, 600_000, rtt_us=10_000)
+    assert ca.delay_min == 0.01
 
 
 def test_set_unknown_control_is_refused_by_name() -> None:
