@@ -39,6 +39,10 @@ class Profile:
     beyond_window_dropped: bool = False
     # An ACK with nothing new but a window of 0 closes the window (kernels since 6.6); else it is ignored.
     ack_again_closes_window: bool = False
+    # A segment with a malformed or a second authentication option is dropped uncounted; else such an option is none.
+    auth_options_checked: bool = False
+    # Header prediction reckons with the signature of a signed connection; else its segments all take the slow path.
+    md5_predicted: bool = True
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -80,6 +84,8 @@ PROFILES: dict[str, Profile] = {
             tsecr_checked=True,
             beyond_window_dropped=True,
             ack_again_closes_window=True,
+            auth_options_checked=True,
+            md5_predicted=False,
         ),
     )
 }

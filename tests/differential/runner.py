@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
 from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
+from tests.differential import signature
 from tests.differential.script import Stimulus
 
 SERVER = "10.0.2.2"
@@ -126,12 +127,13 @@ class Run:
         zero_checksum: bool = False,
         isn: int | None = None,
         reserved: int = 0,
+        md5: bytes | None = None,
         **more: Any,
     ) -> None:
         flow = self.flow(sport, port)
         flow.isn = flow.isn if isn is None else isn
         bits = flags_to_bits(flags)
-        options = self._options(flow, bits, more)
+        options = (signature.UNSIGNED if md5 is not None else b"") + self._options(flow, bits, more)
         base = flow.irs or 0
         seq_abs = (flow.isn + (flow.snd_nxt if seq is None else seq)) & _M32
         ack_abs = (
@@ -141,9 +143,10 @@ class Run:
         head = [sport, port, seq_abs, ack_abs, words << 4 | reserved, bits, win]
         raw = _TCP.pack(*head, 0, urg) + options + data
         raw = raw if cut is None else raw[:cut]
-        check = csum_tcpudp_magic(
-            aton(more.get("src", CLIENT)), aton(more.get("dst", SERVER)), len(raw), 6, csum_partial(raw)
-        )
+        addrs = aton(more.get("src", CLIENT)), aton(more.get("dst", SERVER))
+        if md5 is not None:
+            raw = signature.sign(b"".join(a.to_bytes(4, "big") for a in addrs), raw, md5)
+        check = csum_tcpudp_magic(*addrs, len(raw), 6, csum_partial(raw))
         check = 0 if zero_checksum else check ^ 1 if bad_checksum else check
         raw = (raw[:16] + check.to_bytes(2, "big") + raw[18:])[: len(raw)]
         if seq is None:
@@ -341,6 +344,11 @@ class Run:
         )
         flow.last_id = ip_id or flow.last_id
         out["opts"] = self._option_text(out, flow, bits, ms, body[20 : words >> 4 << 2])
+        if (at := out["opts"].find("kind19")) >= 0:
+            found = out["opts"][at : at + 38]
+            out["opts"] = out["opts"].replace(
+                found, "md5 " + signature.verdict(addrs, body, bytes.fromhex(found[6:]))
+            )
         self._advance(flow, bits, seq, len(data))
 
     @staticmethod

@@ -63,7 +63,8 @@ def stimulus(name: str, *steps: Steps, **sysctl: int | str) -> Stimulus:
 def seg(flags: str, data: bytes = b"", *, wait: float | None = None, **fields: Any) -> Step:
     """A TCP segment.  Fields: seq, ack, win, urg, mss, wscale, sackok, ts (val, ecr), tsval, ts_off (ecr below the
     last TSval), sack (blocks relative to the server's SYN), opts (raw bytes put first), nots, sport, port, isn, doff,
-    cut (bytes kept of the segment), bad_checksum, zero_checksum, frags ((start, end, more) of the IP payload), and
+    cut (bytes kept of the segment), md5 (the key to sign it with, RFC 2385), bad_checksum,
+    zero_checksum, frags ((start, end, more) of the IP payload), and
     those of ``ip``."""
     if wait is None:
         wait = FIN_WAIT_MS if "F" in flags else WAIT_MS

@@ -33,6 +33,7 @@ from struct import Struct
 from typing import Final
 
 from stack.include.dropreason import (
+    SKB_DROP_REASON_TCP_AUTH_HDR,
     SKB_DROP_REASON_TCP_MD5FAILURE,
     SKB_DROP_REASON_TCP_MD5NOTFOUND,
     SKB_DROP_REASON_TCP_MD5UNEXPECTED,
@@ -1179,6 +1180,8 @@ def tcp_inbound_md5_hash(sk: tcp_sock, skb: sk_buff, saddr: int, family: int) ->
 def tcp_inbound_hash(sk: tcp_sock, req: tcp_request_sock | None, skb: sk_buff, saddr: int, family: int) -> int:
     """The same with the authentication option (RFC 5925) of kernels that know it; ``req`` is the request that a segment
     is for, whose listener is ``sk``."""
+    if sk.sk_net.profile.auth_options_checked and not tcp_input.tcp_auth_options_valid(skb):
+        return SKB_DROP_REASON_TCP_AUTH_HDR
     if sk.sk_net.profile.tcp_ao and (sk.ao_info is not None or tcp_ao.tcp_parse_ao_option(skb) is not None):
         reason = tcp_ao.tcp_inbound_ao_hash(sk, skb, req, saddr, family)
         if reason or tcp_ao.tcp_parse_ao_option(skb) is not None:

@@ -218,6 +218,7 @@ from stack.include.tcp import (
     TCPOLEN_TIMESTAMP,
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOLEN_WINDOW,
+    TCPOPT_AO,
     TCPOPT_EOL,
     TCPOPT_EXP,
     TCPOPT_FASTOPEN,
@@ -2070,6 +2071,27 @@ def tcp_parse_md5sig_option(skb: sk_buff) -> bytes | None:
             return opts[pos + 2 : pos + size] if size == TCPOLEN_MD5SIG else None
         pos += size
     return None
+
+
+def tcp_auth_options_valid(skb: sk_buff) -> bool:
+    """Whether a segment has at most one authentication option (RFC 2385, RFC 5925), well-formed; looked at only where
+    the options have room for a signature."""
+    start = skb.transport_header + 20
+    opts = bytes(skb.head[start : start + (skb.h_th.doff << 2) - 20])
+    pos, end, found = 0, len(opts), 0
+    while end - pos >= TCPOLEN_MD5SIG and opts[pos] != TCPOPT_EOL:
+        if opts[pos] == TCPOPT_NOP:
+            pos += 1
+            continue
+        kind, size = opts[pos], opts[pos + 1]
+        if size < 2 or pos + size > end:
+            return False
+        if kind in (TCPOPT_MD5SIG, TCPOPT_AO):
+            found += 1
+            if found > 1 or (size != TCPOLEN_MD5SIG if kind == TCPOPT_MD5SIG else size < 4):
+                return False
+        pos += size
+    return True
 
 
 def tcp_sack_reset(rx_opt: tcp_options_received) -> None:

@@ -337,7 +337,7 @@ def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) 
     _init_sequence(newsk, req)
     _init_child_timers(newsk)
     _init_child_options(newsk, req, skb)
-    if sk.md5sig_info is not None and req.af_specific is not None:
+    if sk.md5sig_info is not None and req.af_specific is not None and sk.sk_net.profile.md5_predicted:
         if req.af_specific.req_md5_lookup(sk, req) is not None:
             newsk.tcp_header_len += TCPOLEN_MD5SIG_ALIGNED
     if req.used_tcp_ao:

@@ -17,6 +17,7 @@ from stack.include.ip import in_aton
 from stack.include.netdevice import NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
 from stack.include.snmp import (
     LINUX_MIB_LISTENDROPS,
+    LINUX_MIB_TCPHPACKS,
     LINUX_MIB_TCPMD5FAILURE,
     LINUX_MIB_TCPMD5NOTFOUND,
     LINUX_MIB_TCPMD5UNEXPECTED,
@@ -72,10 +73,17 @@ class Signer:
     key: bytes = KEY
 
     def send(
-        self, flags: str, data: bytes = b"", *, seq: int | None = None, ack: int | None = None, **offer: Any
+        self,
+        flags: str,
+        data: bytes = b"",
+        *,
+        seq: int | None = None,
+        ack: int | None = None,
+        extra: bytes = b"",
+        **offer: Any,
     ) -> None:
         conn = self.conn
-        rest = build_tcp_options(**offer)
+        rest = extra + build_tcp_options(**offer)
         doff = 5 + (20 + len(rest)) // 4
         number = conn.isn + (conn.snd_nxt if seq is None else seq)
         bits = flags_to_bits(flags)
@@ -86,7 +94,7 @@ class Signer:
         )  # fmt: skip
         segment = header + bytes(20 + len(rest)) + data
         option = b"\x01\x01\x13\x12" + signature("10.0.2.15", conn.dst, segment, self.key)
-        conn.send(flags, data, seq=seq, ack=ack, options=option, **offer)
+        conn.send(flags, data, seq=seq, ack=ack, options=option + extra, **offer)
 
 
 @pytest.fixture
@@ -360,3 +368,48 @@ def test_keys_are_bounded_by_optmem_max(net: Stack) -> None:
 def test_keys_are_not_read_back(net: Stack) -> None:
     with pytest.raises(OSError, match=r"\[Errno 92\]"):
         Socket(net).getsockopt(SOL_TCP, TCP_MD5SIG, 216)
+
+
+# -- what linux-6.18 does otherwise --------------------------------------------------------------------------------
+
+SECOND = b"\x01\x01\x13\x12" + bytes(16)
+
+
+@pytest.fixture(params=["linux-6.1", "linux-6.18"])
+def profiled(request: pytest.FixtureRequest) -> tuple[str, RawPeer, Any]:
+    sim = Sim(seed=7)
+    net = sim.add_stack("10.0.2.2/24", profile=request.param)
+    sock: Any = Socket(net)
+    sock.setsockopt(SOL_TCP, TCP_MD5SIG, md5sig())
+    sock.bind(("0.0.0.0", 80))
+    sock.listen(8)
+    sock.setblocking(False)
+    return request.param, sim.add_peer("10.0.2.15", net), sock
+
+
+def test_listen_second_signature_is_ignored_or_drops_the_syn(profiled: tuple[str, RawPeer, Any]) -> None:
+    profile, peer, sock = profiled
+    signer = Signer(peer.tcp(80))
+    signer.send("S", extra=SECOND)
+    net = sock.sk.sk_net
+    if profile == "linux-6.1":
+        assert is_signed(signer.conn.expect("SA"))
+        return
+    peer.expect_nothing()
+    assert net.drop_reasons == {"TCP_AUTH_HDR": 1}
+    assert (mib(net, LINUX_MIB_TCPMD5NOTFOUND), mib(net, LINUX_MIB_TCPMD5FAILURE)) == (0, 0)
+
+
+def test_established_signed_acks_are_predicted_or_not(profiled: tuple[str, RawPeer, Any]) -> None:
+    profile, peer, sock = profiled
+    signer, child = connected(peer, sock)
+    signer.send("PA", b"question")
+    peer.sim.settle()
+    child.recv(100)
+    child.send(b"answer")
+    for _ in range(2):
+        signer.conn.expect(within_ns=SEC)
+    signer.send("A")
+    peer.sim.settle()
+    predicted = mib(sock.sk.sk_net, LINUX_MIB_TCPHPACKS)
+    assert predicted == (1 if profile == "linux-6.1" else 0)
