@@ -48,12 +48,17 @@ __all__ = [
     "SOCK_DGRAM",
     "SOCK_STREAM",
     "Address",
+    "Ends",
     "Socket",
+    "ends_of",
+    "open_sockets",
 ]
 
 # (host, port), or (host, port, flowinfo, scope_id) of AF_INET6; Any, as typeshed has it, so that both unpack
 Address = Any
 EventCallback = Callable[["Socket", int], None]
+# protocol (6 TCP, 17 UDP), local address and port, remote address and port ("" and 0 if there is none)
+Ends = tuple[int, str, int, str, int]
 
 # What each errno means here, and what to do about it; OSError shows it as strerror.
 _REASONS = {
@@ -399,3 +404,21 @@ class Socket:
             return int.from_bytes(value[:4], "little", signed=True) if isinstance(value, bytes) else value
         raw = value.to_bytes(4, "little", signed=value < 1 << 31) if isinstance(value, int) else value
         return raw[:buflen]
+
+
+def open_sockets(stack: Stack) -> dict[Ends, list[Socket]]:
+    """The sockets behind a stack's descriptors by their ends: how an application finds those of a thawed stack again.
+    A list, since sockets with SO_REUSEPORT, or without an address yet, have the same ends."""
+    found: dict[Ends, list[Socket]] = {}
+    for fd in sorted(stack.files.fdt):
+        sock = Socket(stack, fd=fd)
+        found.setdefault(ends_of(sock), []).append(sock)
+    return found
+
+
+def ends_of(sock: Socket) -> Ends:
+    """Where a socket is in ``open_sockets``."""
+    local = sock.getsockname()
+    peer = sock.sock.ops.getname(sock.sock, 1)
+    remote = ("", 0) if isinstance(peer, int) else address_of(peer)[:2]
+    return (sock.proto, local[0], local[1], *remote)
