@@ -293,13 +293,23 @@ def sk_dst_reset(sk: sock) -> None:
     sk.sk_dst_cache = None
 
 
-def __sk_stream_is_writeable(sk: sock) -> bool:
-    return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
+def __sk_stream_memory_free(sk: sock, wake: int) -> bool:
+    """Whether a write would be taken; with ``wake`` 1 the protocol wants it to be worth waking somebody."""
+    if sk.sk_wmem_queued >= sk.sk_sndbuf:
+        return False
+    memory_free = sk.sk_prot.stream_memory_free
+    return bool(memory_free(sk, wake)) if memory_free is not None else True
+
+
+def __sk_stream_is_writeable(sk: sock, wake: int) -> bool:
+    """A third of the send buffer is free, and the protocol takes more."""
+    queued = sk.sk_wmem_queued
+    return sk.sk_sndbuf - queued >= queued >> 1 and __sk_stream_memory_free(sk, wake)
 
 
 def sk_stream_is_writeable(sk: sock) -> bool:
-    """Whether poll() says writable: a third of the send buffer is free."""
-    return sk.sk_sndbuf - sk.sk_wmem_queued >= sk.sk_wmem_queued >> 1
+    """Whether poll() says writable."""
+    return __sk_stream_is_writeable(sk, 0)
 
 
 def sock_writeable(sk: sock) -> bool:
@@ -353,6 +363,7 @@ _PROTO_FUNCTIONS: Final = (
     "setsockopt",
     "shutdown",
     "slab",
+    "stream_memory_free",
     "twsk_prot",
     "unhash",
 )
@@ -388,6 +399,7 @@ class proto:
     setsockopt: Any
     shutdown: Any
     slab: Any
+    stream_memory_free: Any
     twsk_prot: Any
     unhash: Any
 

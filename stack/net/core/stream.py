@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from stack.include.net import SOCK_NOSPACE
-from stack.include.sock import EPOLLOUT, sk_stream_is_writeable, sock_error
+from stack.include.sock import EPOLLOUT, __sk_stream_is_writeable, sock_error
 from stack.include.wait import wake_up_interruptible_poll
 from stack.net.core.skbuff import consume_skb
 
@@ -19,9 +19,9 @@ EPOLLWRBAND: Final = 0x200
 
 
 def sk_stream_write_space(sk: sock) -> None:
-    """Room in the send buffer: wake writers once a third of it is free."""
+    """Room in the send buffer: wake writers once a third of it is free, and half of TCP_NOTSENT_LOWAT."""
     sock_ = sk.sk_socket
-    if sock_ is not None and sk_stream_is_writeable(sk):
+    if sock_ is not None and __sk_stream_is_writeable(sk, 1):
         sock_.flags &= ~SOCK_NOSPACE
         if sk.sk_wq:
             wake_up_interruptible_poll(sk, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND)

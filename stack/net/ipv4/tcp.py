@@ -89,7 +89,8 @@ from stack.include.sock import (
     SOCK_LINGER,
     SOCK_MIN_SNDBUF,
     SOCK_URGINLINE,
-    __sk_stream_is_writeable,
+    __sk_stream_memory_free,
+    sk_stream_is_writeable,
     sock_error,
     sock_orphan,
 )
@@ -302,7 +303,7 @@ def tcp_poll(sk: tcp_sock) -> int:
         if sk.urg_data & TCP_URG_VALID:
             mask |= EPOLLPRI
         if not shutdown & SEND_SHUTDOWN:
-            if __sk_stream_is_writeable(sk):
+            if sk_stream_is_writeable(sk):
                 mask |= EPOLLOUT | EPOLLWRNORM
             elif sk.sk_socket is not None:
                 sk.sk_socket.flags |= SOCK_NOSPACE
@@ -387,12 +388,10 @@ def tcp_send_mss(sk: tcp_sock, flags: int) -> tuple[int, int]:
     return mss_now, tcp_xmit_size_goal(sk, mss_now, large)
 
 
-def tcp_stream_memory_free(sk: tcp_sock) -> bool:
-    """Room in the send buffer, and less unsent than TCP_NOTSENT_LOWAT."""
-    if sk.sk_wmem_queued >= sk.sk_sndbuf:
-        return False
+def tcp_stream_memory_free(sk: tcp_sock, wake: int) -> bool:
+    """Less is unsent than TCP_NOTSENT_LOWAT; to wake a writer, less than half of that."""
     lowat = sk.notsent_lowat or sk.sk_net.ipv4.sysctl_tcp_notsent_lowat
-    return (sk.write_seq - sk.snd_nxt) & MASK32 < lowat
+    return ((sk.write_seq - sk.snd_nxt) & MASK32) << wake < lowat
 
 
 def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int) -> int:
@@ -418,7 +417,7 @@ def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int) -> int:
     while copied < total:
         skb = sk.sk_write_queue[-1] if sk.sk_write_queue else None
         if skb is None or skb.len >= size_goal or skb.cb.eor:
-            if not tcp_stream_memory_free(sk):
+            if not __sk_stream_memory_free(sk, 0):
                 return _wait_for_space(sk, copied, flags, mss_now, size_goal)
             skb = tcp_stream_alloc_skb(sk)
             tcp_skb_entail(sk, skb)

@@ -1031,6 +1031,7 @@ def tcp_v4_init() -> None:
     tcp_prot.recvmsg = tcp.tcp_recvmsg
     tcp_prot.sendmsg = tcp.tcp_sendmsg
     tcp_prot.release_cb = tcp_output.tcp_release_cb
+    tcp_prot.stream_memory_free = tcp.tcp_stream_memory_free
     tcp_prot.hash = inet_hashtables.inet_hash
     tcp_prot.unhash = inet_hashtables.inet_unhash
     tcp_prot.get_port = inet_connection_sock.inet_csk_get_port

@@ -884,6 +884,7 @@ def tcpv6_init() -> None:
         "recvmsg",
         "sendmsg",
         "release_cb",
+        "stream_memory_free",
         "hash",
         "unhash",
         "get_port",
