@@ -189,6 +189,7 @@ from stack.include.tcp import (
     TCP_PAWS_WINDOW,
     TCP_RMEM_TO_WIN_SCALE,
     TCP_RTO_MAX,
+    TCP_SACK_BLOCKS_EXPECTED,
     TCP_SACK_SEEN,
     TCP_SYNACK_COOKIE,
     TCP_SYNACK_FASTOPEN,
@@ -1456,13 +1457,34 @@ def tcp_sacktag_one(sk: tcp_sock, state: tcp_sacktag_state, skb: sk_buff, dup_sa
     sk.tsorted_sent_queue.pop(skb, None)
 
 
-def _sacktag_block(sk: tcp_sock, start: int, end: int, state: tcp_sacktag_state, dup_sack: bool) -> None:
-    for skb in list(sk.tcp_rtx_queue):
+def tcp_sacktag_skip(sk: tcp_sock, skip_to_seq: int) -> int:
+    """Where in the retransmit queue the first packet stands that ends behind ``skip_to_seq`` (the kernel: the packet,
+    found in its tree)."""
+    base = sk.snd_una
+    wanted = (skip_to_seq - base) & MASK32
+    if wanted >= _SIGN:
+        return 0
+    queue = sk.tcp_rtx_queue
+    low, high = 0, len(queue)
+    while low < high:
+        middle = (low + high) // 2
+        if (queue[middle].cb.end_seq - base) & MASK32 > wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def tcp_sacktag_walk(sk: tcp_sock, state: tcp_sacktag_state, start: int, end: int, dup_sack: bool) -> None:
+    """Mark the packets that a block covers; one that it covers in part is split, in whole segments."""
+    queue = sk.tcp_rtx_queue
+    at = tcp_sacktag_skip(sk, start)
+    while at < len(queue):
+        skb = queue[at]
         cb = skb.cb
         if not before(cb.seq, end):
             break
-        if not after(cb.end_seq, start):
-            continue
+        at += 1
         inside: sk_buff | None = skb
         if before(cb.seq, start) or after(cb.end_seq, end):
             if cb.sacked & TCPCB_SACKED_ACKED:
@@ -1470,6 +1492,13 @@ def _sacktag_block(sk: tcp_sock, start: int, end: int, state: tcp_sacktag_state,
             inside = tcp_match_skb_to_sack(sk, skb, start, end)
         if inside is not None:
             tcp_sacktag_one(sk, state, inside, dup_sack)
+
+
+def _sort_blocks(blocks: list[tuple[int, int]], found_dup: bool, base: int) -> list[tuple[int, int]]:
+    """In order of sequence, a DSACK first, so that the scoreboard fills from below: a block that is news is no
+    reordering just because the one above it is news of the same ACK."""
+    rest = sorted(blocks[found_dup:], key=lambda block: (block[0] - base) & MASK32)
+    return blocks[:found_dup] + rest
 
 
 def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, state: tcp_sacktag_state) -> int:
@@ -1485,6 +1514,8 @@ def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, stat
         return 0
     if not sk.packets_out:
         return state.flag
+    if len(blocks) > 1:
+        blocks = _sort_blocks(blocks, found_dup, (sk.snd_una - _SIGN) & MASK32)
     for i, (start, end) in enumerate(blocks):
         dup_sack = found_dup and i == 0
         if not tcp_is_sackblock_valid(sk, dup_sack, start, end):
@@ -1497,7 +1528,7 @@ def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, stat
             NET_INC_STATS(sk.sk_net, mib)
             continue
         if after(end, sk.snd_una):
-            _sacktag_block(sk, start, end, state, dup_sack)
+            tcp_sacktag_walk(sk, state, start, end, dup_sack)
     if sk.icsk_ca_state != TCP_CA_Loss or sk.undo_marker:
         tcp_check_sack_reordering(sk, state.reord, False)
     return state.flag
@@ -2332,6 +2363,8 @@ def tcp_dsack_extend(sk: tcp_sock, seq: int, end_seq: int) -> None:
 
 def tcp_sack_new_ofo_skb(sk: tcp_sock, seq: int, end_seq: int) -> None:
     """The blocks to report, newest first (RFC 2018, section 4); touching ones become one."""
+    if len(sk.selective_acks) >= TCP_SACK_BLOCKS_EXPECTED and sk.compressed_ack:
+        _report_before_forgetting(sk, seq, end_seq)
     blocks = []
     for start, end in sk.selective_acks:
         if not after(seq, end) and not after(start, end_seq):
@@ -2341,6 +2374,15 @@ def tcp_sack_new_ofo_skb(sk: tcp_sock, seq: int, end_seq: int) -> None:
             blocks.append((start, end))
     sk.selective_acks = [(seq, end_seq), *blocks][:TCP_NUM_SACKS]
     sk.rx_opt.num_sacks = len(sk.selective_acks)
+
+
+def _report_before_forgetting(sk: tcp_sock, seq: int, end_seq: int) -> None:
+    """ACKs are held back, and a block beyond the first two moves to the front: what an ACK has room for would not tell
+    it all any more, so the one held back goes now."""
+    for start, end in sk.selective_acks[:TCP_SACK_BLOCKS_EXPECTED]:
+        if not after(seq, end) and not after(start, end_seq):
+            return
+    tcp_sack_compress_send_ack(sk)
 
 
 def tcp_sack_remove(sk: tcp_sock) -> None:

@@ -340,6 +340,20 @@ def test_established_many_behind_a_hole_are_compressed(established: Make) -> Non
     assert acks[-1].opts.sack == ((e.conn.isn + 1 + MSS, e.conn.isn + 1 + 30 * MSS),)
 
 
+def test_established_more_holes_than_an_ack_can_tell_are_not_held_back(established: Make) -> None:
+    """With a time stamp three blocks fit: nine single segments behind nine holes are reported two by two.  The ninth
+    sends the ACK for the two before it and gets none itself (measured on 6.18)."""
+    e = established(delay_ns=10 * MSEC)
+    for _ in range(16):  # the ACKs that go at once
+        e.conn.send("A", b"x" * 1000)
+        e.flight(20 * MSEC)
+        e.sock.recv(1000)
+    for n in range(9):
+        e.conn.send("A", b"x" * 1000, seq=17001 + 2000 * n)
+    told = {block for s in e.flight(40 * MSEC) for block in s.opts.sack}
+    assert {(right - e.conn.isn - 1) // 1000 for _, right in told} == {18 + 2 * n for n in range(8)}
+
+
 def test_established_out_of_order_beyond_the_buffer_is_pruned(established: Make) -> None:
     e = established(before=((SOL_SOCKET, SO_RCVBUF, 8192),))
     for at in range(7001, 1001, -20):

@@ -183,6 +183,17 @@ def test_rfc_8985_each_round_of_dsacks_widens_the_window_up_to_srtt(
     assert tcp_recovery.tcp_rack_reo_wnd(sk) == window
 
 
+def test_two_blocks_that_are_news_at_once_are_no_reordering(established: Make) -> None:
+    """The newest block stands first (RFC 2018, section 4), but nothing that was below it came late."""
+    wire = Wire(established, 10, 30)
+    assert wire.ack(0, (5, 6), (3, 4)) == "N10 N11"
+    sk = wire.e.sk
+    assert sk.sacked_out == 2
+    assert sk.reord_seen == 0
+    wire.ack(0, (1, 2), (5, 6), (3, 4))
+    assert sk.reord_seen == 1  # this one came late
+
+
 def test_rfc_8985_dsack_widens_once_a_round_and_for_sixteen_recoveries(established: Make) -> None:
     from stack.include.tcp import rate_sample
 
