@@ -12,6 +12,11 @@ things (checksum still to be completed from an offset on, segment size and kind)
 
 ``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Closing it gives all
 back, in the opposite order.
+
+``Host.freeze`` is the state of a run as a text: the stack, what waits in the transports, what the services have to know
+to go on, the leases.  A run that begins with ``Options.thaw`` takes its stack from there; each service finds its
+listening socket by address and port, then the connections are given to their services again.  What cannot go on (an
+upload, an iperf3 test) is reset.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +36,11 @@ from devmodel.netdev.stream import StreamServer
 from devmodel.port import Offloads, Port, VnetHdr
 from devmodel.vhost_user.server import VhostUserServer
 from stack.api import aio
+from stack.api.bsd import Socket, open_sockets
+from stack.freeze.errors import FreezeError
+from stack.freeze.reader import frozen_time, thaw
+from stack.freeze.writer import freeze
+from stack.include.ip import IPPROTO_TCP, IPPROTO_UDP
 from stack.include.netdevice import (
     GSO_MAX_SIZE,
     NETDEV_TX_OK,
@@ -49,8 +60,11 @@ from stack.include.sk_buff import (
     SKB_GSO_TCPV6,
     sk_buff,
 )
+from stack.net.core.sock import SO_LINGER, SOL_SOCKET
+from stack.net.ipv4.devinet import ifaddrs
+from stack.net.ipv6.addrconf import ifaddrs6
 from stack.stack import Stack
-from vnic.errors import from_oserror
+from vnic.errors import UsageError, from_oserror
 from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
@@ -144,25 +158,67 @@ class StackNetwork:
 
     def __init__(self, runner: aio.Runner, device: str) -> None:
         self._runner, self._device = runner, device
+        self.servers: dict[tuple[str, int], aio.Server] = {}
+        self._found = open_sockets(runner.stack)  # none, unless the stack was thawed
 
     async def create_server(self, protocol_factory: ProtocolFactory, host: str, port: int) -> Server:
-        return await aio.create_server(self._runner, protocol_factory, host, port, backlog=1024)
+        there = self._take(IPPROTO_TCP, host, port)
+        server = await aio.create_server(self._runner, protocol_factory, host, port, sock=there, backlog=1024)
+        self.servers[host, port] = server
+        return server
 
     async def create_datagram_endpoint(
         self, protocol_factory: DatagramFactory, local_addr: tuple[str, int]
     ) -> tuple[Any, Any]:
+        there = self._take(IPPROTO_UDP, *local_addr)
         return await aio.create_datagram_endpoint(
-            self._runner, protocol_factory, local_addr, allow_broadcast=True, device=self._device
+            self._runner, protocol_factory, local_addr, sock=there, allow_broadcast=True, device=self._device
         )
+
+    def _take(self, protocol: int, host: str, port: int) -> Socket | None:
+        """The socket of a thawed stack that is bound there."""
+        sockets = self._found.get((protocol, host, port, "", 0))
+        return sockets.pop() if sockets else None
+
+    def release(self, used: set[int]) -> None:
+        """Close what the stack had and nobody took."""
+        for sock in (one for sockets in self._found.values() for one in sockets):
+            if sock.fileno() not in used:
+                sock.setsockopt(SOL_SOCKET, SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a connection is reset
+                sock.close()
 
 
 class Host:
     """A running one; made by ``Host.open``."""
 
     def __init__(
-        self, port: Port, stack: Stack, runner: aio.Runner, dev: net_device, services: Services
+        self,
+        port: Port,
+        stack: Stack,
+        runner: aio.Runner,
+        dev: net_device,
+        services: Services,
+        network: StackNetwork,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
+        self._network = network
+
+    def freeze(self) -> str:
+        """The state of this run, after which nothing leaves any more: the connections belong to who thaws them."""
+        connections = []
+        for (address, port), server in self._network.servers.items():
+            for transport in server.transports:
+                service = self.services.freeze_connection(port, transport)
+                if service is not None and isinstance(transport, aio.StackStreamTransport):
+                    listener = {"address": address, "port": port}
+                    connections.append({**listener, "transport": transport.freeze(), "service": service})
+        application = {"connections": connections, "leases": self.services.dhcp.freeze()}
+        text = freeze(self.stack, application)
+        self.dev.ndo_start_xmit = _nowhere
+        for server in self._network.servers.values():
+            server.abort_clients()
+        self.services.http.abandon()
+        return text
 
     @classmethod
     @asynccontextmanager
@@ -172,23 +228,81 @@ class Host:
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
             port = await _open_port(options, cleanup)
-            stack = Stack(aio.MonotonicClock(), aio.SystemRng())
-            dev = stack.register_netdevice("eth0", MAC, options.mtu)
-            stack.dev_addr_add(dev, str(plan.server))
-            stack.dev_addr_add(dev, f"{plan.name_server}/{plan.server.network.prefixlen}")
             if options.mtu < IPV6_MIN_MTU:
                 server6 = None
-            if server6 is not None:
-                stack.dev_addr_add(dev, str(server6))
-                stack.ra_start(dev, str(server6.network))
+            application: dict[str, Any] = {}
+            if options.thaw is None:
+                stack = _new_stack(options, plan, server6)
+            else:
+                stack, application = _thawed(options.thaw, plan, server6)
+            dev = stack.devices_by_name["eth0"]
             runner = aio.Runner(stack, flush=port.flush)
             cleanup.callback(runner.close)
             ip6 = None if server6 is None else server6.ip
             services = Services(plan.server, plan.name_server, options.mtu, options.hosts, ip6)
-            await services.start(StackNetwork(runner, dev.name))
+            network = StackNetwork(runner, dev.name)
+            await services.start(network)
             cleanup.push_async_callback(services.close)
             Adapter(stack, runner, port, dev)
-            yield cls(port, stack, runner, dev, services)
+            _resume(application, services, network)
+            yield cls(port, stack, runner, dev, services, network)
+
+
+def _nowhere(skb: sk_buff, dev: net_device) -> int:
+    """The wire of a stack that was frozen: who thaws it goes on."""
+    return NETDEV_TX_OK
+
+
+def _new_stack(options: Options, plan: AddressPlan, server6: IPv6Interface | None) -> Stack:
+    stack = Stack(aio.MonotonicClock(), aio.SystemRng())
+    dev = stack.register_netdevice("eth0", MAC, options.mtu)
+    stack.dev_addr_add(dev, str(plan.server))
+    stack.dev_addr_add(dev, f"{plan.name_server}/{plan.server.network.prefixlen}")
+    if server6 is not None:
+        stack.dev_addr_add(dev, str(server6))
+        stack.ra_start(dev, str(server6.network))
+    return stack
+
+
+def _thawed(path: Path, plan: AddressPlan, server6: IPv6Interface | None) -> tuple[Stack, dict[str, Any]]:
+    """The stack of a frozen run, and what its services need; UsageError if it has other addresses."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError as error:
+        raise from_oserror(error, f"read the frozen stack {path}") from error
+    try:
+        thawed = thaw(text, aio.ResumedClock(frozen_time(text)), aio.SystemRng())
+    except FreezeError as error:
+        raise UsageError(error.fact, f"{path}: {error.evidence}", error.remedy) from error
+    dev = thawed.stack.devices_by_name.get("eth0")
+    has = [] if dev is None else [*ifaddrs(dev), *ifaddrs6(dev)]
+    wanted = [str(plan.server)] + ([str(server6)] if server6 is not None else [])
+    for address in wanted:
+        if address not in has:
+            raise UsageError(
+                f"the frozen stack has no address {address}",
+                f"in {path} eth0 has {', '.join(has) or 'none'}",
+                "give --address and --address6 as they were when it was frozen",
+            )
+    return thawed.stack, thawed.application
+
+
+def _resume(application: dict[str, Any], services: Services, network: StackNetwork) -> None:
+    """Give the connections and leases of a frozen run to the services; reset what nobody takes."""
+    used: set[int] = set()
+    try:
+        for one in application.get("connections", []):
+            protocol = services.resume(one["port"], one["service"])
+            network.servers[one["address"], one["port"]].adopt(one["transport"], protocol)
+            used.add(one["transport"]["fd"])
+        services.dhcp.thaw(application.get("leases", []))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UsageError(
+            "the frozen stack is damaged",
+            f"a connection or lease is not as vnic writes it: {error!r}",
+            "freeze the stack again, or take an undamaged copy of the file",
+        ) from error
+    network.release(used)
 
 
 async def _open_port(options: Options, cleanup: AsyncExitStack) -> Port:

@@ -33,6 +33,10 @@ class Options:
     1280."""
     mtu: int = 1500
     hosts: dict[str, str] = field(default_factory=dict)
+    freeze: Path | None = None
+    """Where the state is written at the end."""
+    thaw: Path | None = None
+    """A file that an earlier run wrote so, to go on from."""
 
     def __post_init__(self) -> None:
         """UsageError for what cannot be."""

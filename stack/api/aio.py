@@ -84,8 +84,25 @@ _T = TypeVar("_T")
 class MonotonicClock:
     """The machine's clock: CLOCK_MONOTONIC, the same that asyncio's ``loop.time`` shows in seconds."""
 
+    offset_ns = 0
     now_ns = staticmethod(time.monotonic_ns)
     real_ns = staticmethod(time.time_ns)
+
+
+class ResumedClock:
+    """The machine's clock for a thawed stack: it goes on from what the frozen one showed, ``offset_ns`` behind
+    CLOCK_MONOTONIC.  So no timer has run out meanwhile, however long the stack was a file."""
+
+    __slots__ = ("offset_ns",)
+
+    def __init__(self, frozen_ns: int) -> None:
+        self.offset_ns = time.monotonic_ns() - frozen_ns
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns() - self.offset_ns
+
+    def real_ns(self) -> int:
+        return time.time_ns()
 
 
 class SystemRng:
@@ -128,7 +145,7 @@ class Runner:
 
     ``flush`` is called at the end of every round outside ``batch_done`` (the port flushes after that by itself).
     ``timers`` False leaves time to the caller, who then calls ``run_timers``: a Stack with a ManualClock needs that,
-    and it is the default for every clock but MonotonicClock.
+    and it is the default for every clock but MonotonicClock and ResumedClock.
     """
 
     def __init__(
@@ -143,7 +160,9 @@ class Runner:
         self.loop = loop if loop is not None else asyncio.get_running_loop()
         self.flush = flush
         self.in_batch = False
-        self._timers = isinstance(stack.clock, MonotonicClock) if timers is None else timers
+        clock = stack.clock
+        self._offset_ns = clock.offset_ns if isinstance(clock, MonotonicClock | ResumedClock) else 0
+        self._timers = isinstance(clock, MonotonicClock | ResumedClock) if timers is None else timers
         self._work: deque[Callable[[], None]] = deque()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -244,7 +263,7 @@ class Runner:
                 return
             self._timer.cancel()
         self._timer_ns = deadline
-        self._timer = self.loop.call_at(deadline / NSEC_PER_SEC, self._on_timer)
+        self._timer = self.loop.call_at((deadline + self._offset_ns) / NSEC_PER_SEC, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -305,6 +324,8 @@ class _StackTransport(transports._FlowControlMixin):
             raise
         except BaseException as exc:
             self._report(exc, "protocol.connection_made() failed")
+        if self._buffer:
+            self._maybe_pause_protocol()  # type: ignore[attr-defined]
         self._schedule()
 
     def _wake(self, sk: Any, mask: int) -> None:
@@ -393,6 +414,25 @@ class StackStreamTransport(_StackTransport):
         super().__init__(runner, socket, protocol, extra)
         self._eof = False  # write_eof was called
         self._eof_received = False
+
+    def freeze(self) -> dict[str, Any]:
+        """What ``Server.adopt`` takes up again: the descriptor and what waits in user space, of a stack that is frozen
+        at this moment.  What lies in a protocol is the application's to keep."""
+        return {
+            "fd": self._socket.fileno(),
+            "buffer": b"".join(self._buffer).hex(),
+            "closing": self._closing,
+            "eof": self._eof,
+            "eof_received": self._eof_received,
+        }
+
+    def _thaw(self, state: dict[str, Any]) -> None:
+        """Before ``start``."""
+        buffer = bytes.fromhex(state["buffer"])
+        if buffer:
+            self._buffer.append(buffer)
+            self._buffer_size = len(buffer)
+        self._eof, self._eof_received = bool(state["eof"]), bool(state["eof_received"])
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
@@ -648,6 +688,9 @@ class Server(asyncio.AbstractServer):
         for sock in self._sockets:
             sock.on_event = self._on_event
             sock.listen(self._backlog)
+            self._on_event(
+                sock, 0
+            )  # a socket that listened before, as a thawed one, may have connections waiting
 
     def _on_event(self, sock: Socket, mask: int) -> None:
         if sock not in self._accepting:
@@ -674,13 +717,38 @@ class Server(asyncio.AbstractServer):
         if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             loop.call_later(ACCEPT_RETRY_S, self._on_event, sock, 0)
 
-    def _start_connection(self, conn: Socket) -> None:
+    @property
+    def transports(self) -> tuple[_StackTransport, ...]:
+        """Those of the connections that are open."""
+        return tuple(self._transports)
+
+    def adopt(self, state: dict[str, Any], protocol: asyncio.BaseProtocol) -> StackStreamTransport:
+        """Go on with a connection of a thawed stack, from what its transport's ``freeze`` said.  The protocol sees it
+        made and then, if that was so, its writing paused; reading is not paused, and the end of what the peer sent is
+        not told twice.  KeyError,
+        TypeError or ValueError if that is no such state, OSError for a descriptor that is no connection."""
+        conn = Socket(self._runner.stack, fd=state["fd"])
+        conn.getpeername()
+        transport = self._transport(conn, protocol)
+        transport._thaw(state)
+        transport.start()
+        if state["closing"]:
+            transport.close()
+        return transport
+
+    def _transport(self, conn: Socket, protocol: asyncio.BaseProtocol) -> StackStreamTransport:
         sk: Any = conn.sk
         extra = {
             "socket": conn,
             "sockname": local_address(sk),
             "peername": remote_address(sk),
         }
+        transport = StackStreamTransport(self._runner, conn, protocol, extra)
+        transport._server = self
+        self._transports.add(transport)
+        return transport
+
+    def _start_connection(self, conn: Socket) -> None:
         try:
             protocol = self._protocol_factory()
         except Exception as exc:
@@ -688,10 +756,7 @@ class Server(asyncio.AbstractServer):
             context = {"message": "protocol_factory() failed", "exception": exc, "socket": conn}
             self._runner.loop.call_exception_handler(context)
             return
-        transport = StackStreamTransport(self._runner, conn, protocol, extra)
-        transport._server = self
-        self._transports.add(transport)
-        transport.start()
+        self._transport(conn, protocol).start()
 
     def _detach(self, transport: _StackTransport) -> None:
         self._transports.discard(transport)
@@ -899,14 +964,40 @@ async def create_datagram_endpoint(
     local_addr: Address | None = None,
     remote_addr: Address | None = None,
     *,
+    sock: Socket | None = None,
     allow_broadcast: bool = False,
     reuse_port: bool = False,
     device: str | None = None,
 ) -> tuple[StackDatagramTransport, _T]:
     """loop.create_datagram_endpoint on a Stack; the family is that of the address (local_addr's, if both are given).
     With ``remote_addr`` only that peer's datagrams are received.
-    ``device`` ties the endpoint to one network device by name, so that a broadcast leaves there (SO_BINDTODEVICE)."""
-    sock = Socket(runner.stack, _family((local_addr or remote_addr or ("",))[0]), SOCK_DGRAM)
+    ``device`` ties the endpoint to one network device by name, so that a broadcast leaves there (SO_BINDTODEVICE).
+    ``sock`` is a bound socket instead of all these."""
+    try:
+        sock = sock or _datagram_socket(
+            runner.stack, local_addr, remote_addr, allow_broadcast, reuse_port, device
+        )
+        protocol = protocol_factory()
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+    extra = {"socket": sock, "sockname": sock.getsockname(), "peername": remote_addr}
+    assert isinstance(protocol, asyncio.BaseProtocol)
+    transport = StackDatagramTransport(runner, sock, protocol, extra)
+    transport.start()
+    return transport, protocol
+
+
+def _datagram_socket(
+    stack: Stack,
+    local_addr: Address | None,
+    remote_addr: Address | None,
+    allow_broadcast: bool,
+    reuse_port: bool,
+    device: str | None,
+) -> Socket:
+    sock = Socket(stack, _family((local_addr or remote_addr or ("",))[0]), SOCK_DGRAM)
     try:
         if allow_broadcast:
             sock.setsockopt(core_sock.SOL_SOCKET, core_sock.SO_BROADCAST, 1)
@@ -917,12 +1008,7 @@ async def create_datagram_endpoint(
         sock.bind(local_addr or ("", 0))
         if remote_addr is not None:
             sock.connect(remote_addr)
-        protocol = protocol_factory()
     except BaseException:
         sock.close()
         raise
-    extra = {"socket": sock, "sockname": sock.getsockname(), "peername": remote_addr}
-    assert isinstance(protocol, asyncio.BaseProtocol)
-    transport = StackDatagramTransport(runner, sock, protocol, extra)
-    transport.start()
-    return transport, protocol
+    return sock

@@ -44,6 +44,12 @@ Address6 = Annotated[
         help="Its IPv6 address, and the prefix that is advertised; none below an MTU of 1280.",
     ),
 ]
+Freeze = Annotated[
+    Path | None, typer.Option("--freeze", metavar="FILE", help="Write the state there at the end.")
+]
+Thaw = Annotated[
+    Path | None, typer.Option("--thaw", metavar="FILE", help="Go on from the state in that file.")
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -59,8 +65,14 @@ def serve(
     address: Address = DEFAULT_ADDRESS,
     address6: Address6 = DEFAULT_ADDRESS6,
     mtu: Mtu = 1500,
+    freeze: Freeze = None,
+    thaw: Thaw = None,
 ) -> int:
-    """Run the back end alone; QEMU, or any other frontend, connects to it."""
+    """Run the back end alone; QEMU, or any other frontend, connects to it.
+
+    With --freeze it can be stopped and, with --thaw, another one started without the guest's connections noticing more
+    than a pause.
+    """
     options = Options(
         vhost_user=vhost_user,
         stream=stream,
@@ -73,7 +85,11 @@ def serve(
         address6=address6,
         mtu=mtu,
         hosts=parse_hosts(host or []),
+        freeze=freeze,
+        thaw=thaw,
     )
+    if freeze is not None:
+        write_whole(freeze, "")  # what cannot be written is said before anybody relies on it
     asyncio.run(_serve(options))
     return errors.EXIT_OK
 
@@ -92,7 +108,25 @@ async def _serve(options: Options) -> None:
     async with Host.open(options) as host:
         _announce(options)
         await ended.wait()
+        if options.freeze is not None:
+            write_whole(options.freeze, host.freeze())
+            output.stage(f"frozen: {options.freeze}")
         output.stage(f"ending: {_totals(host.port.stats())}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file with that text, or as it was: HostIOError if it cannot be written.  Nobody else may read it: it has the
+    keys of connections in it."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.touch(mode=0o600)
+        part.write_text(text, "utf-8")
+        if text:
+            part.replace(path)
+        else:
+            part.unlink()
+    except OSError as error:
+        raise errors.from_oserror(error, f"write {path}") from error
 
 
 def _announce(options: Options) -> None:

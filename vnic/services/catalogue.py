@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any
 
@@ -15,6 +15,13 @@ POOL_FIRST = 15
 """Offset in the subnet of the first address handed out: 10.0.2.15."""
 POOL_MAX = 1024
 """Addresses in the pool however large the subnet is: each is a record that every message looks at."""
+
+
+_SIMPLE: dict[int, Callable[[], asyncio.Protocol]] = {
+    echo.PORT: echo.Echo,
+    discard.PORT: discard.Discard,
+    chargen.PORT: chargen.Chargen,
+}
 
 
 class Services:
@@ -50,12 +57,7 @@ class Services:
 
     async def _start(self, network: Network) -> None:
         ours = str(self._server.ip)
-        factories: dict[int, ProtocolFactory] = {
-            echo.PORT: echo.Echo,
-            discard.PORT: discard.Discard,
-            chargen.PORT: chargen.Chargen,
-            iperf3.PORT: self.iperf3,
-        }
+        factories: dict[int, ProtocolFactory] = {**_SIMPLE, iperf3.PORT: self.iperf3}
         for address in self._addresses:
             for port, factory in factories.items():
                 server: Server = await network.create_server(factory, address, port)
@@ -78,6 +80,18 @@ class Services:
         for opened in self._opened:
             opened.close()
         self._opened.clear()
+
+    # -- frozen connections ----------------------------------------------------------------------------------------
+
+    def freeze_connection(self, port: int, transport: Any) -> dict[str, Any] | None:
+        """What ``resume`` needs of a connection to a service; None if it cannot be resumed (an upload, iperf3)."""
+        if port == http.PORT:
+            return self.http.freeze(transport)
+        return None if port == iperf3.PORT else {}
+
+    def resume(self, port: int, state: dict[str, Any]) -> asyncio.Protocol:
+        """The protocol that goes on with it."""
+        return self.http.resume(state) if port == http.PORT else _SIMPLE[port]()
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What each service counted."""

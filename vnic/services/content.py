@@ -38,9 +38,13 @@ def _make_block() -> bytes:
 BLOCK = _make_block()
 
 
-def pieces(length: int) -> Iterator[bytes]:
-    """The first ``length`` bytes, as whole blocks and a rest; the blocks are one object, so nothing is copied."""
-    whole, rest = divmod(length, BLOCK_LENGTH)
+def pieces(length: int, start: int = 0) -> Iterator[bytes]:
+    """The first ``length`` bytes, without the first ``start`` of them, as whole blocks and a rest; the blocks are one
+    object, so nothing is copied."""
+    if inside := start % BLOCK_LENGTH:
+        yield BLOCK[inside : inside + length - start]
+        start += BLOCK_LENGTH - inside
+    whole, rest = divmod(max(length - start, 0), BLOCK_LENGTH)
     for _ in range(whole):
         yield BLOCK
     if rest:

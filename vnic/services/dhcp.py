@@ -202,6 +202,24 @@ class DhcpServer:
         }
         return handlers[request.kind](request, now)
 
+    def freeze(self) -> list[list[Any]]:
+        """The leases as what JSON takes; times as seconds from now."""
+        now = self._clock()
+        held = (lease for lease in self.pool.leases.values() if lease.state != "free")
+        return [
+            [str(one.address), one.client.hex(), one.state, one.until - now, one.hostname] for one in held
+        ]
+
+    def thaw(self, leases: list[list[Any]]) -> None:
+        """Take over what ``freeze`` said; addresses that are not in this pool are left out.  TypeError or ValueError
+        for anything else."""
+        now = self._clock()
+        for address, client, state, left, hostname in leases:
+            lease = self.pool.leases.get(IPv4Address(address))
+            if lease is not None:
+                lease.client, lease.state = bytes.fromhex(client), str(state)
+                lease.until, lease.hostname = now + float(left), str(hostname)
+
     def leases(self) -> list[Lease]:
         """All that is bound now."""
         self.pool.expire(self._clock())

@@ -10,6 +10,9 @@ GET  /proc/net/NAME        the server's counters as Linux shows its own: snmp, n
 HEAD                       wherever GET works
 =========================  =========================================================================================
 
+A connection can be frozen and resumed (``Http.freeze``, ``Http.resume``): a transfer of /bytes/N goes on where it was,
+any other GET or HEAD is answered anew, an upload is lost, since a hash cannot be written down.
+
 Memory is bounded however large N or the upload is: pieces of a constant block go out as the transport takes them, and
 an upload is hashed as it comes and kept nowhere.
 """
@@ -21,6 +24,7 @@ import hashlib
 import html
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiohttp import web
 
@@ -41,6 +45,8 @@ class Http:
         self._checksums = content.Checksums()
         self._runner: web.AppRunner | None = None
         self._servers: list[Server] = []
+        self._requests: dict[Any, web.BaseRequest] = {}  # being answered, by transport
+        self._sent: dict[Any, int] = {}  # bytes of /bytes/N that the transport has taken
 
     async def start(self, network: Network, host: str, port: int = PORT) -> None:
         """Listen on host:port; OSError if that is taken."""
@@ -61,7 +67,7 @@ class Http:
             self._runner = None
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[_plain_errors])
+        app = web.Application(middlewares=[self._noted, _plain_errors])
         app.router.add_get("/", self._show)
         app.router.add_get("/bytes/{count}", self._bytes)
         app.router.add_put("/upload", self._upload)
@@ -96,6 +102,7 @@ class Http:
         await response.prepare(request)
         if request.method != "HEAD":
             for piece in content.pieces(length):
+                self._sent[request.transport] = self._sent.get(request.transport, 0) + len(piece)
                 await response.write(piece)
                 await asyncio.sleep(0)  # others have their turn even if this client reads as fast as we write
         await response.write_eof()
@@ -112,6 +119,115 @@ class Http:
         text = f"length {length}\nsha256 {digest.hexdigest()}\nseconds {seconds:.3f} ({rate:.1f} MB/s)\n"
         headers = {"X-Length": str(length), "X-SHA256": digest.hexdigest()}
         return web.Response(text=text, status=201 if request.method == "PUT" else 200, headers=headers)
+
+    # -- frozen connections ----------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Remember who is being answered."""
+        transport = request.transport
+        self._requests[transport] = request
+        try:
+            return await handler(request)
+        finally:
+            self._requests.pop(transport, None)
+            self._sent.pop(transport, None)
+
+    def freeze(self, transport: Any) -> dict[str, Any] | None:
+        """What ``resume`` needs of a connection; None if it cannot be resumed."""
+        protocol = transport.get_protocol()
+        if isinstance(protocol, _Resumed):
+            return protocol.freeze()
+        request = self._requests.get(transport)
+        if request is None:
+            return {"state": "idle"}
+        if request.method not in ("GET", "HEAD"):
+            return None
+        if transport not in self._sent:
+            return {"state": "request", "raw": _raw(request).hex()}
+        length = int(request.match_info["count"])  # type: ignore[attr-defined]
+        sent = self._sent[transport]
+        return {"state": "bytes", "length": length, "sent": sent, "keep_alive": request.keep_alive}
+
+    def abandon(self) -> None:
+        """Somebody else goes on with everything that is being answered."""
+        for request in self._requests.values():
+            request.task.cancel()
+
+    def resume(self, state: dict[str, Any]) -> asyncio.Protocol:
+        """The protocol that goes on from what ``freeze`` said; KeyError, TypeError or ValueError if it never did."""
+        assert self._runner is not None, "started"
+        factory = self._runner.server
+        assert factory is not None
+        if state["state"] == "bytes":
+            length, sent = int(state["length"]), int(state["sent"])
+            if not 0 <= sent <= length <= N_LIMIT:
+                raise ValueError(f"{sent} of {length} bytes")
+            return _Resumed(length, sent, factory() if state["keep_alive"] else None)
+        handler: asyncio.Protocol = factory()
+        return handler if state["state"] == "idle" else _Replayed(bytes.fromhex(state["raw"]), handler)
+
+
+def _raw(request: web.BaseRequest) -> bytes:
+    """The head of a request, as it may have been received."""
+    lines = [f"{request.method} {request.raw_path} HTTP/1.{request.version.minor}".encode()]
+    lines += [name + b": " + value for name, value in request.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+class _Replayed(asyncio.Protocol):
+    """A connection with a request that was received once already."""
+
+    def __init__(self, raw: bytes, handler: asyncio.Protocol) -> None:
+        self._raw, self._handler = raw, handler
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.set_protocol(self._handler)
+        self._handler.connection_made(transport)
+        self._handler.data_received(self._raw)
+
+
+class _Resumed(asyncio.Protocol):
+    """Sends the rest of a transfer and leaves the connection to ``handler``, or ends it."""
+
+    def __init__(self, length: int, sent: int, handler: asyncio.Protocol | None) -> None:
+        self._length, self._sent, self._handler = length, sent, handler
+        self._writable = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def freeze(self) -> dict[str, Any]:
+        keep_alive = self._handler is not None
+        return {"state": "bytes", "length": self._length, "sent": self._sent, "keep_alive": keep_alive}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # the next request waits until this one is answered
+        self._writable.set()
+        self._task = asyncio.get_running_loop().create_task(self._send(transport))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _send(self, transport: asyncio.Transport) -> None:
+        for piece in content.pieces(self._length, self._sent):
+            await self._writable.wait()
+            transport.write(piece)
+            self._sent += len(piece)
+            await asyncio.sleep(0)
+        await self._writable.wait()
+        if self._handler is None:
+            transport.close()
+            return
+        transport.set_protocol(self._handler)
+        self._handler.connection_made(transport)
+        transport.resume_reading()
 
 
 @web.middleware

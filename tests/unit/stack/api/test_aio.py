@@ -65,6 +65,51 @@ def test_established_answer_from_data_received_leaves_within_the_batch(world):
     assert b"".join(s.payload for s in _segments(world, conn)) == b"hello"
 
 
+def test_resumed_clock_goes_on_from_the_frozen_time():
+    clock = aio.ResumedClock(5 * SEC)
+    first = clock.now_ns()
+    assert 5 * SEC <= first < 65 * SEC
+    assert clock.now_ns() >= first
+
+
+def _server(proto: Any) -> aio.Server:
+    server = proto.transport._server
+    assert isinstance(server, aio.Server)
+    return server
+
+
+def test_adopted_connection_sends_what_waited_and_knows_its_end(world, recorder):
+    conn, proto = world.opened(recorder(keep_open=True))
+    conn.send("FA", window=0)
+    world.settle()
+    proto.transport.write(b"a" * 10_000_000)
+    proto.transport.write_eof()
+    state = proto.transport.freeze()
+    assert (state["eof"], state["eof_received"], state["closing"]) == (True, True, False)
+    assert len(state["buffer"]) > 2 * 1_000_000
+    proto.transport._sk.sk_wq.clear()  # the process that had it is gone
+    again = recorder(keep_open=True)
+    adopted = _server(proto).adopt(state, again)
+    world.settle()
+    assert again.names == ["made", "pause"]
+    assert adopted.get_write_buffer_size() == len(state["buffer"]) // 2
+    assert adopted.get_extra_info("peername") == ("10.0.2.15", 40000)
+    with pytest.raises(RuntimeError, match="after write_eof"):
+        adopted.write(b"more")
+
+
+def test_adopted_connection_that_was_closing_closes(world, recorder):
+    conn, proto = world.opened()
+    conn.send("A", window=0)
+    proto.transport.write(b"a" * 10_000_000)
+    proto.transport.close()
+    state = proto.transport.freeze()
+    again = recorder()
+    assert _server(proto).adopt(state, again).is_closing()
+    with pytest.raises(OSError, match="not connected"):
+        _server(proto).adopt({**state, "fd": _server(proto).sockets[0].fileno()}, again)
+
+
 def _segments(world: Any, conn: Any) -> list[Any]:
     world.sim.settle()
     found = []

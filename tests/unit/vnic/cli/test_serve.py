@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -104,3 +105,42 @@ def test_capture_on_a_full_disk_leaves_no_socket(tmp_path: Path) -> None:
     assert code == 3
     assert "could not write the capture to /dev/full" in told
     assert not path.exists()
+
+
+def test_state_is_written_at_the_end_and_read_at_the_beginning(tmp_path: Path) -> None:
+    path, state, again = tmp_path / "s", tmp_path / "state.json", tmp_path / "again.json"
+    with serving("--stream", str(path), "--freeze", str(state)) as process:
+        assert not state.exists()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert json.loads(state.read_text())["application"]["connections"] == []
+    with serving("--stream", str(path), "--thaw", str(state), "--freeze", str(again)) as process:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    # Neither lost a listener: the same sockets, by descriptor.
+    assert again.read_text().count('"struct": "socket"') == state.read_text().count('"struct": "socket"') > 10
+    code, told = refused("--stream", str(path), "--thaw", str(state), "--address", "10.9.9.1/24")
+    assert code == 2
+    assert "no address 10.9.9.1/24" in told
+
+
+def test_state_that_is_none_is_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"format": ')
+    code, told = refused("--stream", str(tmp_path / "s"), "--thaw", str(bad))
+    assert code == 2
+    assert str(bad) in told
+    assert "to mend it" in told
+    code, told = refused("--stream", str(tmp_path / "s"), "--thaw", str(tmp_path / "nothing"))
+    assert code == 3
+
+
+def test_state_that_could_not_be_written_is_said_at_the_beginning(tmp_path: Path) -> None:
+    code, told = refused(
+        "--stream", str(tmp_path / "s"), "--freeze", str(tmp_path / "nowhere" / "state.json")
+    )
+    assert code == 3
+    assert "nowhere" in told

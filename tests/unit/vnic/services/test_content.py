@@ -45,3 +45,12 @@ def test_displaced_piece_changes_the_checksum() -> None:
     before = zlib.crc32(whole)
     whole[0:65536], whole[1 << 20 : (1 << 20) + 65536] = whole[1 << 20 : (1 << 20) + 65536], whole[0:65536]
     assert zlib.crc32(whole) != before
+
+
+@pytest.mark.parametrize("length", [0, 5, content.BLOCK_LENGTH, 2 * content.BLOCK_LENGTH + 7])
+@pytest.mark.parametrize(
+    "start", [0, 3, content.BLOCK_LENGTH - 1, content.BLOCK_LENGTH, content.BLOCK_LENGTH + 9]
+)
+def test_pieces_from_within_are_the_rest_of_the_whole(length: int, start: int) -> None:
+    whole = b"".join(content.pieces(length))
+    assert b"".join(content.pieces(length, min(start, length))) == whole[start:]
