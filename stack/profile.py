@@ -75,6 +75,7 @@ PROFILES: dict[str, Profile] = {
                 "core.wmem_max": 4194304,
                 "tcp_max_syn_backlog": 2048,
                 "tcp_limit_output_bytes": 4194304,
+                "tcp_syn_linear_timeouts": 4,
             },
             ack_unsent_challenge=True,
             tcp_ao=True,

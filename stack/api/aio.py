@@ -26,7 +26,7 @@ the loop gets its turn; write buffers are bounded by the protocol's obedience to
 
 Departures from asyncio's own transports: the descriptor is closed before ``connection_lost`` is called (the FIN leaves
 together with the last data), and ``abort`` with unsent data resets the connection, so that a peer never takes a
-truncated stream for a whole one.  TLS goes through ``loop.start_tls``.  No ``connect``: the stack opens passively.
+truncated stream for a whole one.  TLS goes through ``loop.start_tls``.
 """
 
 from __future__ import annotations
@@ -889,6 +889,83 @@ async def start_server(
         return asyncio.StreamReaderProtocol(reader, client_connected_cb, loop=runner.loop)
 
     return await create_server(runner, factory, host, port, **options)
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+async def sock_connect(runner: Runner, sock: Socket, address: Address) -> None:
+    """loop.sock_connect on a Stack: wait until a stream socket is connected; OSError says why it is not.  There is no
+    time limit but TCP's own (tcp_syn_retries, about two minutes): use asyncio.timeout or asyncio.wait_for."""
+    done: asyncio.Future[None] = runner.loop.create_future()
+
+    def look() -> None:
+        if done.done():
+            return
+        err = sock.connect_ex(address)
+        if err == errno.EALREADY:
+            return
+        if err:
+            done.set_exception(oserror(err, f"connect to {address[0]}:{address[1]}"))
+        else:
+            done.set_result(None)
+
+    err = sock.connect_ex(address)
+    if err == errno.EINPROGRESS:
+        sock.on_event = lambda _sock, _mask: runner.post(look)
+        runner.touch()
+        try:
+            await done
+        finally:
+            sock.on_event = None
+    elif err:
+        raise oserror(err, f"connect to {address[0]}:{address[1]}")
+
+
+async def create_connection(
+    runner: Runner,
+    protocol_factory: Callable[[], _T],
+    host: str | None = None,
+    port: int = 0,
+    *,
+    sock: Socket | None = None,
+    local_addr: Address | None = None,
+) -> tuple[StackStreamTransport, _T]:
+    """loop.create_connection on a Stack: connect to an address, then start the protocol on it.
+
+    ``local_addr`` is where it comes from; ``sock`` is a connected socket instead of ``host`` and ``port``.  OSError:
+    ConnectionRefusedError, TimeoutError, EHOSTUNREACH, ENETUNREACH and what bind() has; ValueError for neither an
+    address nor a socket."""
+    if sock is None:
+        if host is None:
+            raise ValueError("create_connection needs a host or a connected sock")
+        sock = Socket(runner.stack, _family(host))
+        try:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            if local_addr is not None:
+                sock.bind(local_addr)
+            await sock_connect(runner, sock, (host, port))
+        except BaseException:
+            sock.close()
+            runner.touch()
+            raise
+    protocol = protocol_factory()
+    extra = {"socket": sock, "sockname": local_address(sock.sk), "peername": remote_address(sock.sk)}
+    assert isinstance(protocol, asyncio.BaseProtocol)
+    transport = StackStreamTransport(runner, sock, protocol, extra)
+    transport.start()
+    return transport, protocol
+
+
+async def open_connection(
+    runner: Runner, host: str, port: int, *, limit: int = 2**16, **options: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """asyncio.open_connection on a Stack.  ``limit`` bounds the reader's buffer; the other options are
+    create_connection's."""
+    reader = asyncio.StreamReader(limit=limit, loop=runner.loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=runner.loop)
+    transport, _ = await create_connection(runner, lambda: protocol, host, port, **options)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, runner.loop)
 
 
 # -- datagrams ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ is passed in.  A socket of AF_INET6 bound to "::" takes IPv4 connections too (pe
 IPV6_V6ONLY is set.  Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There
 is no I/O here and no clock but the Stack's: the same calls run in virtual time.
 
-Left out: blocking calls and time-outs, connect() of a stream (EOPNOTSUPP: this stack opens passively), names
-(addresses are dotted numbers), ancillary data.
+connect() of a stream raises BlockingIOError (EINPROGRESS) and goes on alone.
+
+Left out: blocking calls and time-outs, names (addresses are dotted numbers), ancillary data.
 """
 
 from __future__ import annotations
@@ -63,13 +64,16 @@ Ends = tuple[int, str, int, str, int]
 # What each errno means here, and what to do about it; OSError shows it as strerror.
 _REASONS = {
     errno.EBADF: "the socket is closed",
+    errno.EINPROGRESS: "the connection has begun; wait for on_event and EPOLLOUT or EPOLLERR",
+    errno.EALREADY: "the connection that was begun is not there yet; wait for on_event",
+    errno.EISCONN: "the socket is connected already",
     errno.EAGAIN: "nothing to do now; wait for on_event and try again",
     errno.EADDRINUSE: "the address is in use by another socket; close that one, take another port, or set "
     "SO_REUSEADDR or SO_REUSEPORT on both",
     errno.EADDRNOTAVAIL: "no device of this stack has that address; give it one with Stack.dev_addr_add, or bind to "
     "0.0.0.0",
     errno.EINVAL: "invalid argument, or not possible in the socket's state",
-    errno.EOPNOTSUPP: "not supported on this kind of socket (a stream cannot connect: this stack opens passively)",
+    errno.EOPNOTSUPP: "not supported on this kind of socket",
     errno.ENOTCONN: "the socket is not connected",
     errno.ECONNRESET: "the peer reset the connection",
     errno.EPIPE: "the sending side is closed",
@@ -297,10 +301,15 @@ class Socket:
         return conn, remote_address(conn.sk)
 
     def connect(self, address: Address) -> None:
-        """Fix a datagram socket's peer.  A stream gets EOPNOTSUPP: this stack opens passively."""
-        err = net_socket.sys_connect(self._net, self._fd, self._sockaddr(address))
-        if err < 0:
+        """Fix a datagram socket's peer, or begin a stream's connection: BlockingIOError (EINPROGRESS), then EPOLLOUT
+        once it is there, or EPOLLERR with the reason in SO_ERROR."""
+        err = self.connect_ex(address)
+        if err:
             _raise(err, f"connect to {address[0]}:{address[1]}")
+
+    def connect_ex(self, address: Address) -> int:
+        """connect() with the errno for a result: 0, EINPROGRESS, EALREADY (begun before), EISCONN, or why it failed."""
+        return -net_socket.sys_connect(self._net, self._fd, self._sockaddr(address))
 
     def shutdown(self, how: int) -> None:
         """SHUT_RD, SHUT_WR (sends FIN after what is queued) or SHUT_RDWR."""

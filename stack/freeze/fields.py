@@ -760,10 +760,11 @@ STRUCTS: Final[dict[str, Struct]] = {
     "neigh_table": (
         "stack.include.neighbour",
         "",
-        "Stack; int; int; int; Callable; Callable",
+        "Stack; int; int; int; Callable; Callable; Callable",
         {
             "arp_queue_len_bytes": "int",
             "constructor": "Callable",
+            "error_report": "Callable",
             "family": "int",
             "gc_thresh1": "int",
             "gc_thresh2": "int",

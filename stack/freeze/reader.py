@@ -28,6 +28,7 @@ from stack.clock import Clock, ManualClock
 from stack.freeze import registry, schema
 from stack.freeze.errors import FreezeError
 from stack.freeze.fields import STRUCTS
+from stack.net.core import dev as net_core_dev
 from stack.profile import PROFILES
 from stack.rng import Rng, SeededRng
 from stack.stack import Stack
@@ -162,6 +163,7 @@ class _Reader:
         if 0 not in self._objects:
             raise _damaged("object 0, the Stack, is missing")
         self._net.rng = self._rng
+        self._net.loopback_dev.ndo_start_xmit = net_core_dev.loopback_xmit  # its wire is the stack's own
         return self._net
 
     def _make(self, entry: Any) -> None:

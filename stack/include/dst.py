@@ -45,7 +45,7 @@ RTAX_FASTOPEN_NO_COOKIE: Final = 17
 class dst_ops:
     """What a protocol family does with its routes; ``mtu`` and ``default_advmss`` take the dst."""
 
-    __slots__ = ("check", "default_advmss", "family", "mtu", "update_pmtu")
+    __slots__ = ("check", "default_advmss", "family", "link_failure", "mtu", "update_pmtu")
 
     def __init__(
         self,
@@ -54,12 +54,21 @@ class dst_ops:
         default_advmss: Callable[[dst_entry], int],
         check: Callable[[dst_entry, int], dst_entry | None],
         update_pmtu: Callable[[dst_entry, sock | None, sk_buff | None, int], None],
+        link_failure: Callable[[sk_buff], None],
     ) -> None:
+        self.link_failure = link_failure
         self.family = family
         self.mtu = mtu
         self.default_advmss = default_advmss
         self.check = check
         self.update_pmtu = update_pmtu
+
+
+def dst_link_failure(skb: sk_buff) -> None:
+    """The next hop does not answer: tell whoever sent the packet."""
+    dst = skb._skb_refdst
+    if dst is not None:
+        dst.ops.link_failure(skb)
 
 
 class dst_entry:

@@ -36,6 +36,7 @@ BHASH_SIZE: Final = 1024
 # A 1 GiB machine's; /proc/net/sockstat and the boot log of such a guest.
 EHASH_SIZE: Final = 8192
 LHASH2_SIZE: Final = 512
+INET_TABLE_PERTURB_SIZE: Final = 1 << 16
 
 # inet_bind_bucket.fastreuseport
 FASTREUSEPORT_ANY: Final = 1

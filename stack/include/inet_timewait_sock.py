@@ -4,6 +4,7 @@ struct tcp_timewait_sock (include/linux/tcp.h)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stack.include.sock import sock_common
@@ -67,6 +68,16 @@ class inet_timewait_sock(sock_common):
         self.tw_priority = 0
         self.tw_txhash = 0
         self.tw_bslot = 0
+
+
+class timewait_sock_ops:
+    """struct timewait_sock_ops (include/net/timewait_sock.h): ``twsk_unique(sk, tw, want_tw) -> bool`` says whether
+    ``sk``, about to connect, may take the place of ``tw``."""
+
+    __slots__ = ("twsk_unique",)
+
+    def __init__(self, twsk_unique: Callable[..., bool]) -> None:
+        self.twsk_unique = twsk_unique
 
 
 class tcp_timewait_sock(inet_timewait_sock):

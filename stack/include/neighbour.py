@@ -115,6 +115,7 @@ class neigh_table:
     __slots__ = (
         "arp_queue_len_bytes",
         "constructor",
+        "error_report",
         "family",
         "gc_thresh1",
         "gc_thresh2",
@@ -138,8 +139,10 @@ class neigh_table:
         hz: int,
         constructor: Callable[[neighbour], int],
         solicit: Callable[[neighbour, sk_buff | None], None],
+        error_report: Callable[[neighbour, sk_buff], None],
     ) -> None:
         self.net = net
+        self.error_report = error_report
         self.family = family
         self.protocol = protocol
         self.constructor = constructor

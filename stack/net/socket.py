@@ -214,7 +214,7 @@ def do_accept(sock: socket, flags: int) -> int:
 
 
 def sys_connect(net: Stack, fd: int, addr: sockaddr) -> int:
-    """Fix a datagram socket's peer; -EOPNOTSUPP on a stream: this stack opens passively."""
+    """Fix a datagram socket's peer, or begin a connection (-EINPROGRESS)."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF

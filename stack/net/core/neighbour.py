@@ -304,12 +304,11 @@ def _neigh_aged(neigh: neighbour, now: int) -> int:
 
 
 def neigh_invalidate(neigh: neighbour) -> None:
-    """Nobody answered: tell the sockets of what waits, then drop it (arp_error_report)."""
+    """Nobody answered: tell the senders of what waits, then drop it."""
     tbl = neigh.tbl
     tbl.stats["res_failed"] += 1
     for skb in list(neigh.arp_queue):
-        if skb.sk is not None:
-            skb.sk.sk_err_soft = errno.EHOSTUNREACH
+        tbl.error_report(neigh, skb)
     _neigh_purge(neigh, SKB_DROP_REASON_NEIGH_FAILED)
 
 

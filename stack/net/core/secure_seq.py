@@ -8,9 +8,9 @@ the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from stack.lib.siphash import siphash_3u32, siphash_in6
+from stack.lib.siphash import siphash_3u32, siphash_4u32, siphash_in6
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
@@ -46,3 +46,21 @@ def secure_tcpv6_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: i
     if net.ipv4.sysctl_tcp_timestamps != 1:
         return 0
     return secure_tcpv6_seq_and_ts_off(net, saddr, daddr, sport, dport)[1]
+
+
+# -- ephemeral ports (RFC 6056) -----------------------------------------------------------------------------------
+
+EPHEMERAL_PORT_SHUFFLE_PERIOD: Final = 10_000_000_000  # ns
+
+
+def _timeseed(net: Stack) -> int:
+    return net.clock.now_ns() // EPHEMERAL_PORT_SHUFFLE_PERIOD & MASK32
+
+
+def secure_ipv4_port_ephemeral(net: Stack, saddr: int, daddr: int, dport: int) -> int:
+    """64 bits by which the walk for a local port to that destination begins; others every ten seconds."""
+    return siphash_4u32(saddr, daddr, dport, _timeseed(net), net.net_secret)
+
+
+def secure_ipv6_port_ephemeral(net: Stack, saddr: int, daddr: int, dport: int) -> int:
+    return siphash_in6(saddr, daddr, (_timeseed(net), dport), net.net_secret)

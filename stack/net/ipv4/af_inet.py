@@ -6,7 +6,7 @@
 errno.  ``inet_sk_set_state`` is the one door through which a socket changes its TCP state.
 
 Departures: no capabilities (who runs the Stack may bind any port), no network namespaces in the table of protocols,
-no active open: connect() of a stream is -EOPNOTSUPP.
+connect() never waits: -EINPROGRESS, and the state of the ``socket`` follows when it is asked again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from stack.include.net import (
     SS_UNCONNECTED,
     optval_t,
     proto_ops,
+    sockaddr,
     sockaddr_in,
     socket,
 )
@@ -44,6 +45,7 @@ from stack.include.sock import (
     SOCK_STREAM,
     proto,
     sock,
+    sock_error,
     sock_graft,
     sock_writeable,
 )
@@ -290,6 +292,45 @@ def inet_shutdown(sock_: socket, how: int) -> int:
     return err
 
 
+def inet_stream_connect(sock_: socket, addr: sockaddr, flags: int) -> int:
+    """Begin a connection, or ask how one goes that has begun; port 0 at address 0 ends it (the kernel's AF_UNSPEC).
+
+    0: connected; -EINPROGRESS: begun; -EALREADY: not done yet; -EISCONN; or why it failed, once."""
+    sk: Any = sock_.sk
+    if addr[:2] == (0, 0):
+        err: int = sk.sk_prot.disconnect(sk, flags)
+        sock_.state = SS_DISCONNECTING if err else SS_UNCONNECTED
+        return err
+    if sock_.state == SS_CONNECTED:
+        return -errno.EISCONN
+    if sock_.state not in (SS_UNCONNECTED, SS_CONNECTING):
+        return -errno.EINVAL
+    err = -errno.EALREADY
+    if sock_.state == SS_UNCONNECTED:
+        if sk.sk_state != TCP_CLOSE:
+            return -errno.EISCONN
+        err = sk.sk_prot.connect(sk, addr)
+        if err < 0:
+            return err
+        sock_.state = SS_CONNECTING
+        err = -errno.EINPROGRESS
+    if 1 << sk.sk_state & (TCPF_SYN_SENT | TCPF_SYN_RECV):
+        return err
+    if sk.sk_state == TCP_CLOSE:
+        return _connect_failed(sock_, sk, flags)
+    sock_.state = SS_CONNECTED
+    return 0
+
+
+def _connect_failed(sock_: socket, sk: Any, flags: int) -> int:
+    """A RST, an ICMP error or the last timeout ended it: tell why, and be ready for another try."""
+    err: int = sock_error(sk) or -errno.ECONNABORTED
+    sock_.state = SS_UNCONNECTED
+    if sk.sk_prot.disconnect(sk, flags):
+        sock_.state = SS_DISCONNECTING
+    return err
+
+
 def inet_dgram_connect(sock_: socket, addr: sockaddr_in, flags: int) -> int:
     """Fix the peer of a datagram socket; port 0 at address 0 lets go of it (the kernel's AF_UNSPEC)."""
     sk = sock_.sk
@@ -363,7 +404,7 @@ inet_stream_ops: proto_ops = proto_ops(
     AF_INET,
     release=inet_release,
     bind=inet_bind,
-    connect=core_sock.sock_no_connect,
+    connect=inet_stream_connect,
     accept=inet_accept,
     getname=inet_getname,
     poll=_tcp_poll,

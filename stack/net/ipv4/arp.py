@@ -14,7 +14,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final, cast
 
 from stack.include.dropreason import SKB_DROP_REASON_ARP_INVALID, SKB_DROP_REASON_OTHERHOST
-from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, RTN_UNICAST
+from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, RTN_UNICAST, dst_link_failure
 from stack.include.ip import ETH_P_ARP, ETH_P_IP, ETH_ZLEN, ipv4_is_loopback, ipv4_is_multicast
 from stack.include.neighbour import (
     NEIGH_UPDATE_F_OVERRIDE,
@@ -51,7 +51,7 @@ _ARP: Final = Struct("!HHBBH6sI6sI")
 
 
 def arp_init(net: Stack) -> None:
-    net.arp_tbl = neigh_table(net, AF_INET, ETH_P_IP, HZ, arp_constructor, arp_solicit)
+    net.arp_tbl = neigh_table(net, AF_INET, ETH_P_IP, HZ, arp_constructor, arp_solicit, arp_error_report)
     net_core_neighbour.neigh_table_init(net.arp_tbl)
 
 
@@ -108,6 +108,11 @@ def arp_solicit(neigh: neighbour, skb: sk_buff | None) -> None:
     if neigh.probes <= neigh.tbl.parms.ucast_probes and neigh.nud_state & NUD_VALID:
         dest_hw = neigh.ha
     arp_send(dev, ARPOP_REQUEST, target, saddr, dest_hw, dev.dev_addr, bytes(6))
+
+
+def arp_error_report(neigh: neighbour, skb: sk_buff) -> None:
+    """A packet waited for an answer that did not come."""
+    dst_link_failure(skb)
 
 
 def arp_send_gratuitous(net: Stack, dev: net_device, addr: int) -> None:

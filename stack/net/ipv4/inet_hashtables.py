@@ -8,15 +8,23 @@ for the best listener on its port: one bound to the address is looked for first,
 those a listener bound to the device beats one that is not, and of a SO_REUSEPORT group the keyed hash of the
 4-tuple picks one, so that all segments of a connection come to the same.
 
-A port is in use while its bind bucket has owners: the socket that bound it, and every child accepted from it.
+A port is in use while its bind bucket has owners: the socket that bound it, every child accepted from it, and every
+connection opened from it.  connect() without bind() takes a port from the even half of the ephemeral range first
+(bind() prefers the odd one).  The walk begins where the keyed hash of the destination and a counter per bucket of that
+hash say (RFC 6056, section 3.3.4), so that ports to one destination follow each other at unforeseeable steps.  Of many
+connections to different peers one port can serve: it is free for a 4-tuple that is not in ehash, if all who share it
+came from connect().
 The tables themselves are in include/inet_hashtables.py.  Departures: no locks per bucket, no RCU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from errno import EADDRNOTAVAIL
 from typing import TYPE_CHECKING, Any
 
 from stack.include.inet_hashtables import (
+    INET_TABLE_PERTURB_SIZE,
     inet_bhashfn,
     inet_bind2_bucket,
     inet_bind_bucket,
@@ -28,6 +36,7 @@ from stack.include.inet_hashtables import (
     ipv4_portaddr_hash,
     ipv6_portaddr_hash,
 )
+from stack.include.snmp import LINUX_MIB_TIMEWAITRECYCLED, NET_INC_STATS
 from stack.include.sock import (
     AF_INET,
     AF_INET6,
@@ -39,9 +48,10 @@ from stack.include.sock import (
     sk_nulls_del_node_init_rcu,
     sock_prot_inuse_add,
 )
-from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
-from stack.net.core import sock_reuseport
+from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN, TCP_TIME_WAIT
+from stack.net.core import secure_seq, sock_reuseport
 from stack.net.ipv6 import inet6_hashtables
+from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
     from stack.include.inet_connection_sock import inet_connection_sock
@@ -391,3 +401,152 @@ def inet_unhash(sk: inet_connection_sock) -> None:
         sk.icsk_listen_portaddr_node = None
     sk_nulls_del_node_init_rcu(sk)
     sock_prot_inuse_add(sk.sk_net, sk.sk_prot, -1)
+
+
+# -- connect -----------------------------------------------------------------------------------------------------
+
+# What the kernel's check_established() gives back in its ``twp``: the TIME_WAIT socket whose place was taken.
+check_established_t = Callable[[Any, int, bool], tuple[int, Any]]
+
+
+def inet_sk_port_offset(sk: inet_connection_sock) -> int:
+    """Where the walk for a port to this destination begins: 64 bits, new every ten seconds."""
+    return secure_seq.secure_ipv4_port_ephemeral(sk.sk_net, sk.sk_rcv_saddr, sk.sk_daddr, sk.sk_dport)
+
+
+def __inet_check_established(sk: Any, lport: int, want_tw: bool) -> tuple[int, Any]:
+    """Enter ehash with local port ``lport``: (0, None), or (-EADDRNOTAVAIL, None) if somebody has the 4-tuple.
+
+    The place of a TIME_WAIT socket can be taken if the protocol says so (tcp_twsk_unique).  It is ended here, unless
+    ``want_tw``: then it is given back, out of ehash, for the caller to end."""
+    net = sk.sk_net
+    old_num, sk.sk_num = sk.sk_num, lport
+    hash_ = sk_ehashfn(sk)
+    chain = inet_ehash_bucket(net.tcp_hashinfo, hash_)
+    other = _same_tuple(sk, chain, hash_)
+    if other is not None:
+        if other.sk_state != TCP_TIME_WAIT or not sk.sk_prot.twsk_prot.twsk_unique(sk, other, want_tw):
+            sk.sk_num = old_num
+            return -EADDRNOTAVAIL, None
+    sk.inet_sport = lport
+    sk.sk_hash = hash_
+    __sk_nulls_add_node_rcu(sk, chain)
+    if other is not None:
+        sk_nulls_del_node_init_rcu(other)
+        NET_INC_STATS(net, LINUX_MIB_TIMEWAITRECYCLED)
+    sock_prot_inuse_add(net, sk.sk_prot, 1)
+    if other is not None and not want_tw:
+        _end_time_wait(other)
+        other = None
+    return 0, other
+
+
+def _same_tuple(sk: Any, chain: list[sock_common], hash_: int) -> Any:
+    """Who else has the socket's 4-tuple, or None."""
+    ipv6 = sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF
+    for other in chain:
+        if other is sk or other.sk_hash != hash_:
+            continue
+        if ipv6:
+            same = inet6_hashtables.inet6_match(
+                other, sk.sk_v6_daddr, sk.sk_dport, sk.sk_v6_rcv_saddr, sk.sk_num, sk.sk_bound_dev_if
+            )
+        else:
+            same = inet_match(
+                other, sk.sk_daddr, sk.sk_dport, sk.sk_rcv_saddr, sk.sk_num, sk.sk_bound_dev_if
+            )
+        if same:
+            return other
+    return None
+
+
+def _end_time_wait(tw: Any) -> None:
+    """A TIME_WAIT socket that is out of ehash already: its port and its timer."""
+    from stack.net.ipv4 import inet_timewait_sock
+
+    inet_timewait_sock.inet_twsk_replaced(tw)
+
+
+def __inet_hash_connect(sk: Any, port_offset: int, check_established: check_established_t) -> int:
+    """Give a connecting socket its port and its place in ehash; 0 or -EADDRNOTAVAIL."""
+    if sk.sk_num:
+        if len(sk.icsk_bind_hash.owners) == 1:
+            inet_ehash_nolisten(sk, None)
+            return 0
+        return check_established(sk, sk.sk_num, False)[0]
+    low, high = sk.sk_net.ipv4.ip_local_ports_range
+    remaining = high + 1 - low
+    if remaining > 1:
+        remaining &= ~1
+    perturb = sk.sk_net.tcp_hashinfo.table_perturb
+    index = port_offset & INET_TABLE_PERTURB_SIZE - 1
+    if index not in perturb:  # drawn when it is first looked at
+        perturb[index] = sk.sk_net.rng.get_random_u32()
+    start = ((perturb[index] + (port_offset >> 32)) & MASK32) % remaining & ~1
+    for parity in (0, 1) if remaining > 1 else (0,):
+        for step in range(0, remaining, 2):
+            port = low + (start + parity + step) % remaining
+            found, tw = _try_port(sk, port, check_established)
+            if found is None:
+                continue
+            # At least a random step, so that the next port cannot be told from this one while most are free.
+            moved = max(step, sk.sk_net.rng.get_random_u32_below(8) * 2)
+            perturb[index] = (perturb[index] + moved + 2) & MASK32
+            _take_port(sk, found, port, tw)
+            return 0
+    return -EADDRNOTAVAIL
+
+
+def _try_port(sk: Any, port: int, check_established: check_established_t) -> tuple[Any, Any]:
+    """(bind bucket of the port, TIME_WAIT socket that was in our place) if the port can be had, else (None, None)."""
+    net = sk.sk_net
+    if port in net.ipv4.sysctl_local_reserved_ports:
+        return None, None
+    tb = inet_bind_bucket_find(net, port, 0)
+    if tb is None:
+        tb = inet_bind_bucket_create(net, port, 0)
+        tb.fastreuse = tb.fastreuseport = -1  # from connect() only
+        return tb, None
+    if tb.fastreuse >= 0 or tb.fastreuseport >= 0:
+        return None, None
+    err, tw = check_established(sk, port, True)
+    return (None, None) if err else (tb, tw)
+
+
+def _take_port(sk: Any, tb: inet_bind_bucket, port: int, tw: Any) -> None:
+    net = sk.sk_net
+    tb2 = inet_bind2_bucket_find(net, port, 0, sk) or inet_bind2_bucket_create(net, port, 0, sk)
+    inet_bind_hash(sk, tb, tb2, port)
+    if sk.sk_node is None:
+        sk.inet_sport = port
+        inet_ehash_nolisten(sk, None)
+    if tw is not None:
+        _end_time_wait(tw)
+
+
+def inet_hash_connect(sk: Any) -> int:
+    """Bind a socket that connects to an address, if it is not bound yet, and hash it; 0 or -EADDRNOTAVAIL."""
+    port_offset = 0 if sk.sk_num else inet_sk_port_offset(sk)
+    return __inet_hash_connect(sk, port_offset, __inet_check_established)
+
+
+def inet_bhash2_update_saddr(sk: Any, saddr: int, family: int) -> None:
+    """The local address of a socket becomes ``saddr`` (of AF_INET6: the family's own form): one that owns a port
+    moves to the bucket of that address."""
+    net, tb2 = sk.sk_net, sk.icsk_bind2_hash
+    if tb2 is not None:
+        __sk_del_bind_node(sk, tb2.owners)
+        inet_bind2_bucket_destroy(net, tb2)
+    if family == AF_INET:
+        sk.sk_rcv_saddr = saddr
+        if sk.sk_family == AF_INET6:
+            sk.sk_v6_rcv_saddr = sk.pinet6.saddr = 0xFFFF << 32 | saddr
+    else:
+        sk.sk_v6_rcv_saddr = saddr
+        if not saddr:
+            sk.sk_rcv_saddr = sk.pinet6.saddr = 0
+    if tb2 is not None:
+        port = sk.sk_num
+        new = inet_bind2_bucket_find(net, port, 0, sk) or inet_bind2_bucket_create(net, port, 0, sk)
+        sk_add_bind_node(sk, new.owners)
+        sk.icsk_bind2_hash = new

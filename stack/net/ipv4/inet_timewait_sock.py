@@ -94,6 +94,14 @@ def inet_twsk_deschedule_put(tw: inet_timewait_sock) -> None:
     inet_twsk_kill(tw)
 
 
+def inet_twsk_replaced(tw: inet_timewait_sock) -> None:
+    """The same for one whose place in ehash a connecting socket has taken."""
+    if timer_pending(tw.tw_timer):
+        del_timer(tw.sk_net, tw.tw_timer)
+    inet_twsk_bind_unhash(tw)
+    tw.tw_dr.tw_refcount -= 1
+
+
 def __inet_twsk_schedule(tw: inet_timewait_sock, timeo: int, rearm: bool) -> None:
     """End it in ``timeo`` jiffies; a rearmed one only if its timer still runs."""
     net = tw.sk_net

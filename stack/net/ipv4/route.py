@@ -41,6 +41,8 @@ from stack.include.dst import (
     rtable,
 )
 from stack.include.ip import (
+    ICMP_DEST_UNREACH,
+    ICMP_HOST_UNREACH,
     INADDR_LOOPBACK,
     IP_MAX_MTU,
     ipv4_is_lbcast,
@@ -54,7 +56,7 @@ from stack.include.sock import AF_INET
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies
 from stack.net.core import skbuff
-from stack.net.ipv4 import devinet, fib_frontend, igmp, ip_input, ip_output
+from stack.net.ipv4 import devinet, fib_frontend, icmp, igmp, ip_input, ip_output
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -172,8 +174,18 @@ def ipv4_update_pmtu(skb: sk_buff, net: Stack, mtu: int, oif: int, protocol: int
         __ip_rt_update_pmtu(net, rt, daddr, mtu)
 
 
+def ipv4_link_failure(skb: sk_buff) -> None:
+    """A host-unreachable of our own making, to ourselves: the sender's socket hears of it like of a router's."""
+    icmp.icmp_send(skb, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, 0)
+
+
 ipv4_dst_ops = dst_ops(
-    AF_INET, mtu=ipv4_mtu, default_advmss=ipv4_default_advmss, check=ipv4_dst_check, update_pmtu=ip_rt_update_pmtu
+    AF_INET,
+    mtu=ipv4_mtu,
+    default_advmss=ipv4_default_advmss,
+    check=ipv4_dst_check,
+    update_pmtu=ip_rt_update_pmtu,
+    link_failure=ipv4_link_failure,
 )
 
 
@@ -205,6 +217,14 @@ def ip_route_output_ports(
     fl4.daddr, fl4.saddr, fl4.fl4_dport, fl4.fl4_sport = daddr, saddr, dport, sport
     fl4.flowi4_proto, fl4.flowi4_tos, fl4.flowi4_oif = proto, tos, oif
     return ip_route_output_flow(net, fl4, sk)
+
+
+def ip_route_connect(
+    net: Stack, fl4: flowi4, daddr: int, saddr: int, oif: int, proto: int, sport: int, dport: int, sk: sock
+) -> rtable | int:
+    """include/net/route.h: the route of a connection that begins.  Where an address is open the look-up fills it in."""
+    tos = getattr(sk, "tos", 0)
+    return ip_route_output_ports(net, fl4, sk, daddr, saddr, dport, sport, proto, tos, oif)
 
 
 def ip_route_output_key_hash_rcu(net: Stack, fl4: flowi4) -> rtable | int:

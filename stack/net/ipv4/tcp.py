@@ -22,7 +22,7 @@ Closing, by state (close() with ``__tcp_close``):
 An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or
 there are more than tcp_max_orphans.
 
-Left out: connect() (this stack opens passively), splice, zero-copy flags, TCP_REPAIR and ULP.
+Left out: splice, zero-copy flags, TCP_REPAIR and ULP.
 """
 
 from __future__ import annotations
@@ -823,9 +823,8 @@ def tcp_disconnect(sk: tcp_sock, flags: int) -> int:
     sk.out_of_order_queue = []
     sk.sk_dport = 0
     if not sk.sk_userlocks & SOCK_BINDADDR_LOCK:
-        sk.inet_saddr = sk.sk_rcv_saddr = sk.sk_daddr = 0
-        if sk.pinet6 is not None:
-            sk.sk_v6_rcv_saddr = sk.sk_v6_daddr = sk.pinet6.saddr = 0
+        inet_hashtables.inet_bhash2_update_saddr(sk, 0, sk.sk_family)
+        sk.inet_saddr = 0
     sk.sk_shutdown = 0
     sk.sk_flags &= ~SOCK_DONE
     _forget_connection(sk)

@@ -43,6 +43,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_TCP_FASTOPEN,
     SKB_DROP_REASON_TCP_FLAGS,
     SKB_DROP_REASON_TCP_INVALID_END_SEQUENCE,
+    SKB_DROP_REASON_TCP_INVALID_SEQUENCE,
     SKB_DROP_REASON_TCP_INVALID_SYN,
     SKB_DROP_REASON_TCP_LISTEN_OVERFLOW,
     SKB_DROP_REASON_TCP_OFO_DROP,
@@ -64,6 +65,7 @@ from stack.include.inet_connection_sock import (
     ICSK_ACK_PUSHED,
     ICSK_ACK_PUSHED2,
     ICSK_ACK_SCHED,
+    ICSK_TIME_DACK,
     ICSK_TIME_LOSS_PROBE,
     ICSK_TIME_PROBE0,
     ICSK_TIME_REO_TIMEOUT,
@@ -95,6 +97,7 @@ from stack.include.snmp import (
     LINUX_MIB_DELAYEDACKLOST,
     LINUX_MIB_LISTENOVERFLOWS,
     LINUX_MIB_OFOPRUNED,
+    LINUX_MIB_PAWSACTIVEREJECTED,
     LINUX_MIB_PAWSESTABREJECTED,
     LINUX_MIB_PRUNECALLED,
     LINUX_MIB_RCVPRUNED,
@@ -152,6 +155,7 @@ from stack.include.sock import (
     SEND_SHUTDOWN,
     SOCK_DEAD,
     SOCK_DONE,
+    SOCK_KEEPOPEN,
     SOCK_RCVBUF_LOCK,
     SOCK_SNDBUF_LOCK,
     sk_acceptq_is_full,
@@ -170,6 +174,7 @@ from stack.include.tcp import (
     TCP_CA_CWR,
     TCP_CHRONO_BUSY,
     TCP_CHRONO_SNDBUF_LIMITED,
+    TCP_DELACK_MAX,
     TCP_DSACK_SEEN,
     TCP_ECN_DEMAND_CWR,
     TCP_ECN_OK,
@@ -178,9 +183,11 @@ from stack.include.tcp import (
     TCP_FASTOPEN_COOKIE_MAX,
     TCP_FASTOPEN_COOKIE_MIN,
     TCP_FASTRETRANS_THRESH,
+    TCP_HEADER_LEN,
     TCP_INFINITE_SSTHRESH,
     TCP_INIT_CWND,
     TCP_MAX_QUICKACKS,
+    TCP_MAX_WINDOW,
     TCP_MAX_WSCALE,
     TCP_MIN_MSS,
     TCP_MSS_DEFAULT,
@@ -195,6 +202,7 @@ from stack.include.tcp import (
     TCP_SYNACK_FASTOPEN,
     TCP_SYNACK_NORMAL,
     TCP_TIMEOUT_INIT,
+    TCP_TIMEOUT_MIN,
     TCP_TIMEWAIT_LEN,
     TCP_URG_NOTYET,
     TCP_URG_VALID,
@@ -236,6 +244,7 @@ from stack.include.tcp import (
     TCP_CA_Open,
     TCP_CA_Recovery,
     ack_sample,
+    keepalive_time_when,
     ktime_get_seconds,
     minmax_running_min,
     rate_sample,
@@ -257,9 +266,11 @@ from stack.include.tcp import (
     tcp_options_received,
     tcp_packets_in_flight,
     tcp_paws_check,
+    tcp_paws_reject,
     tcp_receive_window,
     tcp_sock,
     tcp_space,
+    tcp_time_stamp,
     tcp_under_memory_pressure,
     tcp_win_from_space,
     tcp_wnd_end,
@@ -306,7 +317,7 @@ from stack.net.ipv4 import (
     tcp_recovery,
     tcp_timer,
 )
-from stack.seqnum import MASK32, after, before
+from stack.seqnum import MASK32, after, before, between
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -524,6 +535,18 @@ def tcp_ecn_check_ce(sk: tcp_sock, skb: sk_buff) -> None:
 
 def tcp_ecn_rcv_ecn_echo(tp: tcp_sock, th: tcphdr) -> bool:
     return bool(th.flags & TCPHDR_ECE and not th.flags & TCPHDR_SYN and tp.ecn_flags & TCP_ECN_OK)
+
+
+def tcp_ecn_rcv_synack(tp: tcp_sock, th: tcphdr) -> None:
+    """ECE without CWR in a SYN-ACK accepts our offer; anything else refuses it."""
+    if th.flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE:
+        tp.ecn_flags &= ~TCP_ECN_OK
+
+
+def tcp_ecn_rcv_syn(tp: tcp_sock, th: tcphdr) -> None:
+    """Of two SYNs that crossed both have to offer."""
+    if th.flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE | TCPHDR_CWR:
+        tp.ecn_flags &= ~TCP_ECN_OK
 
 
 # -- buffers ------------------------------------------------------------------------------------------------------
@@ -2921,6 +2944,8 @@ def tcp_rcv_state_process(sk: tcp_sock, skb: sk_buff) -> int:
         return 0
     if state == TCP_LISTEN:
         return _rcv_listen(sk, skb, flags)
+    if state == TCP_SYN_SENT:
+        return _rcv_syn_sent(sk, skb)
     tcp_output.tcp_mstamp_refresh(sk)
     sk.rx_opt.saw_tstamp = False
     req = sk.fastopen_rsk
@@ -3105,6 +3130,153 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
     if not queued:
         consume_skb(skb)
     return 0
+
+
+# -- the active open ---------------------------------------------------------------------------------------------------
+
+
+def _rcv_syn_sent(sk: tcp_sock, skb: sk_buff) -> int:
+    """A segment in SYN_SENT: 0, or the reason for the caller to answer with a RST."""
+    sk.rx_opt.saw_tstamp = False
+    tcp_output.tcp_mstamp_refresh(sk)
+    queued = tcp_rcv_synsent_state_process(sk, skb, skb.h_th)
+    if queued >= 0:
+        return queued
+    tcp_urg(sk, skb, skb.h_th)
+    consume_skb(skb)
+    tcp_data_snd_check(sk)
+    return 0
+
+
+def tcp_rcv_synsent_state_process(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
+    """RFC 9293 section 3.10.7.3.  0: the segment ends here; -1: we are connected and data may be sent; otherwise the
+    reason for a RST.  Data and FIN of a SYN-ACK are not taken: the peer resends them."""
+    rx_opt = sk.rx_opt
+    saved_clamp = rx_opt.mss_clamp
+    tcp_parse_options(sk.sk_net, skb, rx_opt, False, None)
+    if th.flags & TCPHDR_ACK:
+        reason = _synsent_ack_refused(sk, skb)
+        if reason:
+            return _synsent_undo(sk, saved_clamp, reason)
+        if th.flags & TCPHDR_RST:
+            tcp_reset(sk, skb)
+            consume_skb(skb)
+            return 0
+        if th.flags & TCPHDR_SYN:
+            return _synsent_established(sk, skb, th)
+    elif not th.flags & TCPHDR_RST:
+        now = ktime_get_seconds(sk.sk_net)
+        if rx_opt.ts_recent_stamp and rx_opt.saw_tstamp and tcp_paws_reject(rx_opt, False, now):
+            kfree_skb_reason(skb, SKB_DROP_REASON_TCP_RFC7323_PAWS)
+            return _synsent_undo(sk, saved_clamp, 0)
+        if th.flags & TCPHDR_SYN:
+            return _synsent_crossed(sk, skb, th)
+    rst = th.flags & TCPHDR_RST
+    kfree_skb_reason(skb, SKB_DROP_REASON_TCP_RESET if rst else SKB_DROP_REASON_TCP_FLAGS)
+    return _synsent_undo(sk, saved_clamp, 0)
+
+
+def _synsent_undo(sk: tcp_sock, saved_clamp: int, result: int) -> int:
+    """The options of a segment that did not count are forgotten."""
+    tcp_clear_options(sk.rx_opt)
+    sk.rx_opt.mss_clamp = saved_clamp
+    return result
+
+
+def _synsent_ack_refused(sk: tcp_sock, skb: sk_buff) -> int:
+    """Why an ACK cannot be one of our SYN's: 0 if it can."""
+    ack_seq = skb.cb.ack_seq
+    rx_opt = sk.rx_opt
+    if not after(ack_seq, sk.snd_una) or after(ack_seq, sk.snd_nxt):
+        # Of an older connection of the peer's.  Our RST ends that, so the SYN is worth another try right away.
+        if not sk.icsk_retransmits:
+            inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, TCP_TIMEOUT_MIN, TCP_RTO_MAX)
+        return SKB_DROP_REASON_TCP_INVALID_SEQUENCE
+    if rx_opt.saw_tstamp and rx_opt.rcv_tsecr:
+        echoed = (rx_opt.rcv_tsecr - sk.tsoffset) & MASK32
+        if not between(echoed, sk.retrans_stamp, tcp_time_stamp(sk)):
+            NET_INC_STATS(sk.sk_net, LINUX_MIB_PAWSACTIVEREJECTED)
+            return SKB_DROP_REASON_TCP_RFC7323_PAWS
+    return 0
+
+
+def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
+    """A SYN-ACK for our SYN."""
+    rx_opt = sk.rx_opt
+    seq = skb.cb.seq
+    tcp_ecn_rcv_synack(sk, th)
+    sk.snd_wl1 = seq
+    tcp_try_undo_spurious_syn(sk)
+    tcp_ack(sk, skb, FLAG_SLOWPATH)
+    sk.rcv_nxt = sk.rcv_wup = (seq + 1) & MASK32
+    # RFC 7323, section 2.2: the window field of a SYN segment is never scaled.
+    sk.snd_wnd = th.window
+    if not rx_opt.wscale_ok:
+        rx_opt.snd_wscale = rx_opt.rcv_wscale = 0
+        sk.window_clamp = min(sk.window_clamp, TCP_MAX_WINDOW)
+    if rx_opt.saw_tstamp:
+        sk.advmss -= TCPOLEN_TSTAMP_ALIGNED
+    _synsent_time_stamps(sk)
+    tcp_output.tcp_sync_mss(sk, sk.icsk_pmtu_cookie)
+    tcp_initialize_rcv_mss(sk)
+    sk.copied_seq = sk.rcv_nxt
+    tcp_finish_connect(sk, skb)
+    if not sk.sk_flags & SOCK_DEAD:
+        sk.sk_state_change(sk)
+    if sk.icsk_accept_queue.rskq_defer_accept or inet_csk_in_pingpong_mode(sk):
+        # TCP_DEFER_ACCEPT or TCP_QUICKACK 0: our first data will carry this ACK, soon.
+        inet_csk_schedule_ack(sk)
+        tcp_enter_quickack_mode(sk, TCP_MAX_QUICKACKS)
+        inet_csk_reset_xmit_timer(sk, ICSK_TIME_DACK, TCP_DELACK_MAX, TCP_RTO_MAX)
+        consume_skb(skb)
+        return 0
+    tcp_output.tcp_send_ack(sk)
+    return -1
+
+
+def _synsent_time_stamps(sk: tcp_sock) -> None:
+    """Both ends offered time stamps, or one did not."""
+    sk.tcp_header_len = TCP_HEADER_LEN
+    if sk.rx_opt.saw_tstamp:
+        sk.rx_opt.tstamp_ok = True
+        sk.tcp_header_len += TCPOLEN_TSTAMP_ALIGNED
+        tcp_store_ts_recent(sk)
+
+
+def _synsent_crossed(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
+    """A SYN that crossed ours (RFC 9293, section 3.5, figure 7): answer with SYN-ACK."""
+    tcp.tcp_set_state(sk, TCP_SYN_RECV)
+    _synsent_time_stamps(sk)
+    seq = skb.cb.seq
+    sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = (seq + 1) & MASK32
+    sk.snd_wnd = sk.max_window = th.window
+    sk.snd_wl1 = seq
+    tcp_ecn_rcv_syn(sk, th)
+    tcp_output.tcp_mtup_init(sk)
+    tcp_output.tcp_sync_mss(sk, sk.icsk_pmtu_cookie)
+    tcp_initialize_rcv_mss(sk)
+    tcp_output.tcp_send_synack(sk)
+    consume_skb(skb)
+    return 0
+
+
+def tcp_finish_connect(sk: tcp_sock, skb: sk_buff | None) -> None:
+    """SYN_SENT to ESTABLISHED."""
+    tcp.tcp_set_state(sk, TCP_ESTABLISHED)
+    now = tcp_jiffies32(sk.sk_net)
+    sk.icsk_ack.lrcvtime = now
+    if skb is not None:
+        sk.icsk_af_ops.sk_rx_dst_set(sk, skb)
+    tcp_metrics.tcp_init_metrics(sk)
+    tcp_init_transfer(sk, skb)
+    # An idle time has not begun yet: the first data may use all of the window.
+    sk.lsndtime = now
+    if sk.sk_flags & SOCK_KEEPOPEN:
+        inet_connection_sock.inet_csk_reset_keepalive_timer(sk, keepalive_time_when(sk))
+    if sk.rx_opt.snd_wscale:
+        sk.pred_flags = 0
+    else:
+        tcp_fast_path_on(sk)
 
 
 # -- a SYN for a listener ----------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_rto_backoff,
 )
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
-from stack.include.inet_timewait_sock import inet_timewait_death_row
+from stack.include.inet_timewait_sock import inet_timewait_death_row, tcp_timewait_sock, timewait_sock_ops
 from stack.include.ip import (
     ICMP_DEST_UNREACH,
     ICMP_EXC_TTL,
@@ -69,6 +69,7 @@ from stack.include.ip import (
     ip_hdr,
     ip_reply_arg,
     iphdr_at,
+    ipv4_is_loopback,
     net_protocol,
 )
 from stack.include.request_sock import request_sock_ops, tcp_request_sock
@@ -77,6 +78,8 @@ from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, PACKET_HOST, 
 from stack.include.snmp import (
     ICMP_INC_STATS,
     ICMP_MIB_INERRORS,
+    IP_INC_STATS,
+    IPSTATS_MIB_OUTNOROUTES,
     LINUX_MIB_LISTENOVERFLOWS,
     LINUX_MIB_OUTOFWINDOWICMPS,
     LINUX_MIB_TCPMINTTLDROP,
@@ -91,6 +94,7 @@ from stack.include.snmp import (
 from stack.include.sock import (
     AF_INET,
     AF_INET6,
+    SOCK_BINDADDR_LOCK,
     proto,
     sk_acceptq_is_full,
     sk_dst_reset,
@@ -115,6 +119,7 @@ from stack.include.tcp import (
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOPT_MD5SIG,
     TCPOPT_NOP,
+    ktime_get_seconds,
     tcp_fastopen_cookie,
     tcp_hdr,
     tcp_listendrop,
@@ -151,6 +156,7 @@ from stack.net.ipv4 import (
     ip_options,
     ip_output,
     ip_sockglue,
+    route,
     syncookies,
     tcp,
     tcp_ao,
@@ -170,6 +176,7 @@ if TYPE_CHECKING:
     from stack.include.inet_sock import ip_options as ip_options_t
     from stack.include.inet_timewait_sock import tcp_timewait_sock
     from stack.include.ip import iphdr
+    from stack.include.net import sockaddr_in
     from stack.include.request_sock import request_sock
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
@@ -575,6 +582,112 @@ def tcp_v4_conn_request(sk: tcp_sock, skb: sk_buff) -> int:
         tcp_listendrop(sk)
         return SKB_DROP_REASON_IP_INVALID_DEST
     return tcp_input.tcp_conn_request(tcp_request_sock_ops, tcp_request_sock_ipv4_ops, sk, skb)
+
+
+# -- the active open ---------------------------------------------------------------------------------------------
+
+
+def tcp_twsk_unique(sk: tcp_sock, tw: tcp_timewait_sock, want_tw: bool) -> bool:
+    """Whether a connecting socket may take the place of a TIME_WAIT socket (RFC 6191): its peer must have sent time
+    stamps, by which old segments will be told, and with ``want_tw`` (a port that was chosen for the application)
+    tcp_tw_reuse must allow it: 1 always, 2 between local addresses, and not within the second of the last segment."""
+    reuse = sk.sk_net.ipv4.sysctl_tcp_tw_reuse
+    if reuse == 2 and not _loopback(tw):
+        reuse = 0
+    if not tw.tw_ts_recent_stamp:
+        return False
+    if want_tw and not (reuse and ktime_get_seconds(sk.sk_net) > tw.tw_ts_recent_stamp):
+        return False
+    if not sk.repair:
+        # Beyond what the peer can have of the old connection in its window (RFC 1323, appendix B.2).
+        sk.write_seq = (tw.tw_snd_nxt + 65535 + 2) & MASK32 or 1
+        sk.rx_opt.ts_recent = tw.tw_ts_recent
+        sk.rx_opt.ts_recent_stamp = tw.tw_ts_recent_stamp
+    return True
+
+
+def _loopback(tw: tcp_timewait_sock) -> bool:
+    if tw.sk_bound_dev_if == tw.sk_net.loopback_dev.ifindex:
+        return True
+    if tw.sk_family == AF_INET6 and tw.sk_v6_daddr >> 32 != 0xFFFF:
+        return tw.sk_v6_daddr == 1 or tw.sk_v6_rcv_saddr == 1
+    return ipv4_is_loopback(tw.sk_daddr) or ipv4_is_loopback(tw.sk_rcv_saddr)
+
+
+def tcp_v4_connect(sk: tcp_sock, addr: sockaddr_in) -> int:
+    """Begin a connection: 0 once the SYN is on its way, or a negative errno (-EINVAL, -ENETUNREACH, -EADDRNOTAVAIL)."""
+    net = sk.sk_net
+    daddr = nexthop = addr[0]
+    opt = sk.inet_opt
+    if opt is not None and opt.srr:
+        if not daddr:
+            return -errno.EINVAL
+        nexthop = opt.faddr
+    fl4 = flowi4()
+    rt = route.ip_route_connect(
+        net, fl4, nexthop, sk.inet_saddr, sk.sk_bound_dev_if, IPPROTO_TCP, sk.inet_sport, addr[1], sk
+    )
+    if isinstance(rt, int):
+        if rt == -errno.ENETUNREACH:
+            IP_INC_STATS(net, IPSTATS_MIB_OUTNOROUTES)
+        return rt
+    if rt.rt_flags & (RTCF_MULTICAST | RTCF_BROADCAST):
+        return -errno.ENETUNREACH
+    if opt is None or not opt.srr:
+        daddr = fl4.daddr
+    sk.inet_saddr = sk.inet_saddr or fl4.saddr
+    _bind_source(sk, sk.inet_saddr)
+    if sk.rx_opt.ts_recent_stamp and sk.sk_daddr != daddr:
+        forget_peer(sk)
+    sk.sk_dport, sk.sk_daddr = addr[1], daddr
+    if sk.sk_family == AF_INET6:
+        sk.sk_v6_daddr = 0xFFFF << 32 | daddr
+    sk.icsk_ext_hdr_len = opt.optlen if opt is not None else 0
+    sk.rx_opt.mss_clamp = TCP_MSS_DEFAULT
+    tcp.tcp_set_state(sk, TCP_SYN_SENT)
+    err = inet_hashtables.inet_hash_connect(sk)
+    if not err:
+        sk.sk_gso_type = SKB_GSO_TCPV4
+        sk_setup_caps(sk, rt)
+        isn, ts_off = secure_tcp_seq_and_ts_off(net, sk.inet_saddr, daddr, sk.inet_sport, addr[1])
+        begin_numbers(sk, isn, ts_off)
+        err = tcp_output.tcp_connect(sk)
+    if err:
+        connect_failed(sk)
+    return err
+
+
+def _bind_source(sk: tcp_sock, saddr: int) -> None:
+    """The local address is known now; a socket that was bound to a port of any address is listed under this one."""
+    if sk.sk_rcv_saddr != saddr:
+        inet_hashtables.inet_bhash2_update_saddr(sk, saddr, AF_INET)
+
+
+def forget_peer(sk: tcp_sock) -> None:
+    """What a socket that connected before remembers of another peer."""
+    sk.rx_opt.ts_recent = sk.rx_opt.ts_recent_stamp = 0
+    if not sk.repair:
+        sk.write_seq = 0
+
+
+def begin_numbers(sk: tcp_sock, isn: int, ts_off: int) -> None:
+    """The initial sequence number, unless the TIME_WAIT socket before us set it, the offset of the time stamps, and
+    the first IP id."""
+    if not sk.repair:
+        sk.write_seq = sk.write_seq or isn
+        sk.tsoffset = ts_off
+    sk.inet_id = sk.sk_net.rng.get_random_u32() & 0xFFFF
+
+
+def connect_failed(sk: tcp_sock) -> None:
+    """Back to a closed socket, its port given back."""
+    tcp.tcp_set_state(sk, TCP_CLOSE)
+    if not sk.sk_userlocks & SOCK_BINDADDR_LOCK:
+        inet_hashtables.inet_bhash2_update_saddr(sk, 0, sk.sk_family)
+        sk.inet_saddr = 0
+    sk_dst_reset(sk)
+    sk.sk_route_caps = 0
+    sk.sk_dport = 0
 
 
 # -- the child ---------------------------------------------------------------------------------------------------
@@ -1010,6 +1123,8 @@ ipv4_specific: inet_connection_sock_af_ops = inet_connection_sock_af_ops(
     mtu_reduced=tcp_v4_mtu_reduced,
 )
 
+tcp_timewait_sock_ops: timewait_sock_ops = timewait_sock_ops(tcp_twsk_unique)
+
 tcp_prot: proto = proto("TCP", memory_allocated=True, slab=tcp_sock, init=tcp_v4_init_sock, destroy=tcp_v4_destroy_sock)
 
 
@@ -1021,6 +1136,8 @@ def tcp_v4_init() -> None:
     ipv4_specific.rebuild_header = af_inet.inet_sk_rebuild_header
     ipv4_specific.setsockopt = ip_sockglue.ip_setsockopt
     ipv4_specific.getsockopt = ip_sockglue.ip_getsockopt
+    tcp_prot.connect = tcp_v4_connect
+    tcp_prot.twsk_prot = tcp_timewait_sock_ops
     tcp_prot.close = tcp.tcp_close
     tcp_prot.disconnect = tcp.tcp_disconnect
     tcp_prot.accept = inet_connection_sock.inet_csk_accept

@@ -26,17 +26,21 @@ The window that is offered (``tcp_select_window``) is what the free half of the 
 Limits: retransmission timeout 200 ms .. 120 s, first 1 s; loss probe 2 x srtt (one packet out: + 200 ms),
 never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window back off like the RTO.
 
+A connection of our own begins with tcp_connect(): its SYN waits in the retransmit queue like data, at sequence
+number ISN, and tcp_retransmit_timer() resends it after 1, 2, 4, 8 ... s, tcp_syn_retries times.  One with an ECN offer
+goes without it from the second time on (tcp_ecn_fallback).
+
 Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission, urgent pointers on
 the way out.
 """
 
 from __future__ import annotations
 
-from errno import EAGAIN, EHOSTUNREACH, EINVAL
+from errno import EAGAIN, ECONNREFUSED, EFAULT, EHOSTUNREACH, EINVAL
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from stack.include.dst import dst_metric_advmss, dst_mtu
+from stack.include.dst import RTAX_INITRWND, RTAX_WINDOW, dst_metric, dst_metric_advmss, dst_mtu
 from stack.include.inet_connection_sock import (
     ICSK_ACK_PUSHED,
     ICSK_ACK_SCHED,
@@ -50,6 +54,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_inc_pingpong_cnt,
     inet_csk_reset_xmit_timer,
 )
+from stack.include.ip import INET_ECN_ECT_0
 from stack.include.net import SOCK_NOSPACE
 from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import (
@@ -78,11 +83,12 @@ from stack.include.snmp import (
     NET_INC_STATS,
     TCP_ADD_STATS,
     TCP_INC_STATS,
+    TCP_MIB_ACTIVEOPENS,
     TCP_MIB_OUTRSTS,
     TCP_MIB_OUTSEGS,
     TCP_MIB_RETRANSSEGS,
 )
-from stack.include.sock import AF_INET6, SK_PACING_NEEDED, SK_PACING_NONE
+from stack.include.sock import AF_INET6, SK_PACING_NEEDED, SK_PACING_NONE, SOCK_DONE, SOCK_RCVBUF_LOCK
 from stack.include.tcp import (
     CA_EVENT_CWND_RESTART,
     CA_EVENT_TX_START,
@@ -169,10 +175,12 @@ from stack.include.tcp import (
     tcp_packets_in_flight,
     tcp_passive_fastopen,
     tcp_receive_window,
+    tcp_rtx_queue_head,
     tcp_skb_cb,
     tcp_skb_is_last,
     tcp_sock,
     tcp_space,
+    tcp_time_stamp,
     tcp_wnd_end,
 )
 from stack.include.tcp_states import (
@@ -192,7 +200,7 @@ from stack.kernel.time.timer import (
     usecs_to_jiffies,
 )
 from stack.net.core import sock as net_core_sock
-from stack.net.ipv4 import tcp_ao, tcp_input, tcp_rate, tcp_timer
+from stack.net.ipv4 import tcp, tcp_ao, tcp_input, tcp_rate, tcp_timer
 from stack.seqnum import MASK32, after, before
 
 if TYPE_CHECKING:
@@ -201,6 +209,8 @@ if TYPE_CHECKING:
 
 _SIGN: Final = 0x80000000
 _NO_RATE: Final = (1 << 64) - 1
+
+_SYN_ECN: Final = TCPHDR_SYN | TCPHDR_ECE | TCPHDR_CWR
 
 OPTION_SACK_ADVERTISE: Final = 1 << 0
 OPTION_TS: Final = 1 << 1
@@ -469,6 +479,39 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
     return flags
 
 
+def tcp_ecn_send_syn(sk: tcp_sock, skb: sk_buff) -> None:
+    """Offer ECN in our SYN (RFC 3168, section 6.1.1) if tcp_ecn is 1 or the congestion control lives on it."""
+    needed = tcp_ca_needs_ecn(sk)
+    sk.ecn_flags = 0
+    if sk.sk_net.ipv4.sysctl_tcp_ecn == 1 or needed:
+        skb.cb.tcp_flags |= TCPHDR_ECE | TCPHDR_CWR
+        sk.ecn_flags = TCP_ECN_OK
+        if needed:
+            _ecn_xmit(sk)
+
+
+def tcp_ecn_clear_syn(sk: tcp_sock, skb: sk_buff) -> None:
+    """A SYN that went unanswered may have met somebody who drops ECN's bits: the next does without."""
+    if sk.sk_net.ipv4.sysctl_tcp_ecn_fallback:
+        skb.cb.tcp_flags &= ~(TCPHDR_ECE | TCPHDR_CWR)
+
+
+def tcp_ecn_send_synack(sk: tcp_sock, skb: sk_buff) -> None:
+    """Our SYN becomes a SYN-ACK (both ends opened at once)."""
+    skb.cb.tcp_flags &= ~TCPHDR_CWR
+    if not sk.ecn_flags & TCP_ECN_OK:
+        skb.cb.tcp_flags &= ~TCPHDR_ECE
+    elif tcp_ca_needs_ecn(sk):
+        _ecn_xmit(sk)
+
+
+def _ecn_xmit(sk: tcp_sock) -> None:
+    """INET_ECN_xmit(): ECT(0) from here on."""
+    sk.tos |= INET_ECN_ECT_0
+    if sk.pinet6 is not None:
+        sk.pinet6.tclass |= INET_ECN_ECT_0
+
+
 # -- options ------------------------------------------------------------------------------------------------------
 
 
@@ -530,12 +573,28 @@ def _write_sack_blocks(head: bytearray, off: int, tp: tcp_sock, count: int) -> N
     tp.rx_opt.dsack = False
 
 
+def _signature_options(sk: tcp_sock, opts: tcp_out_options) -> int:
+    """Choose the key to sign with, if the peer has one; the length of its option."""
+    if sk.md5sig_info is not None and sk.af_specific is not None:
+        opts.md5 = sk.af_specific.md5_lookup(sk, sk)
+        if opts.md5 is not None:
+            opts.options |= OPTION_MD5
+            return TCPOLEN_MD5SIG_ALIGNED
+    ao = sk.ao_info
+    if ao is not None and ao.current_key is not None and ao.rnext_key is not None:
+        opts.ao_key = ao.current_key
+        opts.ao_ids = ao.current_key.sndid, ao.rnext_key.rcvid
+        return tcp_ao.tcp_ao_len_aligned(ao.current_key)
+    return 0
+
+
 def tcp_syn_options(sk: tcp_sock, skb: sk_buff, opts: tcp_out_options) -> int:
     """Options of our own SYN: all that the sysctls allow; returns their length."""
     ipv4 = sk.sk_net.ipv4
+    size = _signature_options(sk, opts)
     opts.mss = tcp_advertise_mss(sk)
-    size = TCPOLEN_MSS_ALIGNED
-    if ipv4.sysctl_tcp_timestamps:
+    size += TCPOLEN_MSS_ALIGNED
+    if ipv4.sysctl_tcp_timestamps and opts.md5 is None:
         opts.options |= OPTION_TS
         opts.tsval = (skb.skb_mstamp_ns // 1_000_000 + sk.tsoffset) & MASK32
         opts.tsecr = sk.rx_opt.ts_recent
@@ -599,18 +658,8 @@ def tcp_synack_options(
 
 def tcp_established_options(sk: tcp_sock, skb: sk_buff | None, opts: tcp_out_options) -> int:
     """Options of any other segment: time stamp and as many SACK blocks as fit; returns their length."""
-    size = 0
     rx_opt = sk.rx_opt
-    if sk.md5sig_info is not None and sk.af_specific is not None:
-        opts.md5 = sk.af_specific.md5_lookup(sk, sk)
-        if opts.md5 is not None:
-            opts.options |= OPTION_MD5
-            size = TCPOLEN_MD5SIG_ALIGNED
-    ao = sk.ao_info
-    if ao is not None and ao.current_key is not None and ao.rnext_key is not None:
-        opts.ao_key = ao.current_key
-        opts.ao_ids = ao.current_key.sndid, ao.rnext_key.rcvid
-        size = tcp_ao.tcp_ao_len_aligned(ao.current_key)
+    size = _signature_options(sk, opts) if sk.md5sig_info is not None or sk.ao_info is not None else 0
     if rx_opt.tstamp_ok:
         opts.options |= OPTION_TS
         if skb is not None:
@@ -1424,6 +1473,8 @@ def __tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
         diff -= cb.tcp_gso_segs
         if diff:
             tcp_adjust_pcount(sk, skb, diff)
+    if cb.tcp_flags & _SYN_ECN == _SYN_ECN:
+        tcp_ecn_clear_syn(sk, skb)
     segs = cb.tcp_gso_segs
     TCP_ADD_STATS(net, TCP_MIB_RETRANSSEGS, segs)
     if cb.tcp_flags & TCPHDR_SYN:
@@ -1578,6 +1629,17 @@ def tcp_make_synack(
     return skb
 
 
+def tcp_send_synack(sk: tcp_sock) -> int:
+    """Answer the SYN of a peer that opened at the same time: our SYN again, with an ACK.  0 or a negative errno."""
+    skb = tcp_rtx_queue_head(sk)
+    if skb is None or not skb.cb.tcp_flags & TCPHDR_SYN:
+        return -EFAULT
+    if not skb.cb.tcp_flags & TCPHDR_ACK:
+        skb.cb.tcp_flags |= TCPHDR_ACK
+        tcp_ecn_send_synack(sk, skb)
+    return tcp_transmit_skb(sk, skb, True)
+
+
 def tcp_mss_clamp(tp: tcp_sock, mss: int) -> int:
     """TCP_MAXSEG bounds what we say and what we send (include/net/tcp.h)."""
     user_mss = tp.rx_opt.user_mss
@@ -1595,6 +1657,86 @@ def tcp_rtx_synack(sk: tcp_sock, req: tcp_request_sock) -> int:
         if tcp_passive_fastopen(sk):
             sk.total_retrans += 1
     return res
+
+
+# -- the active open --------------------------------------------------------------------------------------------------
+
+
+def tcp_connect_init(sk: tcp_sock) -> None:
+    """Every variable of a connection that begins; its route is known."""
+    dst = sk.sk_dst_cache
+    assert dst is not None
+    ipv4 = sk.sk_net.ipv4
+    sk.tcp_header_len = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if ipv4.sysctl_tcp_timestamps else 0)
+    sk.tcp_header_len += _signature_options(sk, tcp_out_options())
+    if sk.rx_opt.user_mss:
+        sk.rx_opt.mss_clamp = sk.rx_opt.user_mss
+    sk.max_window = 0
+    tcp_mtup_init(sk)
+    tcp_sync_mss(sk, dst_mtu(dst))
+    sk.advmss = tcp_mss_clamp(sk, dst_metric_advmss(dst))
+    tcp_input.tcp_initialize_rcv_mss(sk)
+    _connect_window(sk, dst)
+    sk.sk_err = 0
+    sk.sk_flags &= ~SOCK_DONE
+    sk.snd_wnd = 0
+    sk.snd_wl1 = 0
+    tcp.tcp_write_queue_purge(sk)
+    sk.snd_una = sk.snd_sml = sk.snd_up = sk.snd_nxt = sk.write_seq
+    if not sk.repair:
+        sk.rcv_nxt = 0
+    sk.rcv_wup = sk.copied_seq = sk.rcv_nxt
+    sk.icsk_rto = TCP_TIMEOUT_INIT
+    sk.icsk_retransmits = 0
+    sk.retrans_out = sk.lost_out = sk.sacked_out = 0
+    sk.undo_marker = 0
+    sk.undo_retrans = -1
+
+
+def _connect_window(sk: tcp_sock, dst: dst_entry) -> None:
+    """The window and the scale that our SYN offers."""
+    space = tcp_full_space(sk)
+    clamp = sk.window_clamp or dst_metric(dst, RTAX_WINDOW)
+    if sk.sk_userlocks & SOCK_RCVBUF_LOCK and (clamp > space or not clamp):
+        clamp = space
+    # A time stamp left from a TIME_WAIT socket makes its option certain.
+    options = sk.tcp_header_len - TCP_HEADER_LEN if sk.rx_opt.ts_recent_stamp else 0
+    sk.rcv_wnd, sk.window_clamp, sk.rx_opt.rcv_wscale = tcp_select_initial_window(
+        sk,
+        space,
+        sk.advmss - options,
+        clamp,
+        bool(sk.sk_net.ipv4.sysctl_tcp_window_scaling),
+        dst_metric(dst, RTAX_INITRWND),
+    )
+    sk.rcv_ssthresh = sk.rcv_wnd
+
+
+def tcp_connect_queue_skb(sk: tcp_sock, skb: sk_buff) -> None:
+    """The SYN counts as sent and unacknowledged."""
+    sk.write_seq = skb.cb.end_seq
+    sk.sk_wmem_queued += skb.truesize
+    sk.packets_out += skb.cb.tcp_gso_segs
+
+
+def tcp_connect(sk: tcp_sock) -> int:
+    """Send the SYN of a socket in SYN_SENT and arm its timer; 0 or a negative errno."""
+    if sk.icsk_af_ops.rebuild_header(sk):
+        return -EHOSTUNREACH
+    tcp_connect_init(sk)
+    skb = tcp_init_nondata_skb(sk.write_seq, TCPHDR_SYN)
+    tcp_mstamp_refresh(sk)
+    sk.retrans_stamp = tcp_time_stamp(sk)
+    tcp_connect_queue_skb(sk, skb)
+    tcp_ecn_send_syn(sk, skb)
+    tcp_rbtree_insert(sk, skb)
+    err = tcp_transmit_skb(sk, skb, True)
+    if err == -ECONNREFUSED:
+        return err
+    sk.snd_nxt = sk.pushed_seq = sk.write_seq
+    TCP_INC_STATS(sk.sk_net, TCP_MIB_ACTIVEOPENS)
+    inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.icsk_rto, TCP_RTO_MAX)
+    return 0
 
 
 # -- ACKs -------------------------------------------------------------------------------------------------------------

@@ -340,6 +340,11 @@ def tcp_retransmit_timer(sk: tcp_sock) -> None:
 
 
 def _back_off(sk: tcp_sock) -> None:
+    linear = sk.sk_net.ipv4.sysctl_tcp_syn_linear_timeouts
+    if linear and sk.sk_state == TCP_SYN_SENT and sk.icsk_retransmits <= linear:
+        # Kernels since 6.5: the first SYNs follow each other at the initial timeout.
+        inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, tcp_clamp_rto_to_user_timeout(sk), TCP_RTO_MAX)
+        return
     sk.icsk_backoff += 1
     sk.icsk_rto = min(sk.icsk_rto << 1, TCP_RTO_MAX)
     when = tcp_clamp_rto_to_user_timeout(sk)

@@ -181,7 +181,7 @@ inet6_stream_ops: proto_ops = proto_ops(
     AF_INET6,
     release=af_inet.inet_release,
     bind=inet6_bind,
-    connect=core_sock.sock_no_connect,
+    connect=af_inet.inet_stream_connect,
     accept=af_inet.inet_accept,
     getname=inet6_getname,
     poll=af_inet.inet_stream_ops.poll,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stack.include.inet_hashtables import __inet6_ehashfn, ipv6_portaddr_hash
 from stack.include.sock import AF_INET6
-from stack.net.core import sock_reuseport
+from stack.net.core import secure_seq, sock_reuseport
+from stack.net.ipv4 import inet_hashtables
 
 if TYPE_CHECKING:
     from stack.include.inet_hashtables import inet_hashinfo
@@ -139,3 +140,17 @@ def __inet6_lookup(
 def __inet6_lookup_skb(net: Stack, iph: ipv6hdr, skb: sk_buff, sport: int, dport: int) -> Any:
     """Who a received segment is for, or None."""
     return __inet6_lookup(net, net.tcp_hashinfo, iph.saddr, sport, iph.daddr, dport, skb.skb_iif, skb)
+
+
+# -- connect -----------------------------------------------------------------------------------------------------
+
+
+def inet6_sk_port_offset(sk: Any) -> int:
+    """Where the walk for a port to this destination begins."""
+    return secure_seq.secure_ipv6_port_ephemeral(sk.sk_net, sk.sk_v6_rcv_saddr, sk.sk_v6_daddr, sk.sk_dport)
+
+
+def inet6_hash_connect(sk: Any) -> int:
+    """Bind a socket that connects, if it is not bound yet, and hash it; 0 or -EADDRNOTAVAIL."""
+    port_offset = 0 if sk.sk_num else inet6_sk_port_offset(sk)
+    return inet_hashtables.__inet_hash_connect(sk, port_offset, inet_hashtables.__inet_check_established)

@@ -21,7 +21,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_IPV6_NDISC_HOP_LIMIT,
     SKB_DROP_REASON_IPV6_NDISC_INVALID,
 )
-from stack.include.dst import rt6_info
+from stack.include.dst import dst_link_failure, rt6_info
 from stack.include.ip import ETH_P_IPV6
 from stack.include.ipv6 import (
     IPPROTO_ICMPV6,
@@ -81,7 +81,7 @@ _RS_LEN: Final = 8
 
 
 def ndisc_init(net: Stack) -> None:
-    net.nd_tbl = neigh_table(net, AF_INET6, ETH_P_IPV6, HZ, ndisc_constructor, ndisc_solicit)
+    net.nd_tbl = neigh_table(net, AF_INET6, ETH_P_IPV6, HZ, ndisc_constructor, ndisc_solicit, ndisc_error_report)
     net_core_neighbour.neigh_table_init(net.nd_tbl)
 
 
@@ -132,6 +132,11 @@ def ndisc_send_ns(dev: net_device, target: int, daddr: int, saddr: int) -> None:
     option = ndisc_opt_lladdr(ND_OPT_SOURCE_LL_ADDR, dev.dev_addr) if saddr else b""
     body = target.to_bytes(16, "big") + option
     ndisc_send_skb(dev.net, dev, daddr, saddr, NDISC_NEIGHBOUR_SOLICITATION, 0, body)
+
+
+def ndisc_error_report(neigh: neighbour, skb: sk_buff) -> None:
+    """A packet waited for an answer that did not come (section 7.2.2)."""
+    dst_link_failure(skb)
 
 
 def ndisc_send_na(dev: net_device, daddr: int, target: int, solicited: bool) -> None:

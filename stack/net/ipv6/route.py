@@ -38,6 +38,7 @@ from stack.include.dst import (
     rt6_info,
 )
 from stack.include.ipv6 import (
+    ICMPV6_ADDR_UNREACH,
     ICMPV6_DEST_UNREACH,
     ICMPV6_NOROUTE,
     IPV6_MAXPLEN,
@@ -245,8 +246,18 @@ def ip6_dst_hoplimit(dst: dst_entry) -> int:
     return dst.metrics.get(RTAX_HOPLIMIT, 0) or dst.net.ipv6.sysctl_hop_limit
 
 
+def ip6_link_failure(skb: sk_buff) -> None:
+    """An address-unreachable of our own making, to ourselves."""
+    icmp.icmpv6_send(skb, ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH, 0)
+
+
 ip6_dst_ops = dst_ops(
-    AF_INET6, mtu=ip6_mtu, default_advmss=ip6_default_advmss, check=ip6_dst_check, update_pmtu=ip6_rt_update_pmtu
+    AF_INET6,
+    mtu=ip6_mtu,
+    default_advmss=ip6_default_advmss,
+    check=ip6_dst_check,
+    update_pmtu=ip6_rt_update_pmtu,
+    link_failure=ip6_link_failure,
 )
 
 

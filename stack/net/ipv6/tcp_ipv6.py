@@ -52,6 +52,7 @@ from stack.include.ipv6 import (
     IPV6HDR_LEN,
     inet6_protocol,
     ipv6_addr_is_linklocal,
+    ipv6_addr_is_multicast,
     ipv6_addr_needs_scope_id,
     ipv6_addr_v4mapped,
     ipv6_hdr,
@@ -148,6 +149,7 @@ if TYPE_CHECKING:
     from stack.include.dst import dst_entry
     from stack.include.inet_timewait_sock import tcp_timewait_sock
     from stack.include.ipv6 import ipv6hdr
+    from stack.include.net import sockaddr_in, sockaddr_in6
     from stack.include.request_sock import request_sock
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
@@ -156,6 +158,7 @@ _DONE: Final = object()
 _DOFF_SIGNED: Final = 9  # a header shorter than this (in words) has no room for the usual signatures
 # struct tcp_md5sig: a sockaddr_storage with a sockaddr_in6, flags, prefixlen, keylen, ifindex, key
 MD5SIG6: Final = Struct("=H6x16s104xBBHi80s")
+IN6_LOOPBACK: Final = 1  # ::1
 LOOPBACK4_IPV6: Final = 0x7F000006  # what an IPv6 socket has as its IPv4 addresses: 127.0.0.6, never on a wire
 
 
@@ -472,6 +475,63 @@ def tcp_v6_conn_request(sk: tcp_sock, skb: sk_buff) -> int:
 
 
 # -- the child ---------------------------------------------------------------------------------------------------
+
+
+def tcp_v6_connect(sk: tcp_sock, addr: sockaddr_in6) -> int:
+    """Begin a connection: 0 once the SYN is on its way, or a negative errno.  To :: means to this host; a link-local
+    address needs its device (-EINVAL without); an IPv4-mapped one makes it a connection of IPv4 (-ENETUNREACH if the
+    socket is IPV6_V6ONLY)."""
+    net, np = sk.sk_net, inet6_sk(sk)
+    daddr = addr[0] or IN6_LOOPBACK
+    if ipv6_addr_is_multicast(daddr):
+        return -errno.ENETUNREACH
+    if ipv6_addr_needs_scope_id(daddr):
+        if addr[3] and sk.sk_bound_dev_if not in (0, addr[3]):
+            return -errno.EINVAL
+        sk.sk_bound_dev_if = sk.sk_bound_dev_if or addr[3]
+        if not sk.sk_bound_dev_if:
+            return -errno.EINVAL
+    if sk.rx_opt.ts_recent_stamp and sk.sk_v6_daddr != daddr:
+        tcp_ipv4.forget_peer(sk)
+    if ipv6_addr_v4mapped(daddr):
+        return _connect_mapped(sk, (daddr & MASK32, addr[1]))
+    fl6 = flowi6()
+    fl6.flowi6_proto, fl6.daddr, fl6.saddr = IPPROTO_TCP, daddr, sk.sk_v6_rcv_saddr or np.saddr
+    fl6.flowi6_oif, fl6.flowi6_mark = sk.sk_bound_dev_if, sk.sk_mark
+    fl6.fl6_dport, fl6.fl6_sport = addr[1], sk.inet_sport
+    dst = route.ip6_route_output(net, sk, fl6)
+    if isinstance(dst, int):
+        return dst
+    if not sk.sk_v6_rcv_saddr:
+        inet_hashtables.inet_bhash2_update_saddr(sk, fl6.saddr, AF_INET6)
+    np.saddr = fl6.saddr
+    sk.inet_saddr = sk.sk_rcv_saddr = LOOPBACK4_IPV6
+    sk.sk_v6_daddr, sk.sk_daddr, sk.sk_dport = daddr, LOOPBACK4_IPV6, addr[1]
+    sk.sk_gso_type = SKB_GSO_TCPV6
+    sk_setup_caps(sk, dst)
+    sk.icsk_ext_hdr_len = 0
+    sk.rx_opt.mss_clamp = IPV6_MIN_MTU - TCP_HEADER_LEN - IPV6HDR_LEN
+    tcp.tcp_set_state(sk, TCP_SYN_SENT)
+    err = inet6_hashtables.inet6_hash_connect(sk)
+    if not err:
+        isn, ts_off = secure_tcpv6_seq_and_ts_off(net, np.saddr, daddr, sk.inet_sport, addr[1])
+        tcp_ipv4.begin_numbers(sk, isn, ts_off)
+        err = tcp_output.tcp_connect(sk)
+    if err:
+        tcp_ipv4.connect_failed(sk)
+    return err
+
+
+def _connect_mapped(sk: tcp_sock, addr: sockaddr_in) -> int:
+    """To an IPv4-mapped address: IPv4's functions from here on, and IPv6's again if it cannot begin."""
+    if sk.sk_ipv6only:
+        return -errno.ENETUNREACH
+    sk.icsk_af_ops, sk.af_specific = ipv6_mapped, tcp_sock_ipv6_mapped_specific
+    err = tcp_ipv4.tcp_v4_connect(sk, addr)
+    if err:
+        sk.icsk_af_ops, sk.af_specific = ipv6_specific, tcp_sock_ipv6_specific
+        sk.sk_v6_daddr = 0
+    return err
 
 
 def inet6_sk_rx_dst_set(sk: tcp_sock, skb: sk_buff) -> None:
@@ -890,6 +950,8 @@ def tcpv6_init() -> None:
         "get_port",
     ):
         setattr(tcpv6_prot, name, getattr(tcp_ipv4.tcp_prot, name))
+    tcpv6_prot.connect = tcp_v6_connect
+    tcpv6_prot.twsk_prot = tcp_ipv4.tcp_timewait_sock_ops
     tcpv6_prot.rsk_prot = tcp6_request_sock_ops
 
 

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""asyncio clients on a Stack: open_connection, create_connection, sock_connect."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from stack.api.aio import create_connection, open_connection
+from stack.api.sim import SEC, RawTcp
+
+SERVER = ("10.0.2.15", 80)
+
+
+def begin(world: Any, coroutine: Coroutine[Any, Any, Any]) -> tuple[asyncio.Task[Any], RawTcp]:
+    """Let a client connect until its SYN is out; its task and the raw server."""
+    task = world.loop.create_task(coroutine)
+    world.settle()
+    syn = world.peer.expect_segment()
+    conn = world.peer.tcp(syn.sport, sport=80)
+    conn.irs, conn.rcv_nxt = syn.seq, 1
+    return task, conn
+
+
+def test_open_connection_reads_and_writes(world: Any) -> None:
+    task, conn = begin(world, open_connection(world.runner, *SERVER))
+    conn.send("SA", mss=1460)
+    world.settle()
+    conn.expect("A", seq=1, ack=1)
+    reader, writer = task.result()
+    assert writer.get_extra_info("peername") == SERVER
+    writer.write(b"question")
+    world.settle()
+    assert conn.expect("PA", seq=1).payload == b"question"
+    conn.send("PA", b"answer")
+    conn.send("FA")
+    world.settle()
+    assert world.run(reader.read()) == b"answer"
+    writer.close()
+    world.settle()
+
+
+def test_create_connection_calls_the_protocol(world: Any, recorder: type[Any]) -> None:
+    task, conn = begin(
+        world, create_connection(world.runner, recorder, *SERVER, local_addr=("10.0.2.2", 5000))
+    )
+    assert conn.dport == 5000
+    conn.send("SA", mss=1460)
+    world.settle()
+    transport, protocol = task.result()
+    conn.expect("A")
+    conn.send("R")
+    world.settle()
+    assert protocol.names == ["made", "lost"]
+    assert isinstance(protocol.calls[1][1], ConnectionResetError)
+    assert transport.is_closing()
+
+
+def test_open_connection_refused(world: Any) -> None:
+    task, conn = begin(world, open_connection(world.runner, *SERVER))
+    conn.send("RA", seq=0)
+    world.settle()
+    with pytest.raises(ConnectionRefusedError, match=r"connect to 10\.0\.2\.15:80: nobody listens there"):
+        task.result()
+    assert not world.net.tcp_hashinfo.bhash
+
+
+def test_open_connection_timed_out(world: Any) -> None:
+    task, _ = begin(world, open_connection(world.runner, *SERVER))
+    world.pass_time(150 * SEC)
+    assert isinstance(task.exception(), TimeoutError)
+
+
+def test_open_connection_without_a_route(world: Any) -> None:
+    with pytest.raises(OSError, match="no route") as caught:
+        world.run(open_connection(world.runner, "192.0.2.1", 80))
+    assert caught.value.errno == errno.ENETUNREACH
+
+
+def test_open_connection_cancelled_lets_go_of_the_port(world: Any) -> None:
+    task, conn = begin(world, open_connection(world.runner, *SERVER))
+    task.cancel()
+    world.settle()
+    assert task.cancelled()
+    assert not world.net.tcp_hashinfo.bhash
+    conn.send("SA", mss=1460)
+    world.settle()
+    conn.expect("R", seq=1)
+
+
+def test_create_connection_without_address(world: Any, recorder: type[Any]) -> None:
+    with pytest.raises(ValueError, match="needs a host"):
+        world.run(create_connection(world.runner, recorder))
