@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,6 +40,7 @@ from stack.api import aio
 from stack.api.bsd import Socket, open_sockets
 from stack.freeze.errors import FreezeError
 from stack.freeze.reader import frozen_time, thaw
+from stack.freeze.record import Recorder
 from stack.freeze.writer import freeze
 from stack.include.ip import IPPROTO_TCP, IPPROTO_UDP
 from stack.include.netdevice import (
@@ -87,17 +89,18 @@ class Adapter:
     """A net_device whose wire is a Port; the PortHandler of that port."""
 
     def __init__(self, stack: Stack, runner: aio.Runner, port: Port, dev: net_device) -> None:
-        self._stack, self._runner, self._port, self.dev = stack, runner, port, dev
+        self._runner, self._port, self.dev = runner, port, dev
+        self.calls: Stack | Recorder = stack
         dev.ndo_start_xmit = self.ndo_start_xmit
         port.attach(self)
 
     def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
         self._runner.in_batch = True
         if hdr is None:
-            self._stack.netif_rx(self.dev, frame)
+            self.calls.netif_rx(self.dev, frame)
             return
         gso = hdr.gso_type
-        self._stack.netif_rx(
+        self.calls.netif_rx(
             self.dev,
             frame,
             csum_start=hdr.csum_start,
@@ -122,6 +125,8 @@ class Adapter:
             features |= feature if has else 0
         self.dev.features = features
         self.dev.gso_max_size = min(GSO_MAX_SIZE, max(offloads.max_frame - ETH_HLEN, self.dev.mtu))
+        if isinstance(self.calls, Recorder):
+            self.calls.device_changed(self.dev)
 
     def ndo_start_xmit(self, skb: sk_buff, dev: net_device) -> int:
         """What the port drops it counts; TCP sends it again, as after any loss."""
@@ -199,12 +204,15 @@ class Host:
         dev: net_device,
         services: Services,
         network: StackNetwork,
+        recorder: Recorder | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
-        self._network = network
+        self._network, self._recorder = network, recorder
 
     def freeze(self) -> str:
         """The state of this run, after which nothing leaves any more: the connections belong to who thaws them."""
+        if self._recorder is not None:
+            self._recorder.close()
         connections = []
         for (address, port), server in self._network.servers.items():
             for transport in server.transports:
@@ -243,9 +251,25 @@ class Host:
             network = StackNetwork(runner, dev.name)
             await services.start(network)
             cleanup.push_async_callback(services.close)
-            Adapter(stack, runner, port, dev)
+            adapter = Adapter(stack, runner, port, dev)
+            recorder = None
+            if options.record is not None:
+                recorder = _recorder(options.record, stack, cleanup)
+                adapter.calls = runner.calls = recorder
             _resume(application, services, network)
-            yield cls(port, stack, runner, dev, services, network)
+            yield cls(port, stack, runner, dev, services, network, recorder)
+
+
+def _recorder(path: Path, stack: Stack, cleanup: AsyncExitStack) -> Recorder:
+    """A recorder into a file that only its owner may read; it is closed before anything else is."""
+    try:
+        path.touch(mode=0o600)
+        file = cleanup.enter_context(path.open("w", encoding="ascii"))
+        recorder = Recorder(stack, file.write, secrets.randbits(64))
+    except OSError as error:
+        raise from_oserror(error, f"write the recording to {path}") from error
+    cleanup.callback(recorder.close)
+    return recorder
 
 
 def _nowhere(skb: sk_buff, dev: net_device) -> int:

@@ -35,6 +35,8 @@ class Options:
     hosts: dict[str, str] = field(default_factory=dict)
     freeze: Path | None = None
     """Where the state is written at the end."""
+    record: Path | None = None
+    """Where all calls on the stack are written, to be replayed."""
     thaw: Path | None = None
     """A file that an earlier run wrote so, to go on from."""
 

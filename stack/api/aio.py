@@ -40,7 +40,7 @@ import time
 from asyncio import constants, transports
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from stack.api.bsd import (
     AF_INET,
@@ -137,12 +137,23 @@ class SystemRng:
         return value % ceil
 
 
+class StackCalls(Protocol):
+    """What a Runner calls on a Stack."""
+
+    def rx_done(self) -> None: ...
+
+    def run_timers(self, now_ns: int | None = None) -> int: ...
+
+    def next_deadline(self) -> int | None: ...
+
+
 # -- the runner ------------------------------------------------------------------------------------------------------
 
 
 class Runner:
     """Joins a Stack to an event loop (the running one unless given).
 
+    ``calls`` is who takes the runner's calls: the stack itself, or a recorder in front of it (stack.freeze.record).
     ``flush`` is called at the end of every round outside ``batch_done`` (the port flushes after that by itself).
     ``timers`` False leaves time to the caller, who then calls ``run_timers``: a Stack with a ManualClock needs that,
     and it is the default for every clock but MonotonicClock and ResumedClock.
@@ -157,6 +168,7 @@ class Runner:
         timers: bool | None = None,
     ) -> None:
         self.stack = stack
+        self.calls: StackCalls = stack
         self.loop = loop if loop is not None else asyncio.get_running_loop()
         self.flush = flush
         self.in_batch = False
@@ -185,7 +197,7 @@ class Runner:
         """Fire what is due by the stack's clock, and let applications react."""
         self.in_batch = True
         try:
-            self.stack.run_timers()
+            self.calls.run_timers()
         finally:
             self._drain()
 
@@ -229,7 +241,7 @@ class Runner:
     def _round(self) -> None:
         self.in_batch = True
         try:
-            self.stack.rx_done()
+            self.calls.rx_done()
             self._work_off()
         finally:
             self.in_batch = False
@@ -255,7 +267,7 @@ class Runner:
     def _arm_timer(self) -> None:
         if not self._timers or self._closed:
             return
-        deadline = self.stack.next_deadline()
+        deadline = self.calls.next_deadline()
         if deadline is None:
             return
         if self._timer is not None:
@@ -638,7 +650,7 @@ class StackStreamTransport(_StackTransport):
 
     def _discard_buffer(self) -> None:
         super()._discard_buffer()
-        core_sock.sock_setsockopt(self._sock, core_sock.SOL_SOCKET, core_sock.SO_LINGER, _NO_LINGER)
+        self._socket.setsockopt(core_sock.SOL_SOCKET, core_sock.SO_LINGER, _NO_LINGER)
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------

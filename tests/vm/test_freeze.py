@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,22 @@ def test_download_goes_on_in_the_next_back_end(backends: Any, boot: Boot, tmp_pa
 @pytest.mark.timeout(900)
 def test_download_of_256_mib_goes_on_in_three_back_ends(backends: Any, boot: Boot, tmp_path: Path) -> None:
     transfer(backends, boot, tmp_path, size_mib=256, stops=3)
+
+
+def test_recorded_run_with_a_guest_is_replayed_to_the_same_state(
+    backends: Any, boot: Boot, tmp_path: Path
+) -> None:
+    recording = tmp_path / "run.jsonl"
+    guest = boot(nic=backends.start("vhost-user", "--record", str(recording)))
+    guest.check(f"curl -sS -o /tmp/body http://{SERVER}/bytes/{8 * MIB}", 120)
+    guest.check(f"curl -sS -T /tmp/body http://{SERVER}/upload", 120)
+    guest.check(f"ping -c 2 {SERVER}", 60)
+    assert (
+        recording.stat().st_size < 40 * MIB
+    )  # what the server sends is written once, however often it is sent
+    backends.kill(signal.SIGTERM)
+    pcap = tmp_path / "run.pcapng"
+    argv = [sys.executable, "-m", "vnic", "replay", str(recording), "--pcap", str(pcap)]
+    told = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "byte for byte" in told.stderr
+    assert pcap.stat().st_size > 16 * MIB

@@ -50,6 +50,9 @@ Freeze = Annotated[
 Thaw = Annotated[
     Path | None, typer.Option("--thaw", metavar="FILE", help="Go on from the state in that file.")
 ]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Write the run down, for vnic replay.")
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -67,6 +70,7 @@ def serve(
     mtu: Mtu = 1500,
     freeze: Freeze = None,
     thaw: Thaw = None,
+    record: Record = None,
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
@@ -87,6 +91,7 @@ def serve(
         hosts=parse_hosts(host or []),
         freeze=freeze,
         thaw=thaw,
+        record=record,
     )
     if freeze is not None:
         write_whole(freeze, "")  # what cannot be written is said before anybody relies on it

@@ -144,3 +144,42 @@ def test_state_that_could_not_be_written_is_said_at_the_beginning(tmp_path: Path
     )
     assert code == 3
     assert "nowhere" in told
+
+
+ARP_REQUEST = bytes.fromhex(
+    "ffffffffffff 525400123456 0806 0001 0800 06 04 0001 525400123456 0a00020f 000000000000 0a000202"
+)
+
+
+def test_recorded_run_is_replayed(tmp_path: Path) -> None:
+    path, recording, state = tmp_path / "s", tmp_path / "run.jsonl", tmp_path / "state.json"
+    with serving("--stream", str(path), "--record", str(recording), "--freeze", str(state)) as process:
+        with socket.socket(socket.AF_UNIX) as guest:
+            guest.connect(str(path))
+            guest.sendall(len(ARP_REQUEST).to_bytes(4, "big") + ARP_REQUEST)
+            size = int.from_bytes(guest.recv(4, socket.MSG_WAITALL), "big")
+            assert guest.recv(size, socket.MSG_WAITALL)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert recording.stat().st_mode & 0o777 == 0o600
+    code, told = replayed(str(recording), "--freeze", str(tmp_path / "again.json"))
+    assert code == 0
+    assert "byte for byte" in told
+    # What was frozen a moment later has the same objects.
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["objects"] == json.loads(state.read_text())["objects"]
+    damaged = recording.read_text().replace(ARP_REQUEST.hex(), ARP_REQUEST[:-1].hex() + "07")
+    recording.write_text(damaged)
+    code, told = replayed(str(recording))
+    assert code == 1
+    assert "is not the recorded one" in told
+    assert ", netif_rx: " in told
+    assert replayed(str(tmp_path / "nothing"))[0] == 3
+
+
+def replayed(*arguments: str) -> tuple[int, str]:
+    argv = [*SERVE[:-1], "replay", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
