@@ -43,6 +43,8 @@ class Profile:
     auth_options_checked: bool = False
     # Header prediction reckons with the signature of a signed connection; else its segments all take the slow path.
     md5_predicted: bool = True
+    # SO_TIMESTAMPING knows SOF_TIMESTAMPING_OPT_ID_TCP (kernels since 6.2).
+    timestamping_opt_id_tcp: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -87,6 +89,7 @@ PROFILES: dict[str, Profile] = {
             ack_again_closes_window=True,
             auth_options_checked=True,
             md5_predicted=False,
+            timestamping_opt_id_tcp=True,
         ),
     )
 }

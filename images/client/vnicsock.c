@@ -21,6 +21,9 @@
  *   accept FD                 "@ok FD ADDRESS PORT"; it does not block either
  *   recv FD SIZE FLAGS        "@ok x:HEX"
  *   send FD FLAGS x:HEX       "@ok NUMBER"
+ *   recvmsg FD SIZE ROOM FLAGS    "@ok x:HEX FLAGS ADDRESS PORT [LEVEL TYPE x:HEX]...": ROOM bytes for ancillary data;
+ *                             without a sender the address is "-"
+ *   poll FD EVENTS            "@ok REVENTS" at once
  *   ioctl FD REQUEST          "@ok NUMBER": for requests that give an int
  *
  * One process per namespace: "begin" forks, the child serves until "end", its exit ends the namespace.  The child
@@ -36,6 +39,7 @@
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -351,6 +355,49 @@ static void command_send(int fd, int flags, const char *hex)
 		answer_result(send(fd, data, (size_t)size, flags | MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
+static void print_hex(const unsigned char *bytes, size_t size)
+{
+	printf("x:");
+	for (size_t i = 0; i < size; i++)
+		printf("%02x", bytes[i]);
+}
+
+static void command_recvmsg(int fd, size_t size, size_t room, int flags)
+{
+	static union { struct cmsghdr align; unsigned char bytes[4096]; } control;
+	struct iovec part = { data, size < sizeof data ? size : sizeof data };
+	struct sockaddr_in peer = { 0 };
+	struct msghdr msg = { &peer, sizeof peer, &part, 1, &control, room < sizeof control ? room : sizeof control, 0 };
+	ssize_t got = recvmsg(fd, &msg, flags | MSG_DONTWAIT);
+
+	if (got < 0) {
+		answer_errno();
+		return;
+	}
+	printf("@ok ");
+	print_hex((unsigned char *)data, (size_t)got < part.iov_len ? (size_t)got : part.iov_len);
+	printf(" %d", msg.msg_flags);
+	if (msg.msg_namelen)
+		printf(" %s %d", inet_ntoa(peer.sin_addr), ntohs(peer.sin_port));
+	else
+		printf(" - 0");
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+		printf(" %d %d ", c->cmsg_level, c->cmsg_type);
+		print_hex(CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	}
+	printf("\n");
+}
+
+static void command_poll(int fd, short events)
+{
+	struct pollfd one = { fd, events, 0 };
+
+	if (poll(&one, 1, 0) < 0)
+		answer_errno();
+	else
+		printf("@ok %d\n", one.revents);
+}
+
 static void command_ioctl(int fd, unsigned long request)
 {
 	int value = 0;
@@ -388,6 +435,10 @@ static void command(char **word, int n)
 		command_accept(fd);
 	else if (is(word[0], n, "recv", 4))
 		command_recv(fd, (size_t)atol(word[2]), atoi(word[3]));
+	else if (is(word[0], n, "recvmsg", 5))
+		command_recvmsg(fd, (size_t)atol(word[2]), (size_t)atol(word[3]), atoi(word[4]));
+	else if (is(word[0], n, "poll", 3))
+		command_poll(fd, (short)atoi(word[2]));
 	else if (is(word[0], n, "send", 4) && !strncmp(word[3], "x:", 2))
 		command_send(fd, atoi(word[2]), word[3] + 2);
 	else if (is(word[0], n, "shutdown", 3))

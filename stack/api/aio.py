@@ -26,20 +26,23 @@ the loop gets its turn; write buffers are bounded by the protocol's obedience to
 
 Departures from asyncio's own transports: the descriptor is closed before ``connection_lost`` is called (the FIN leaves
 together with the last data), and ``abort`` with unsent data resets the connection, so that a peer never takes a
-truncated stream for a whole one.  TLS goes through ``loop.start_tls``.
+truncated stream for a whole one.  TLS is asyncio's own (``asyncio.sslproto``), by ``create_server(ssl=...)`` or
+``loop.start_tls``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import logging
 import os
+import ssl
 import time
-from asyncio import constants, transports
+from asyncio import constants, sslproto, transports
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from stack.api.bsd import (
@@ -57,7 +60,7 @@ from stack.api.bsd import (
 from stack.clock import NSEC_PER_SEC
 from stack.include.ip import IPPROTO_TCP
 from stack.include.ipv6 import IPV6_V6ONLY
-from stack.include.net import sockaddr
+from stack.include.net import MSG_PEEK, MSG_WAITALL, sockaddr
 from stack.include.sk_buff import Buffer
 from stack.include.sock import RCV_SHUTDOWN
 from stack.net import socket as net_socket
@@ -382,7 +385,7 @@ class _StackTransport(transports._FlowControlMixin):
         if self._wake in self._sk.sk_wq:
             self._sk.sk_wq.remove(self._wake)
         self._socket.close()
-        self._runner.post(functools.partial(self._connection_lost, exc))
+        self._runner.post(partial(self._connection_lost, exc))
 
     def _connection_lost(self, exc: BaseException | None) -> None:
         protocol, self._protocol = self._protocol, None
@@ -656,18 +659,57 @@ class StackStreamTransport(_StackTransport):
 # -- servers -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Tls:
+    """What a listener needs to speak TLS: what create_server was given."""
+
+    context: ssl.SSLContext
+    handshake_timeout: float | None
+    shutdown_timeout: float | None
+
+    def protocol(self, loop: asyncio.AbstractEventLoop, inner: asyncio.BaseProtocol) -> asyncio.BaseProtocol:
+        """asyncio's TLS between the transport and ``inner``, which sees a transport of its own after the handshake."""
+        return sslproto.SSLProtocol(
+            loop,
+            inner,
+            self.context,
+            waiter=None,  # type: ignore[arg-type]
+            server_side=True,
+            ssl_handshake_timeout=self.handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=self.shutdown_timeout,
+        )
+
+
+def _tls(
+    context: ssl.SSLContext | None, handshake_timeout: float | None, shutdown_timeout: float | None
+) -> _Tls | None:
+    if context is None:
+        if handshake_timeout is not None or shutdown_timeout is not None:
+            raise ValueError("ssl_handshake_timeout and ssl_shutdown_timeout are only meaningful with ssl")
+        return None
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl argument must be an SSLContext or None, not {context!r}")
+    return _Tls(context, handshake_timeout, shutdown_timeout)
+
+
 class Server(asyncio.AbstractServer):
     """Listening sockets and the connections that came from them; asyncio.Server's interface.
 
     ``wait_closed`` waits for close() and for the end of all connections (asyncio does so from 3.12.1 on)."""
 
     def __init__(
-        self, runner: Runner, sockets: Sequence[Socket], protocol_factory: ProtocolFactory, backlog: int
+        self,
+        runner: Runner,
+        sockets: Sequence[Socket],
+        protocol_factory: ProtocolFactory,
+        backlog: int,
+        tls: _Tls | None = None,
     ) -> None:
         self._runner = runner
         self._sockets: tuple[Socket, ...] | None = tuple(sockets)
         self._protocol_factory = protocol_factory
         self._backlog = backlog
+        self._tls = tls
         self._transports: set[_StackTransport] = set()
         self._serving = False
         self._accepting: set[Socket] = set()  # whose _accept is posted
@@ -707,7 +749,7 @@ class Server(asyncio.AbstractServer):
     def _on_event(self, sock: Socket, mask: int) -> None:
         if sock not in self._accepting:
             self._accepting.add(sock)
-            self._runner.post(functools.partial(self._accept, sock))
+            self._runner.post(partial(self._accept, sock))
 
     def _accept(self, sock: Socket) -> None:
         """Take all connections that wait."""
@@ -763,6 +805,8 @@ class Server(asyncio.AbstractServer):
     def _start_connection(self, conn: Socket) -> None:
         try:
             protocol = self._protocol_factory()
+            if self._tls is not None:
+                protocol = self._tls.protocol(self._runner.loop, protocol)
         except Exception as exc:
             conn.close()
             context = {"message": "protocol_factory() failed", "exception": exc, "socket": conn}
@@ -863,18 +907,23 @@ async def create_server(
     reuse_address: bool = True,
     reuse_port: bool = False,
     start_serving: bool = True,
+    ssl: ssl.SSLContext | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
 ) -> Server:
     """loop.create_server on a Stack: a protocol of ``protocol_factory`` for each connection.
 
     ``host`` is an address of the stack, several, or None for all of IPv4; "::" means all of IPv6 alone, as with asyncio
     (for both families in one socket pass a ``sock`` of AF_INET6 that is bound to "::").  ``sock`` is a bound socket
-    instead.  OSError with the errno of bind or listen if the address is taken or not the stack's."""
+    instead.  With ``ssl`` connections speak TLS, as with asyncio.  OSError with the errno of bind or listen if the
+    address is taken or not the stack's."""
+    tls = _tls(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
     sockets = [sock] if sock is not None else []
     try:
         if sock is None:
             for one in _hosts(host):
                 sockets.append(_listening_socket(runner.stack, (one, port), reuse_address, reuse_port))
-        server = Server(runner, sockets, protocol_factory, backlog)
+        server = Server(runner, sockets, protocol_factory, backlog, tls)
         if start_serving:
             await server.start_serving()
     except BaseException:
@@ -980,6 +1029,84 @@ async def open_connection(
     return reader, asyncio.StreamWriter(transport, protocol, reader, runner.loop)
 
 
+# -- plain sockets ---------------------------------------------------------------------------------------------------
+
+
+async def _until_done(runner: Runner, sock: Socket, call: Callable[[], _T]) -> _T:
+    """Make a socket call until it does not raise BlockingIOError, waiting for the socket's wake-ups in between."""
+    while True:
+        try:
+            return call()
+        except BlockingIOError:
+            pass
+        finally:
+            runner.touch()
+        await _wake_up(runner, sock)
+
+
+async def _wake_up(runner: Runner, sock: Socket) -> None:
+    woken: asyncio.Future[None] = runner.loop.create_future()
+
+    def wake(sk: Any, mask: int) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    waiters = sock.sk.sk_wq
+    waiters.append(wake)
+    try:
+        await woken
+    finally:
+        if wake in waiters:
+            waiters.remove(wake)
+
+
+async def sock_recv(runner: Runner, sock: Socket, n: int, flags: int = 0) -> bytes:
+    """loop.sock_recv on a Stack: at most ``n`` bytes, at least one unless the stream is over; with MSG_WAITALL all
+    ``n``, or what there was when the stream ended or broke, as a blocking recv() has it."""
+    if not flags & MSG_WAITALL or flags & MSG_PEEK:
+        return await _until_done(runner, sock, lambda: sock.recv(n, flags))
+    got = bytearray()
+    while len(got) < n:
+        try:
+            piece = await _until_done(runner, sock, partial(sock.recv, n - len(got), flags))
+        except OSError:
+            if not got:
+                raise
+            break
+        if not piece:
+            break
+        got += piece
+    return bytes(got)
+
+
+async def sock_recv_into(runner: Runner, sock: Socket, buffer: bytearray | memoryview) -> int:
+    """loop.sock_recv_into on a Stack."""
+    return await _until_done(runner, sock, lambda: sock.recv_into(buffer))
+
+
+async def sock_recvfrom(runner: Runner, sock: Socket, bufsize: int) -> tuple[bytes, Address | None]:
+    """loop.sock_recvfrom on a Stack."""
+    return await _until_done(runner, sock, lambda: sock.recvfrom(bufsize))
+
+
+async def sock_sendall(runner: Runner, sock: Socket, data: Buffer) -> None:
+    """loop.sock_sendall on a Stack: returns when the socket has taken all of it."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        sent = await _until_done(runner, sock, partial(sock.send, rest))
+        rest = rest[sent:]
+
+
+async def sock_sendto(runner: Runner, sock: Socket, data: Buffer, address: Address) -> int:
+    """loop.sock_sendto on a Stack."""
+    return await _until_done(runner, sock, lambda: sock.sendto(data, address))
+
+
+async def sock_accept(runner: Runner, sock: Socket) -> tuple[Socket, Address]:
+    """loop.sock_accept on a Stack."""
+    return await _until_done(runner, sock, sock.accept)
+
+
 # -- datagrams ---------------------------------------------------------------------------------------------------------
 
 
@@ -997,8 +1124,6 @@ class StackDatagramTransport(_StackTransport, asyncio.DatagramTransport):
                     return
                 self._protocol.error_received(oserror(got, "recvfrom"))
                 continue
-            if self._sk.sk_shutdown & RCV_SHUTDOWN:
-                return
             self._received(bytes(got[0]), address_of(got[1]))
 
     def _received(self, data: bytes, address: Address) -> None:

@@ -15,20 +15,24 @@ is no I/O here and no clock but the Stack's: the same calls run in virtual time.
 
 connect() of a stream raises BlockingIOError (EINPROGRESS) and goes on alone.
 
-Left out: blocking calls and time-outs, names (addresses are dotted numbers), ancillary data.
+Flags are Linux's (``socket.MSG_PEEK`` and so on): MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE when receiving, MSG_MORE,
+MSG_EOR, MSG_OOB when sending.  MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway, and MSG_WAITALL waits for nothing,
+as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
+
+Left out: blocking calls and time-outs, names (addresses are dotted numbers).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stack.include.ip import in_aton, in_ntoa
 from stack.include.ipv6 import in6_ntop, in6_pton
-from stack.include.net import SHUT_RD, SHUT_RDWR, SHUT_WR
+from stack.include.net import MSG_TRUNC, SHUT_RD, SHUT_RDWR, SHUT_WR
 from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from stack.net import socket as net_socket
 from stack.net.core import sock_reuseport
@@ -93,6 +97,7 @@ _REASONS = {
     errno.ENOMEM: "no buffer space",
     errno.ENODEV: "no such device",
     errno.EDOM: "the value is out of range",
+    errno.ENOTTY: "no such request of this socket",
 }
 
 
@@ -232,6 +237,15 @@ class Socket:
         if flag:
             raise ValueError("a Stack's sockets never block: wait with on_event, or use stack.api.aio")
 
+    def settimeout(self, value: float | None) -> None:
+        """Accepts 0, as asyncio's sockets do; ValueError for a time, since nothing here can wait."""
+        if value != 0:
+            raise ValueError("a Stack's sockets never block: wait with on_event, or use stack.api.aio")
+
+    def get_inheritable(self) -> bool:
+        """Never: the descriptor is the Stack's, which no child process has."""
+        return False
+
     def __repr__(self) -> str:
         if self._fd < 0:
             return "<stack.api.bsd.Socket closed>"
@@ -294,9 +308,13 @@ class Socket:
 
     def accept(self) -> tuple[Socket, Address]:
         """The oldest waiting connection and its peer's address."""
-        fd = net_socket.sys_accept4(self._net, self._fd)
+        return self.accept4()
+
+    def accept4(self, flags: int = 0) -> tuple[Socket, Address]:
+        """accept() with SOCK_NONBLOCK and SOCK_CLOEXEC, which change nothing here; EINVAL for other flags."""
+        fd = net_socket.sys_accept4(self._net, self._fd, flags)
         if fd < 0:
-            _raise(fd, "accept")
+            _raise(fd, "accept4")
         conn = Socket(self._net, fd=fd)
         return conn, remote_address(conn.sk)
 
@@ -365,18 +383,61 @@ class Socket:
         return sent
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """At most ``bufsize`` bytes; empty at the end of the stream."""
+        """At most ``bufsize`` bytes; empty at the end of the stream.  With MSG_TRUNC what is returned is as long as
+        what was there, zeros for what was thrown away."""
+        if not bufsize:
+            return b""  # as Python's: recvmsg(0) asks the stack
+        if flags & MSG_TRUNC:
+            data, _, _, _, length = self._recvmsg(bufsize, 0, flags, "recv")
+            return data.ljust(length, b"\0")
         got = net_socket.sys_recvfrom(self._net, self._fd, bufsize, flags)
         if isinstance(got, int):
             _raise(got, "recv")
         return got if isinstance(got, bytes) else bytes(got[0])
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
-        """Read at most ``nbytes`` (0: the buffer's size) into the buffer; how many."""
+        """Read at most ``nbytes`` (0: the buffer's size) into the buffer; how many - with MSG_TRUNC how many there
+        were, and a stream's are thrown away."""
         view = memoryview(buffer).cast("B")
-        data = self.recv(nbytes or len(view), flags)
-        view[: len(data)] = data
-        return len(data)
+        data, _, _, _, length = self._recvmsg(nbytes or len(view), 0, flags, "recv_into")
+        if self.type == SOCK_DGRAM or not flags & MSG_TRUNC:
+            view[: len(data)] = data
+        return max(len(data), length)
+
+    def _recvmsg(self, bufsize: int, room: int, flags: int, what: str) -> net_socket.recvmsg_t:
+        got = net_socket.sys_recvmsg(self._net, self._fd, bufsize, flags, room)
+        if isinstance(got, int):
+            _raise(got, what)
+        return got
+
+    def recvmsg(
+        self, bufsize: int, ancbufsize: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Address | None]:
+        """Data, ancillary data (level, type, value) within ``ancbufsize`` bytes (socket.CMSG_SPACE says how many each
+        takes), MSG_ flags of the result, and the sender (None of a stream).
+
+        What may come along: TCP_INQ; SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMPING; IP_PKTINFO, IP_TTL and IP_TOS; with
+        MSG_ERRQUEUE IP_RECVERR or IPV6_RECVERR and time stamps of sending, where the data are the start of the packet
+        and the address is where it was going."""
+        data, control, msg_flags, name, _ = self._recvmsg(bufsize, ancbufsize, flags, "recvmsg")
+        return data, list(control), msg_flags, None if name is None else address_of(name)
+
+    def sendmsg(
+        self,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, bytes]] = (),
+        flags: int = 0,
+        address: Address | None = None,
+    ) -> int:
+        """The buffers one after the other, as one call; how many bytes were taken.  Ancillary data: SO_TIMESTAMPING
+        (four bytes of SOF_TIMESTAMPING_TX_ flags), IP_PKTINFO."""
+        pieces = list(buffers)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        to = None if address is None else self._sockaddr(address)
+        sent = net_socket.sys_sendmsg(self._net, self._fd, data, tuple(ancdata), flags, to)
+        if sent < 0:
+            _raise(sent, "sendmsg")
+        return sent
 
     def sendto(self, data: Buffer, *args: Any) -> int:
         """``sendto(data, address)`` or ``sendto(data, flags, address)``: one datagram."""
@@ -393,7 +454,16 @@ class Socket:
             _raise(got, "recvfrom")
         if isinstance(got, bytes):
             return got, None
-        return bytes(got[0]), address_of(got[1])
+        return bytes(got[0]), None if got[1] is None else address_of(got[1])
+
+    def ioctl(self, request: int) -> int:
+        """The value of SIOCINQ (FIONREAD), SIOCOUTQ, SIOCOUTQNSD or SIOCATMARK, which ``stack.include.net`` names;
+        ENOTTY for any other request, EINVAL of a listener."""
+        self._check("ioctl")
+        err, value = net_socket.sys_ioctl(self._net, self._fd, request)
+        if err < 0:
+            _raise(err, f"ioctl({request:#x})")
+        return value
 
     # -- options ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from stack.include import sock as include_sock
-from stack.net.core import dev, neighbour, request_sock, sock, stream
+from stack.net.core import dev, neighbour, request_sock, skbuff, sock, stream
 from stack.net.ipv4 import (
     af_inet,
     arp,
@@ -55,6 +55,7 @@ _FUNCTIONS: Final[tuple[tuple[ModuleType, str], ...]] = (
         "_no_timer sock_def_destruct sock_def_error_report sock_def_readable sock_def_wakeup sock_def_write_space",
     ),
     (sock, "sock_rfree sock_wfree"),
+    (skbuff, "sock_rmem_free"),
     (stream, "sk_stream_write_space"),
     (af_inet, "inet_sock_destruct"),
     (arp, "arp_constructor arp_error_report arp_solicit"),

@@ -47,10 +47,12 @@ MSG_OOB: Final = 0x1
 MSG_PEEK: Final = 0x2
 MSG_DONTROUTE: Final = 0x4
 MSG_CTRUNC: Final = 0x8
+MSG_PROBE: Final = 0x10
 MSG_TRUNC: Final = 0x20
 MSG_DONTWAIT: Final = 0x40
 MSG_EOR: Final = 0x80
 MSG_WAITALL: Final = 0x100
+MSG_CONFIRM: Final = 0x800
 MSG_ERRQUEUE: Final = 0x2000
 MSG_NOSIGNAL: Final = 0x4000
 MSG_MORE: Final = 0x8000
@@ -59,6 +61,33 @@ sockaddr_in = tuple[int, int]
 sockaddr_in6 = tuple[int, int, int, int]
 sockaddr = sockaddr_in | sockaddr_in6
 optval_t = int | bytes
+cmsg_t = tuple[int, int, bytes]
+
+# ioctl() requests of sockets: include/uapi/linux/sockios.h, include/uapi/asm-generic/ioctls.h
+FIONREAD: Final = 0x541B
+SIOCINQ: Final = FIONREAD
+SIOCOUTQ: Final = 0x5411
+SIOCOUTQNSD: Final = 0x894B
+SIOCATMARK: Final = 0x8905
+FIONBIO: Final = 0x5421
+
+
+class msghdr:
+    """struct msghdr of sendmsg() and recvmsg(), what is beside the data.
+
+    recvmsg: ``msg_controllen`` is the room for ancillary data in bytes, as C counts it; filled in are ``msg_control``
+    (level, type, data), ``msg_name`` (the sender's address, None of a stream) and ``msg_flags`` (MSG_TRUNC,
+    MSG_CTRUNC, MSG_OOB, MSG_ERRQUEUE).  ``msg_len`` is what the call returns in C where that is not the length of the
+    data: a datagram's whole length with MSG_TRUNC.  sendmsg reads ``msg_control``."""
+
+    __slots__ = ("msg_control", "msg_controllen", "msg_flags", "msg_len", "msg_name")
+
+    def __init__(self, controllen: int = 0, control: list[cmsg_t] | None = None) -> None:
+        self.msg_control: list[cmsg_t] = [] if control is None else control
+        self.msg_controllen = controllen
+        self.msg_flags = 0
+        self.msg_name: sockaddr | None = None
+        self.msg_len = 0
 
 
 _PROTO_OPS_FUNCTIONS: Final = (
@@ -67,6 +96,7 @@ _PROTO_OPS_FUNCTIONS: Final = (
     "connect",
     "getname",
     "getsockopt",
+    "ioctl",
     "listen",
     "poll",
     "recvmsg",
@@ -83,8 +113,9 @@ class proto_ops:
     Signatures: ``release(sock)``, ``bind(sock, addr)``, ``connect(sock, addr, flags)``,
     ``accept(sock, newsock, flags)``, ``getname(sock, peer) -> addr | int``, ``poll(sock) -> mask``,
     ``listen(sock, backlog)``, ``shutdown(sock, how)``, ``setsockopt(sock, level, optname, optval)``,
-    ``getsockopt(sock, level, optname) -> (err, value)``, ``sendmsg(sock, data, flags, addr) -> int``,
-    ``recvmsg(sock, size, flags)`` -> bytes of a stream, (bytes, addr) of a datagram, or a negative errno.
+    ``getsockopt(sock, level, optname) -> (err, value)``, ``sendmsg(sock, data, flags, addr, msg=None) -> int``,
+    ``recvmsg(sock, size, flags, msg=None)`` -> bytes of a stream, (bytes, addr) of a datagram, or a negative errno;
+    ``msg`` is a ``msghdr`` where ancillary data go along.  ``ioctl(sock, cmd) -> (err, value)``.
     """
 
     __slots__ = ("family", *_PROTO_OPS_FUNCTIONS)
@@ -95,6 +126,7 @@ class proto_ops:
     accept: Any
     getname: Any
     poll: Any
+    ioctl: Any
     listen: Any
     shutdown: Any
     setsockopt: Any
@@ -127,14 +159,16 @@ class socket:
 
 
 class file:
-    """struct file of a socket: ``private_data`` is the ``socket``; ``f_count`` descriptors point here."""
+    """struct file of a socket: ``private_data`` is the ``socket``; ``f_count`` descriptors point here; ``f_ep`` is
+    called when the last of them is closed."""
 
-    __slots__ = ("f_count", "f_flags", "private_data")
+    __slots__ = ("f_count", "f_ep", "f_flags", "private_data")
 
     def __init__(self, sock: socket, flags: int) -> None:
         self.private_data: socket | None = sock
         self.f_flags = flags
         self.f_count = 1
+        self.f_ep: list[Callable[[], None]] | None = None
 
 
 # 150 MiB of idle connections.  ``net.files.max_fds`` sets another limit.

@@ -55,6 +55,18 @@ SKB_GSO_TCPV6: Final = 1 << 4
 MAX_TCP_HEADER: Final = 160
 
 
+class skb_shared_info:
+    """struct skb_shared_info, as far as time stamps of sending need it: when to take them (SKBTX_*), and their number
+    for SOF_TIMESTAMPING_OPT_ID.  ``txstamp_ack`` is in TCP's control block in the kernel."""
+
+    __slots__ = ("tskey", "tx_flags", "txstamp_ack")
+
+    def __init__(self, tx_flags: int) -> None:
+        self.tx_flags = tx_flags
+        self.tskey = 0
+        self.txstamp_ack = False
+
+
 class sk_buff:
     """struct sk_buff: one packet, with the offsets of its headers and what is known of its checksum."""
 
@@ -86,6 +98,7 @@ class sk_buff:
         "pkt_type",
         "priority",
         "protocol",
+        "shinfo",
         "sk",
         "skb_iif",
         "skb_mstamp_ns",
@@ -127,7 +140,8 @@ class sk_buff:
         self.priority = 0
         self.skb_iif = 0
         self.skb_mstamp_ns = 0
-        self.tstamp = 0
+        self.tstamp = 0  # when it was received (of the epoch), if anybody wants to know
+        self.shinfo: skb_shared_info | None = None  # of a packet whose sending somebody wants to be told of
 
 
 # What one packet costs a socket's budget beyond its bytes: sizeof(struct sk_buff) = 232 rounded to a cache line

@@ -44,6 +44,9 @@ SOCK_DESTROY: Final = 1 << 5
 SOCK_BROADCAST: Final = 1 << 6
 SOCK_RCVTSTAMP: Final = 1 << 7
 SOCK_RCU_FREE: Final = 1 << 8
+SOCK_RCVTSTAMPNS: Final = 1 << 9
+SOCK_TIMESTAMPING_RX_SOFTWARE: Final = 1 << 10
+SOCK_SELECT_ERR_QUEUE: Final = 1 << 11
 
 # sk_userlocks
 SOCK_SNDBUF_LOCK: Final = 1
@@ -57,6 +60,8 @@ EPOLLOUT: Final = 0x004
 EPOLLERR: Final = 0x008
 EPOLLHUP: Final = 0x010
 EPOLLRDNORM: Final = 0x040
+EPOLLWRNORM: Final = 0x100
+EPOLLWRBAND: Final = 0x200
 EPOLLRDHUP: Final = 0x2000
 
 # sk_pacing_status (enum sk_pacing): NEEDED is paced by TCP itself; there is no queueing discipline (FQ) below that does
@@ -165,6 +170,8 @@ class sock(sock_common):
         "sk_socket",
         "sk_state_change",
         "sk_timer",
+        "sk_tsflags",
+        "sk_tskey",
         "sk_type",
         "sk_user_data",
         "sk_userlocks",
@@ -187,6 +194,8 @@ class sock(sock_common):
         self.sk_err = 0
         self.sk_err_soft = 0
         self.sk_ino = 0
+        self.sk_tsflags = 0
+        self.sk_tskey = 0
         self.sk_drops = 0
         self.sk_ack_backlog = 0
         self.sk_max_ack_backlog = 0
@@ -307,11 +316,6 @@ def __sk_stream_is_writeable(sk: sock, wake: int) -> bool:
     return sk.sk_sndbuf - queued >= queued >> 1 and __sk_stream_memory_free(sk, wake)
 
 
-def sk_stream_is_writeable(sk: sock) -> bool:
-    """Whether poll() says writable."""
-    return __sk_stream_is_writeable(sk, 0)
-
-
 def sock_writeable(sk: sock) -> bool:
     return sk.sk_wmem_alloc < sk.sk_sndbuf >> 1
 
@@ -354,6 +358,7 @@ _PROTO_FUNCTIONS: Final = (
     "h",
     "hash",
     "init",
+    "ioctl",
     "keepalive",
     "obj_size",
     "recvmsg",
@@ -390,6 +395,7 @@ class proto:
     h: Any
     hash: Any
     init: Any
+    ioctl: Any
     keepalive: Any
     obj_size: Any
     recvmsg: Any

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from stack.include.inet_connection_sock import inet_connection_sock
 from stack.include.snmp import LINUX_MIB_LISTENDROPS
-from stack.include.sock import AF_INET, SK_PACING_NEEDED
-from stack.include.tcp_states import TCP_SYN_RECV
+from stack.include.sock import AF_INET, SK_PACING_NEEDED, SOCK_DONE, SOCK_URGINLINE
+from stack.include.tcp_states import TCP_SYN_RECV, TCP_SYN_SENT
 from stack.include.timer import HZ, TICK_NSEC
 from stack.kernel.time.timer import jiffies, tcp_jiffies32
-from stack.seqnum import MASK32
+from stack.seqnum import MASK32, before
 
 if TYPE_CHECKING:
     from stack.include.request_sock import request_sock, tcp_request_sock
@@ -238,6 +238,7 @@ TCP_MD5SIG_EXT: Final = 32
 TCP_FASTOPEN_KEY: Final = 33
 TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_INQ: Final = 36
+TCP_CM_INQ: Final = TCP_INQ
 TCP_AO_ADD_KEY: Final = 38
 TCP_AO_DEL_KEY: Final = 39
 TCP_AO_INFO: Final = 40
@@ -319,7 +320,6 @@ class tcp_skb_cb:
         "tcp_gso_segs",
         "tcp_gso_size",
         "tcp_tw_isn",
-        "txstamp_ack",
         "unsent",
     )
 
@@ -833,6 +833,7 @@ class tcp_sock(inet_connection_sock):
         "rcv_wnd",
         "rcv_wup",
         "rcvq_space",
+        "recvmsg_inq",
         "reord_seen",
         "reordering",
         "repair",
@@ -882,6 +883,7 @@ class tcp_sock(inet_connection_sock):
         "undo_marker",
         "undo_retrans",
         "urg_data",
+        "urg_mode",
         "urg_seq",
         "window_clamp",
         "write_seq",
@@ -901,6 +903,7 @@ class tcp_sock(inet_connection_sock):
         self.tcp_header_len = TCP_HEADER_LEN
         self.gso_segs = 0
         self.snd_nxt = self.snd_una = self.snd_sml = self.write_seq = self.pushed_seq = self.snd_up = 0
+        self.urg_mode = False  # snd_up holds; the kernel drags snd_up along with every ACK instead
         self.snd_wl1 = self.snd_wnd = self.max_window = 0
         self.mss_cache = TCP_MSS_DEFAULT
         self.nonagle = 0
@@ -926,6 +929,7 @@ class tcp_sock(inet_connection_sock):
         self.selective_acks: list[tcp_sack_block] = []
         self.compressed_ack = self.compressed_ack_rcv_nxt = self.dup_ack_counter = 0
         self.urg_data = self.urg_seq = 0
+        self.recvmsg_inq = False
         self.rcv_ooopack = 0
         self.rcv_rtt_last_tsecr = 0
         self.rcv_rtt_est = rcv_rtt_est()
@@ -983,6 +987,27 @@ class tcp_sock(inet_connection_sock):
         self.af_specific: tcp_sock_af_ops | None = None
         self.md5sig_info: tcp_md5sig_info | None = None
         self.ao_info: tcp_ao_info | None = None
+
+
+def tcp_urg_mode(tp: tcp_sock) -> bool:
+    """Whether urgent data of ours are not acknowledged yet."""
+    return tp.urg_mode and tp.snd_una != tp.snd_up
+
+
+def tcp_inq(sk: tcp_sock) -> int:
+    """How many bytes can be read now, SIOCINQ: up to the urgent byte if that is still to be read."""
+    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        return 0
+    urgent_ahead = (
+        sk.urg_data
+        and not sk.sk_flags & SOCK_URGINLINE
+        and not before(sk.urg_seq, sk.copied_seq)
+        and before(sk.urg_seq, sk.rcv_nxt)
+    )
+    if urgent_ahead:
+        return (sk.urg_seq - sk.copied_seq) & MASK32
+    answ = (sk.rcv_nxt - sk.copied_seq) & MASK32
+    return answ - 1 if answ and sk.sk_flags & SOCK_DONE else answ
 
 
 def tcp_wnd_end(tp: tcp_sock) -> int:

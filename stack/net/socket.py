@@ -20,10 +20,14 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.net import (
+    FIONBIO,
+    SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_TYPE_MASK,
+    cmsg_t,
     file,
     files_struct,
+    msghdr,
     optval_t,
     sockaddr,
     socket,
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["file", "files_struct", "socket"]
 
 SOCK_MAX: Final = 11
+
+# What recvmsg() gives: data, ancillary data, flags, address, length
+recvmsg_t = tuple[bytes, tuple[cmsg_t, ...], int, sockaddr | None, int]
 
 # net_families[]: which function makes the protocol's part of a new socket
 _NET_FAMILIES: Final = {AF_INET: af_inet.inet_create, AF_INET6: af_inet6.inet6_create}
@@ -84,6 +91,8 @@ def fput(file_: file) -> None:
     """One descriptor less points here; the last one closes the socket."""
     file_.f_count -= 1
     if file_.f_count == 0:
+        for release in tuple(file_.f_ep or ()):
+            release()
         sock_close(file_)
 
 
@@ -156,6 +165,8 @@ def sys_socket(net: Stack, family: int, type_: int, protocol: int = 0) -> int:
 
 
 def __sys_socket(net: Stack, family: int, type_: int, protocol: int) -> int:
+    if type_ & ~SOCK_TYPE_MASK & ~(SOCK_NONBLOCK | SOCK_CLOEXEC):
+        return -errno.EINVAL
     sock = __sock_create(net, family, type_ & SOCK_TYPE_MASK, protocol)
     return sock if isinstance(sock, int) else sock_map_fd(sock, type_ & ~SOCK_TYPE_MASK)
 
@@ -185,10 +196,13 @@ def sys_listen(net: Stack, fd: int, backlog: int) -> int:
 
 
 def sys_accept4(net: Stack, fd: int, flags: int = 0) -> int:
-    """The descriptor of the next connection, or -EBADF, -EAGAIN (none waits), -EINVAL (not listening), -EMFILE."""
+    """The descriptor of the next connection, or -EBADF, -EAGAIN (none waits), -EINVAL (not listening, or ``flags``
+    other than SOCK_NONBLOCK and SOCK_CLOEXEC), -EMFILE.  Both flags are kept with the file and change nothing."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF
+    if flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC):
+        return -errno.EINVAL
     newfd = do_accept(sock, flags)
     fput_light(sock.file, 0)
     return newfd
@@ -242,6 +256,18 @@ def sys_getpeername(net: Stack, fd: int) -> sockaddr | int:
     return name
 
 
+def sys_sendmsg(
+    net: Stack, fd: int, data: Buffer, control: tuple[cmsg_t, ...], flags: int = 0, addr: sockaddr | None = None
+) -> int:
+    """sys_sendto with ancillary data (level, type, value): SO_TIMESTAMPING, IP_PKTINFO; -EINVAL for malformed ones."""
+    sock = sockfd_lookup_light(net, fd)
+    if sock is None:
+        return -errno.EBADF
+    sent: int = sock.ops.sendmsg(sock, data, flags, addr, msghdr(control=list(control)))
+    fput_light(sock.file, 0)
+    return sent
+
+
 def sock_sendmsg(sock: socket, data: Buffer, flags: int, addr: sockaddr | None) -> int:
     sent: int = sock.ops.sendmsg(sock, data, flags, addr)
     return sent
@@ -269,6 +295,35 @@ def sys_recvfrom(net: Stack, fd: int, size: int, flags: int = 0) -> Any:
     got = sock_recvmsg(sock, size, flags)
     fput_light(sock.file, 0)
     return got
+
+
+def sys_recvmsg(net: Stack, fd: int, size: int, flags: int, controllen: int) -> recvmsg_t | int:
+    """(data, ancillary data, MSG_ flags, address or None, length) or a negative errno; ``controllen`` bytes of room for
+    ancillary data.  The length is what the call returns in C where that is not the data's (see msghdr)."""
+    sock = sockfd_lookup_light(net, fd)
+    if sock is None:
+        return -errno.EBADF
+    msg = msghdr(controllen)
+    got = sock.ops.recvmsg(sock, size, flags, msg)
+    fput_light(sock.file, 0)
+    if isinstance(got, int):
+        return got
+    if isinstance(got, tuple):
+        got, msg.msg_name = got
+    return got, tuple(msg.msg_control), msg.msg_flags, msg.msg_name, msg.msg_len
+
+
+def sys_ioctl(net: Stack, fd: int, cmd: int) -> tuple[int, int]:
+    """(0, value) of a request of include/net.py, or (-EBADF, 0), (-ENOTTY, 0) and what the protocol says.  FIONBIO is
+    taken: nothing here blocks anyway."""
+    sock = sockfd_lookup_light(net, fd)
+    if sock is None:
+        return -errno.EBADF, 0
+    if cmd == FIONBIO:
+        return 0, 0
+    result: tuple[int, int] = sock.ops.ioctl(sock, cmd)
+    fput_light(sock.file, 0)
+    return result
 
 
 def sys_shutdown(net: Stack, fd: int, how: int) -> int:

@@ -37,6 +37,12 @@ ALLOWED: tuple[Allowed, ...] = (
         "random numbers: the low bits of a cookie's time stamp hold the options, in up to 64 ms",
     ),
     Allowed("ip_options", "ip-option-ts", "time of day: an IP timestamp option is filled in with it"),
+    Allowed(
+        "call",
+        "sock-timestamping-tx sock-udp-tx-data",
+        "random numbers: the copy of a sent packet that comes with its time stamp has its IP identification and "
+        "sequence number, and begins with the link header, which a TUN device has none of",
+    ),
     Allowed("body", "icmp-timestamp", "time of day: that is what the answer says"),
     Allowed(
         "TcpExt.TCPHPHits",
@@ -52,7 +58,7 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed(
         "push Ip.OutRequests Ip.OutTransmits IpExt.OutOctets",
         "est-send-[0-9]* est-send-mss-* est-send-no-mss est-send-first-flight est-send-window-1000 est-partial-ack "
-        "est-sack-* est-dup-acks",
+        "est-sack-* est-dup-acks sock-timestamping-part",
         "congestion control: the pacing rate, from a round trip of microseconds more or less, decides how many "
         "segments make one GSO packet; each of those ends with PSH and counts once in Ip",
     ),

@@ -28,7 +28,7 @@ from guest.vm.machine import Guest, boot
 from guest.vm.rundir import RunDir
 from guest.vm.shell import Program
 from tests.differential.real import profile_sysctls
-from tests.differential.runner import CLIENT, SERVER, Run, aton
+from tests.differential.runner import CLIENT, POLL_ALL, SERVER, Run, aton
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MAC = bytes.fromhex("525400000001")  # the guest's card
@@ -139,6 +139,19 @@ class GuestSocket:
     def recv(self, size: int, flags: int = 0) -> bytes:
         return _bytes(self._agent.ask("recv", self._fd, size, flags))
 
+    def recvmsg(
+        self, size: int, room: int = 0, flags: int = 0
+    ) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int] | None]:
+        data, got, host, port, *rest = self._agent.ask("recvmsg", self._fd, size, room, flags)
+        control = [(int(a), int(b), _bytes([c])) for a, b, c in zip(*[iter(rest)] * 3, strict=True)]
+        return _bytes([data]), control, int(got), None if host == "-" else (host, int(port))
+
+    def poll(self, events: int) -> int:
+        return int(self._agent.ask("poll", self._fd, events)[0])
+
+    def ioctl(self, request: int) -> int:
+        return int(self._agent.ask("ioctl", self._fd, request)[0])
+
     def send(self, data: bytes, flags: int = 0) -> int:
         return int(self._agent.ask("send", self._fd, flags, f"x:{data.hex()}")[0])
 
@@ -188,10 +201,14 @@ class GuestSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self) -> GuestSocket:
-        return GuestSocket(
-            self._agent, self._agent.ask("socket", int(socket.AF_INET), int(socket.SOCK_STREAM))[0]
-        )
+    def socket(self, kind: int = socket.SOCK_STREAM) -> GuestSocket:
+        return GuestSocket(self._agent, self._agent.ask("socket", int(socket.AF_INET), int(kind))[0])
+
+    def poll(self, sock: GuestSocket) -> int:
+        return sock.poll(POLL_ALL)
+
+    def ioctl(self, sock: GuestSocket, request: int) -> int:
+        return sock.ioctl(request)
 
     def counters(self) -> dict[str, int]:
         pairs = (word.split("=") for word in self._agent.ask("counters"))

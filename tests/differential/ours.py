@@ -9,7 +9,7 @@ from typing import Any
 from devmodel.netdev.offload import finish
 from devmodel.port import VnetHdr
 from devmodel.virtio.spec import VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
-from stack.api.bsd import Socket
+from stack.api.bsd import SOCK_STREAM, Socket
 from stack.clock import ManualClock
 from stack.include.ip import in_aton
 from stack.include.netdevice import (
@@ -26,7 +26,7 @@ from stack.net.core.skbuff import skb_linear_bytes
 from stack.net.ipv4 import proc
 from stack.rng import SeededRng
 from stack.stack import Stack
-from tests.differential.runner import CLIENT, SERVER, Run
+from tests.differential.runner import CLIENT, POLL_ALL, SERVER, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MSEC = 1_000_000
@@ -84,8 +84,14 @@ class OurSide:
     def now_ms(self) -> float:
         return self.clock.now_ns() / MSEC
 
-    def socket(self) -> Socket:
-        return Socket(self.net)
+    def socket(self, kind: int = SOCK_STREAM) -> Socket:
+        return Socket(self.net, type=kind)
+
+    def poll(self, sock: Socket) -> int:
+        return sock.poll() & POLL_ALL
+
+    def ioctl(self, sock: Socket, request: int) -> int:
+        return sock.ioctl(request)
 
     def counters(self) -> dict[str, int]:
         groups = {**proc.snmp_groups(self.net), **proc.netstat_groups(self.net)}

@@ -25,7 +25,7 @@ from typing import Any
 from stack.clock import ManualClock
 from stack.rng import SeededRng
 from stack.stack import Stack
-from tests.differential.runner import SERVER, Run
+from tests.differential.runner import POLL_ALL, SERVER, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 TUN = "/dev/net/tun"
@@ -144,11 +144,19 @@ class RealSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self) -> socket.socket:
-        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        s = socket.socket(socket.AF_INET, kind)
         s.setblocking(False)
         self.kept.append(s)
         return s
+
+    def poll(self, sock: socket.socket) -> int:
+        poller = select.poll()
+        poller.register(sock, POLL_ALL)
+        return next((mask for _, mask in poller.poll(0)), 0)
+
+    def ioctl(self, sock: socket.socket, request: int) -> int:
+        return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder, signed=True)
 
     def counters(self) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -19,6 +19,8 @@ from struct import Struct
 from typing import Any, Protocol
 
 from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
+from stack.include.net import MSG_TRUNC
+from stack.include.sock import SOCK_DGRAM, SOCK_STREAM
 from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
 from tests.differential import signature
 from tests.differential.script import Stimulus
@@ -32,6 +34,20 @@ ISN_MS = 3.0  # a real clock and ours may be so far apart within a step
 _IP = Struct("!BBHHHBBHII")
 _TCP = Struct("!HHIIBBHHH")
 _M32 = 0xFFFFFFFF
+
+_POLL = {
+    "IN": 1,
+    "PRI": 2,
+    "OUT": 4,
+    "ERR": 8,
+    "HUP": 0x10,
+    "RDNORM": 0x40,
+    "RDBAND": 0x80,
+    "WRNORM": 0x100,
+    "WRBAND": 0x200,
+    "RDHUP": 0x2000,
+}
+POLL_ALL = sum(_POLL.values())
 
 _OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
 
@@ -53,8 +69,14 @@ class Side(Protocol):
     def now_ms(self) -> float:
         """Its clock."""
 
-    def socket(self) -> Any:
-        """A new TCP socket that does not block."""
+    def socket(self, kind: int = SOCK_STREAM) -> Any:
+        """A new socket that does not block."""
+
+    def poll(self, sock: Any) -> int:
+        """What poll(2) says of a socket, asked for POLL_ALL."""
+
+    def ioctl(self, sock: Any, request: int) -> int:
+        """The int that a request gives."""
 
     def counters(self) -> dict[str, int]:
         """ "TcpExt.ListenDrops" and so on."""
@@ -270,6 +292,15 @@ class Run:
         self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
         self._record("listen", sock, self._try(sock, "listen", (backlog,)))
 
+    def do_datagram(self, port: int, sock: str, peer: int, options: tuple[tuple[int, int, Any], ...]) -> None:
+        """A UDP socket on that port; connected to the client's port ``peer`` unless that is 0."""
+        s = self.socks[sock] = self.side.socket(SOCK_DGRAM)
+        for option in options:
+            self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
+        self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
+        if peer:
+            s.connect((CLIENT, peer))
+
     def do_call(self, name: str, args: tuple[Any, ...], sock: str, into: str | None = None) -> None:
         self._record(name, sock, self._try(sock, name, args, into))
 
@@ -280,7 +311,7 @@ class Run:
         if sock not in self.socks:
             return "no socket"
         try:
-            result = getattr(self.socks[sock], name)(*args)
+            result = self._call(self.socks[sock], name, args)
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, str(error.errno))
         if into is not None:
@@ -288,9 +319,18 @@ class Run:
             conn.setblocking(False)
             self.socks[into] = conn
             return f"{host}:{port}"
-        if isinstance(result, bytes):
-            return f"{len(result)} bytes {result[:32]!r}"
-        return str(result)
+        if name == "recvmsg":
+            return _message(*result)
+        if name == "recv" and args[1] & MSG_TRUNC:
+            return f"{len(result)} bytes"  # nothing was written into the caller's memory
+        return _bytes(result) if isinstance(result, bytes) else str(result)
+
+    def _call(self, sock: Any, name: str, args: tuple[Any, ...]) -> Any:
+        if name == "poll":
+            return _poll_text(self.side.poll(sock))
+        if name == "ioctl":
+            return self.side.ioctl(sock, *args)
+        return getattr(sock, name)(*args)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -399,6 +439,27 @@ class Run:
             ]
             return "sack " + " ".join(f"{a}:{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
         return f"{name} {int.from_bytes(value, 'big')}" if value and kind in (2, 3) else name + value.hex()
+
+
+def _bytes(data: bytes) -> str:
+    return f"{len(data)} bytes {data[:32]!r}"
+
+
+def _poll_text(mask: int) -> str:
+    return " ".join(name for name, bit in _POLL.items() if mask & bit) or "nothing"
+
+
+def _message(data: bytes, control: list[tuple[int, int, bytes]], flags: int, peer: Any) -> str:
+    """recvmsg()'s result, the digits of times left out."""
+    texts = [_control(level, kind, value) for level, kind, value in control]
+    return f"{_bytes(data)} {texts} flags {flags:#x} from {peer if peer and len(peer) > 1 else None}"
+
+
+def _control(level: int, kind: int, value: bytes) -> str:
+    if level == 1 and kind in (29, 35, 37):
+        times = [value[i : i + 16] != bytes(16) for i in range(0, len(value), 16)]
+        return f"{level}/{kind} times {times}"
+    return f"{level}/{kind} {value.hex()}"
 
 
 def _signed(n: int) -> int:

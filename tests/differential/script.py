@@ -116,12 +116,31 @@ def listen(backlog: int = 16, port: int = 80, *options: tuple[int, int, Any], so
     return Step("listen", {"backlog": backlog, "port": port, "options": options, "sock": sock}, CALL_MS)
 
 
+def datagram(port: int, *options: tuple[int, int, Any], peer: int = 0, sock: str = "c") -> Step:
+    """A UDP socket with those options on ``port``, connected to the client's port ``peer`` unless that is 0."""
+    return Step("datagram", {"port": port, "sock": sock, "peer": peer, "options": options}, CALL_MS)
+
+
 def accept(sock: str = "L", into: str = "c") -> Step:
     return _call("accept", sock=sock, into=into)
 
 
 def recv(size: int = 65536, flags: int = 0, sock: str = "c", **more: Any) -> Step:
     return _call("recv", size, flags, sock=sock, **more)
+
+
+def recvmsg(size: int = 65536, room: int = 0, flags: int = 0, sock: str = "c", **more: Any) -> Step:
+    """``room`` bytes for ancillary data."""
+    return _call("recvmsg", size, room, flags, sock=sock, **more)
+
+
+def poll(sock: str = "c") -> Step:
+    """What poll(2) says when asked for everything."""
+    return _call("poll", sock=sock, wait=0)
+
+
+def ioctl(request: int, sock: str = "c") -> Step:
+    return _call("ioctl", request, sock=sock, wait=0)
 
 
 def send(data: bytes, flags: int = 0, sock: str = "c", **more: Any) -> Step:

@@ -25,6 +25,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_UNHANDLED_PROTO,
 )
 from stack.include.ip import ETH_HLEN, ETH_P_ARP, ETH_P_IP, IPV4_MIN_MTU
+from stack.include.net_tstamp import SCM_TSTAMP_SCHED, SKBTX_SCHED_TSTAMP
 from stack.include.netdevice import (
     IFF_LOOPBACK,
     IFF_NOARP,
@@ -102,6 +103,8 @@ def netif_rx(
     if nbytes < ETH_HLEN or not dev.flags & IFF_UP:
         return _rx_refuse(skb, SKB_DROP_REASON_DEV_READY if nbytes >= ETH_HLEN else SKB_DROP_REASON_DEV_HDR)
     skb.skb_iif = dev.ifindex
+    if dev.net.core.netstamp_needed:
+        skb.tstamp = dev.net.clock.real_ns()
     skb.ip_summed = ip_summed
     if ip_summed == CHECKSUM_PARTIAL and not _skb_partial_csum_set(skb, csum_start, csum_offset):
         return _rx_refuse(skb, SKB_DROP_REASON_DEV_RX_OFFLOAD)
@@ -208,6 +211,8 @@ def dev_queue_xmit(skb: sk_buff) -> int:
     if skb.ip_summed == CHECKSUM_PARTIAL or skb.gso_size:
         if validate_xmit_skb(skb, dev) is None:
             return NET_XMIT_DROP
+    if skb.shinfo is not None and skb.shinfo.tx_flags & SKBTX_SCHED_TSTAMP and skb.sk is not None:
+        skbuff.__skb_tstamp_tx(skb, skb.sk, SCM_TSTAMP_SCHED)
     if dev.queue_stopped or dev.tx_queue:
         return _qdisc_enqueue(skb, dev)
     return dev_hard_start_xmit(skb, dev)
@@ -237,6 +242,8 @@ def dev_hard_start_xmit(skb: sk_buff, dev: net_device) -> int:
     stats = dev.stats
     stats.tx_packets += 1
     stats.tx_bytes += nbytes
+    if skb.shinfo is not None:
+        skbuff.skb_tx_timestamp(skb)
     if skb.destructor is not None:
         skbuff.skb_orphan(skb)
     return 0
@@ -267,6 +274,8 @@ def loopback_xmit(skb: sk_buff, dev: net_device) -> int:
     back.ip_summed = CHECKSUM_UNNECESSARY if skb.ip_summed != CHECKSUM_NONE else CHECKSUM_NONE
     back.gso_size, back.gso_type, back.gso_segs = skb.gso_size, skb.gso_type, skb.gso_segs
     back._skb_refdst = skb._skb_refdst
+    if net.core.netstamp_needed:
+        back.tstamp = net.clock.real_ns()
     back.protocol = eth.eth_type_trans(back, dev)
     dev.stats.rx_packets += 1
     dev.stats.rx_bytes += len(frame)

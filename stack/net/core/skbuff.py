@@ -7,13 +7,29 @@ counts the reason in ``net.drop_reasons`` and tells ``net.drop_hook``.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from stack.include.dropreason import drop_reason_names
-from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, Buffer, sk_buff
+from stack.include.errqueue import (
+    SO_EE_ORIGIN_ICMP,
+    SO_EE_ORIGIN_ICMP6,
+    SO_EE_ORIGIN_TIMESTAMPING,
+    sock_exterr_skb,
+)
+from stack.include.ip import IPPROTO_TCP
+from stack.include.net_tstamp import (
+    SCM_TSTAMP_SND,
+    SKBTX_SW_TSTAMP,
+    SOF_TIMESTAMPING_OPT_ID,
+    SOF_TIMESTAMPING_OPT_TSONLY,
+)
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, PACKET_OUTGOING, Buffer, sk_buff
+from stack.include.sock import SOCK_DEAD
 from stack.lib.checksum import CSUM_MANGLED_0, csum_fold, csum_partial
 
 if TYPE_CHECKING:
+    from stack.include.sock import sock
     from stack.stack import Stack
 
 
@@ -51,6 +67,76 @@ def consume_skb(skb: sk_buff) -> None:
     """The packet has done its work."""
     if skb.destructor is not None:
         skb_orphan(skb)
+
+
+# -- the error queue ---------------------------------------------------------------------------------------------
+
+
+def sock_queue_err_skb(sk: sock, skb: sk_buff) -> int:
+    """Put a packet, whose cb is a sock_exterr_skb, into the error queue; -ENOMEM if the receive buffer is full."""
+    if sk.sk_rmem_alloc + skb.truesize >= sk.sk_rcvbuf:
+        return -errno.ENOMEM
+    skb_orphan(skb)
+    skb.sk = sk
+    skb.destructor = sock_rmem_free
+    sk.sk_rmem_alloc += skb.truesize
+    skb.pkt_type = PACKET_OUTGOING
+    sk.sk_error_queue.append(skb)
+    if not sk.sk_flags & SOCK_DEAD:
+        sk.sk_error_report(sk)
+    return 0
+
+
+def sock_rmem_free(skb: sk_buff) -> None:
+    assert skb.sk is not None
+    skb.sk.sk_rmem_alloc -= skb.truesize
+
+
+def _is_icmp_err_skb(skb: sk_buff) -> bool:
+    return skb.cb.ee_origin in (SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6)
+
+
+def sock_dequeue_err_skb(sk: sock) -> sk_buff | None:
+    """The oldest entry of the error queue.  SO_ERROR goes on with the next ICMP error, or is clear after the last."""
+    queue = sk.sk_error_queue
+    if not queue:
+        return None
+    skb = queue.popleft()
+    icmp_next = bool(queue) and _is_icmp_err_skb(queue[0])
+    if icmp_next:
+        sk.sk_err = queue[0].cb.ee_errno
+    elif _is_icmp_err_skb(skb):
+        sk.sk_err = 0
+    if queue:
+        sk.sk_error_report(sk)
+    return skb
+
+
+def __skb_tstamp_tx(orig_skb: sk_buff, sk: sock, tstype: int) -> None:
+    """A packet was handed to the queue (SCM_TSTAMP_SCHED), to the device (_SND) or was acknowledged (_ACK): say when in
+    the error queue, with a copy of the packet unless SOF_TIMESTAMPING_OPT_TSONLY."""
+    flags = sk.sk_tsflags
+    if flags & SOF_TIMESTAMPING_OPT_TSONLY:
+        skb = sk_buff(b"", 0, 0)
+    else:
+        data = skb_linear_bytes(orig_skb)
+        skb = sk_buff(data, 0, len(data))
+    skb.tstamp = sk.sk_net.clock.real_ns()
+    serr = skb.cb = sock_exterr_skb(errno.ENOMSG, SO_EE_ORIGIN_TIMESTAMPING, ee_info=tstype)
+    if flags & SOF_TIMESTAMPING_OPT_ID and orig_skb.shinfo is not None:
+        serr.ee_data = orig_skb.shinfo.tskey
+        if sk.sk_protocol == IPPROTO_TCP:
+            serr.ee_data = (serr.ee_data - sk.sk_tskey) & 0xFFFFFFFF
+    sock_queue_err_skb(sk, skb)
+
+
+def skb_tx_timestamp(skb: sk_buff) -> None:
+    """What a driver calls when it hands the packet to the hardware."""
+    if skb.shinfo is not None and skb.shinfo.tx_flags & SKBTX_SW_TSTAMP and skb.sk is not None:
+        __skb_tstamp_tx(skb, skb.sk, SCM_TSTAMP_SND)
+
+
+# -- bytes and checksums -----------------------------------------------------------------------------------------
 
 
 def skb_linear_bytes(skb: sk_buff) -> bytes:

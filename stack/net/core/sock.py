@@ -29,7 +29,15 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
+from stack.include.ip import IPPROTO_TCP
 from stack.include.net import SOCK_NOSPACE, optval_t
+from stack.include.net_tstamp import (
+    SOF_TIMESTAMPING_BIND_PHC,
+    SOF_TIMESTAMPING_OPT_ID,
+    SOF_TIMESTAMPING_OPT_ID_TCP,
+    SOF_TIMESTAMPING_OPT_STATS,
+    SOF_TIMESTAMPING_RX_SOFTWARE,
+)
 from stack.include.netdevice import NETIF_F_GSO_MASK, NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import MAX_TCP_HEADER
 from stack.include.snmp import LINUX_MIB_TCPMEMORYPRESSURES, NET_INC_STATS
@@ -39,7 +47,10 @@ from stack.include.sock import (
     EPOLLOUT,
     EPOLLPRI,
     EPOLLRDNORM,
+    EPOLLWRBAND,
+    EPOLLWRNORM,
     INT_MAX,
+    SEND_SHUTDOWN,
     SK_PACING_NEEDED,
     SK_PACING_NONE,
     SOCK_BINDPORT_LOCK,
@@ -52,9 +63,13 @@ from stack.include.sock import (
     SOCK_MIN_SNDBUF,
     SOCK_RCVBUF_LOCK,
     SOCK_RCVTSTAMP,
+    SOCK_RCVTSTAMPNS,
+    SOCK_SELECT_ERR_QUEUE,
     SOCK_SNDBUF_LOCK,
+    SOCK_TIMESTAMPING_RX_SOFTWARE,
     SOCK_URGINLINE,
     sock,
+    sock_error,
     sock_writeable,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
@@ -72,8 +87,6 @@ if TYPE_CHECKING:
 
 SK_MEM_QUANTUM: Final = 4096
 _QUANTUM_SHIFT: Final = 12
-EPOLLWRNORM: Final = 0x100
-EPOLLWRBAND: Final = 0x200
 
 # include/uapi/asm-generic/socket.h
 SOL_SOCKET: Final = 1
@@ -96,6 +109,9 @@ SO_RCVTIMEO: Final = 20
 SO_SNDTIMEO: Final = 21
 SO_BINDTODEVICE: Final = 25
 SO_TIMESTAMP: Final = 29
+SO_TIMESTAMPNS: Final = 35
+SO_TIMESTAMPING: Final = 37
+SO_SELECT_ERR_QUEUE: Final = 45
 SO_ACCEPTCONN: Final = 30
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
@@ -192,6 +208,9 @@ def sock_copy(nsk: sock, osk: sock) -> None:
     nsk.sk_destruct = osk.sk_destruct
     nsk.sk_user_data = osk.sk_user_data
     nsk.sk_flags = osk.sk_flags & ~(SOCK_DEAD | SOCK_DONE)
+    nsk.sk_tsflags = osk.sk_tsflags
+    if sock_needs_netstamp(nsk):
+        nsk.sk_net.core.netstamp_needed += 1
 
 
 def sk_clone_lock(sk: sock) -> Any:
@@ -215,6 +234,8 @@ def __sk_free(sk: sock) -> None:
 def sk_destruct(sk: sock) -> None:
     if sk.sk_destruct is not None:
         sk.sk_destruct(sk)
+    if sock_needs_netstamp(sk):
+        _change_timestamping(sk, SOCK_RCVTSTAMP | SOCK_TIMESTAMPING_RX_SOFTWARE, 0)
     sk.sk_wq = []
 
 
@@ -409,6 +430,21 @@ def sk_rmem_schedule(sk: sock, skb: sk_buff, size: int) -> bool:
     return size <= sk.sk_forward_alloc or __sk_mem_schedule(sk, size - sk.sk_forward_alloc)
 
 
+def sock_alloc_send_pskb(sk: sock) -> int:
+    """Whether a datagram may be built: 0, the pending error, -EPIPE after shutdown(), or -EAGAIN while the device holds
+    as much as SO_SNDBUF allows."""
+    err = sock_error(sk)
+    if err:
+        return err
+    if sk.sk_shutdown & SEND_SHUTDOWN:
+        return -errno.EPIPE
+    if sk.sk_wmem_alloc < sk.sk_sndbuf:
+        return 0
+    if sk.sk_socket is not None:
+        sk.sk_socket.flags |= SOCK_NOSPACE
+    return -errno.EAGAIN
+
+
 # -- queues ------------------------------------------------------------------------------------------------------
 
 
@@ -433,6 +469,50 @@ def _flag(bit: int) -> Callable[[sock, int], int]:
         return 0
 
     return set_flag
+
+
+def sock_needs_netstamp(sk: sock) -> bool:
+    """Whether the packets that this socket receives have to carry their time."""
+    return sk.sk_flags & (SOCK_RCVTSTAMP | SOCK_TIMESTAMPING_RX_SOFTWARE) != 0
+
+
+def _change_timestamping(sk: sock, clear: int, set_: int) -> None:
+    """Other sk_flags, and the stack's count of sockets that want to know when packets came
+    (sock_enable_timestamp, sock_disable_timestamp)."""
+    before = sock_needs_netstamp(sk)
+    sk.sk_flags = sk.sk_flags & ~clear | set_
+    sk.sk_net.core.netstamp_needed += sock_needs_netstamp(sk) - before
+
+
+def _set_timestamp(unit: int) -> Callable[[sock, int], int]:
+    def set_timestamp(sk: sock, val: int) -> int:
+        set_ = SOCK_RCVTSTAMP | unit if val else 0
+        _change_timestamping(sk, SOCK_RCVTSTAMP | SOCK_RCVTSTAMPNS, set_)
+        return 0
+
+    return set_timestamp
+
+
+def sock_set_timestamping(sk: Any, val: int) -> int:
+    """SO_TIMESTAMPING.  With SOF_TIMESTAMPING_OPT_ID the numbers of a stream count bytes from here on: from the first
+    that is not acknowledged, or the next to be written with SOF_TIMESTAMPING_OPT_ID_TCP; a listener has none
+    (-EINVAL).  SOF_TIMESTAMPING_OPT_STATS is refused: the statistics are not there."""
+    known = SOF_TIMESTAMPING_OPT_ID_TCP if sk.sk_net.profile.timestamping_opt_id_tcp else SOF_TIMESTAMPING_BIND_PHC
+    if not 0 <= val < known << 1 or val & SOF_TIMESTAMPING_OPT_STATS:
+        return -errno.EINVAL
+    if val & SOF_TIMESTAMPING_OPT_ID_TCP and not val & SOF_TIMESTAMPING_OPT_ID:
+        return -errno.EINVAL
+    if val & SOF_TIMESTAMPING_OPT_ID and not sk.sk_tsflags & SOF_TIMESTAMPING_OPT_ID:
+        if sk.sk_protocol != IPPROTO_TCP:
+            sk.sk_tskey = 0
+        elif sk.sk_state in (TCP_CLOSE, TCP_LISTEN):
+            return -errno.EINVAL
+        else:
+            sk.sk_tskey = sk.write_seq if val & SOF_TIMESTAMPING_OPT_ID_TCP else sk.snd_una
+    sk.sk_tsflags = val
+    wanted = SOCK_TIMESTAMPING_RX_SOFTWARE if val & SOF_TIMESTAMPING_RX_SOFTWARE else 0
+    _change_timestamping(sk, SOCK_TIMESTAMPING_RX_SOFTWARE, wanted)
+    return 0
 
 
 def _set_reuseaddr(sk: sock, val: int) -> int:
@@ -543,7 +623,10 @@ _SETTERS: dict[int, Callable[[sock, int], int]] = {
     SO_OOBINLINE: _flag(SOCK_URGINLINE),
     SO_PRIORITY: _set_priority,
     SO_RCVLOWAT: _set_rcvlowat,
-    SO_TIMESTAMP: _flag(SOCK_RCVTSTAMP),
+    SO_TIMESTAMP: _set_timestamp(0),
+    SO_TIMESTAMPNS: _set_timestamp(SOCK_RCVTSTAMPNS),
+    SO_TIMESTAMPING: sock_set_timestamping,
+    SO_SELECT_ERR_QUEUE: _flag(SOCK_SELECT_ERR_QUEUE),
     SO_MARK: _set_mark,
     SO_MAX_PACING_RATE: _set_max_pacing_rate,
     SO_BINDTOIFINDEX: _set_bindtoifindex,
@@ -666,7 +749,10 @@ _GETTERS: dict[int, Callable[[sock], optval_t]] = {
     SO_RCVTIMEO: lambda sk: sock_get_timeout(sk.sk_rcvtimeo),
     SO_SNDTIMEO: lambda sk: sock_get_timeout(sk.sk_sndtimeo),
     SO_BINDTODEVICE: _get_bindtodevice,
-    SO_TIMESTAMP: lambda sk: int(sk.sk_flags & SOCK_RCVTSTAMP != 0),
+    SO_TIMESTAMP: lambda sk: int(sk.sk_flags & (SOCK_RCVTSTAMP | SOCK_RCVTSTAMPNS) == SOCK_RCVTSTAMP),
+    SO_TIMESTAMPNS: lambda sk: int(sk.sk_flags & SOCK_RCVTSTAMPNS != 0),
+    SO_TIMESTAMPING: lambda sk: sk.sk_tsflags,
+    SO_SELECT_ERR_QUEUE: lambda sk: int(sk.sk_flags & SOCK_SELECT_ERR_QUEUE != 0),
     SO_MARK: lambda sk: sk.sk_mark,
     SO_MAX_PACING_RATE: lambda sk: min(sk.sk_max_pacing_rate, 0xFFFFFFFF),
     SO_INCOMING_CPU: lambda sk: sk.sk_incoming_cpu,

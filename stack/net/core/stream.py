@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stack.include.net import SOCK_NOSPACE
-from stack.include.sock import EPOLLOUT, __sk_stream_is_writeable, sock_error
+from stack.include.sock import EPOLLOUT, EPOLLWRBAND, EPOLLWRNORM, __sk_stream_is_writeable, sock_error
 from stack.include.wait import wake_up_interruptible_poll
 from stack.net.core.skbuff import consume_skb
 
 if TYPE_CHECKING:
     from stack.include.sock import sock
-
-EPOLLWRNORM: Final = 0x100
-EPOLLWRBAND: Final = 0x200
 
 
 def sk_stream_write_space(sk: sock) -> None:

@@ -22,6 +22,7 @@ from stack.include.net import (
     SS_CONNECTING,
     SS_DISCONNECTING,
     SS_UNCONNECTED,
+    msghdr,
     optval_t,
     proto_ops,
     sockaddr,
@@ -34,14 +35,18 @@ from stack.include.sock import (
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
+    EPOLLPRI,
     EPOLLRDHUP,
     EPOLLRDNORM,
+    EPOLLWRBAND,
+    EPOLLWRNORM,
     RCV_SHUTDOWN,
     SHUTDOWN_MASK,
     SOCK_BINDADDR_LOCK,
     SOCK_BINDPORT_LOCK,
     SOCK_DGRAM,
     SOCK_LINGER,
+    SOCK_SELECT_ERR_QUEUE,
     SOCK_STREAM,
     proto,
     sock,
@@ -60,7 +65,17 @@ from stack.include.tcp_states import (
     TCPF_SYN_SENT,
 )
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import fib_frontend, inet_connection_sock, route, tcp, tcp_fastopen, tcp_ipv4, udp
+from stack.net.ipv4 import (
+    fib_frontend,
+    inet_connection_sock,
+    ip_sockglue,
+    route,
+    tcp,
+    tcp_fastopen,
+    tcp_ipv4,
+    udp,
+)
+from stack.net.ipv6 import datagram
 
 if TYPE_CHECKING:
     from stack.include.sk_buff import Buffer
@@ -250,22 +265,40 @@ def inet_send_prepare(sk: sock) -> int:
     return 0
 
 
-def inet_sendmsg(sock_: socket, data: Buffer, flags: int, addr: sockaddr_in | None = None) -> int:
+def inet_sendmsg(
+    sock_: socket, data: Buffer, flags: int, addr: sockaddr_in | None = None, msg: msghdr | None = None
+) -> int:
     """How many bytes were taken, or a negative errno.  A stream ignores the address."""
     sk = sock_.sk
     if inet_send_prepare(sk):
         return -errno.EAGAIN
     if sock_.type == SOCK_STREAM:
-        sent: int = sk.sk_prot.sendmsg(sk, data, flags)
+        sent: int = sk.sk_prot.sendmsg(sk, data, flags, msg)
     else:
-        sent = sk.sk_prot.sendmsg(sk, data, addr, flags)
+        sent = sk.sk_prot.sendmsg(sk, data, addr, flags, msg)
     return sent
 
 
-def inet_recvmsg(sock_: socket, size: int, flags: int) -> Any:
+def inet_recvmsg(sock_: socket, size: int, flags: int, msg: msghdr | None = None) -> Any:
     """``bytes`` from a stream, ``(bytes, address)`` from a datagram socket, or a negative errno."""
     sk = sock_.sk
-    return sk.sk_prot.recvmsg(sk, size, flags)
+    return sk.sk_prot.recvmsg(sk, size, flags, msg)
+
+
+def inet_recv_error(sk: Any, size: int, msg: msghdr) -> bytes | int:
+    """MSG_ERRQUEUE, by the socket's family."""
+    if sk.sk_family == AF_INET:
+        return ip_sockglue.ip_recv_error(sk, size, msg)
+    return datagram.ipv6_recv_error(sk, size, msg)
+
+
+def inet_ioctl(sock_: socket, cmd: int) -> tuple[int, int]:
+    """(0, value), or (-ENOTTY, 0) for what the protocol does not know."""
+    sk = sock_.sk
+    if sk.sk_prot.ioctl is None:
+        return -errno.ENOTTY, 0
+    result: tuple[int, int] = sk.sk_prot.ioctl(sk, cmd)
+    return result
 
 
 def inet_shutdown(sock_: socket, how: int) -> int:
@@ -350,6 +383,8 @@ def datagram_poll(sock_: socket) -> int:
     """net/core/datagram.c: what a datagram socket is ready for."""
     sk = sock_.sk
     mask = EPOLLERR if sk.sk_err or sk.sk_error_queue else 0
+    if mask and sk.sk_flags & SOCK_SELECT_ERR_QUEUE:
+        mask |= EPOLLPRI
     if sk.sk_shutdown & RCV_SHUTDOWN:
         mask |= EPOLLRDHUP | EPOLLIN | EPOLLRDNORM
     if sk.sk_shutdown == SHUTDOWN_MASK:
@@ -357,7 +392,7 @@ def datagram_poll(sock_: socket) -> int:
     if sk.sk_receive_queue:
         mask |= EPOLLIN | EPOLLRDNORM
     if sock_writeable(sk):
-        mask |= EPOLLOUT
+        mask |= EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND
     return mask
 
 
@@ -407,6 +442,7 @@ inet_stream_ops: proto_ops = proto_ops(
     connect=inet_stream_connect,
     accept=inet_accept,
     getname=inet_getname,
+    ioctl=inet_ioctl,
     poll=_tcp_poll,
     listen=inet_listen,
     shutdown=inet_shutdown,
@@ -423,6 +459,7 @@ inet_dgram_ops: proto_ops = proto_ops(
     connect=inet_dgram_connect,
     accept=core_sock.sock_no_accept,
     getname=inet_getname,
+    ioctl=inet_ioctl,
     poll=datagram_poll,
     listen=core_sock.sock_no_listen,
     shutdown=inet_shutdown,

@@ -2,16 +2,20 @@
 """Options of level SOL_IP: net/ipv4/ip_sockglue.c.
 
 Values are ints, or ``bytes`` of one or four bytes in the machine's order, as the kernel takes them; IP_OPTIONS
-takes the raw options.  What only multicast or ancillary data needs is stored and reported, and what is not known is
--ENOPROTOOPT.
+takes the raw options.  What only multicast needs is stored and reported, and what is not known is -ENOPROTOOPT.
+
+Errors reach the application through the error queue (IP_RECVERR, read with MSG_ERRQUEUE), each with the start of the
+packet that it is about, where that was going, and who reported it.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
+from stack.include.errqueue import SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_LOCAL, sock_exterr_skb
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock
 from stack.include.ip import (
     IP_FREEBIND,
@@ -28,12 +32,18 @@ from stack.include.ip import (
     IP_TOS,
     IP_TRANSPARENT,
     IP_TTL,
+    iphdr_at,
 )
-from stack.include.net import optval_t
-from stack.include.sock import SOCK_STREAM
+from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, cmsg_t, msghdr, optval_t
+from stack.include.sk_buff import sk_buff
+from stack.include.sock import AF_INET, SOCK_STREAM
+from stack.net.core import scm, skbuff
 from stack.net.ipv4 import ip_options as ipv4_options
 
 SOL_IP: Final = 0
+
+# struct sockaddr_in: sin_family, sin_port, sin_addr
+_SOCKADDR_IN: Final = Struct("=HH4s8x")
 
 # inet_sock.cmsg_flags (include/net/inet_sock.h)
 IP_CMSG_PKTINFO: Final = 1 << 0
@@ -46,6 +56,84 @@ TC_PRIO_BULK: Final = 2
 TC_PRIO_INTERACTIVE_BULK: Final = 4
 TC_PRIO_INTERACTIVE: Final = 6
 _TOS_PRIORITY: Final = (TC_PRIO_BESTEFFORT, TC_PRIO_BULK, TC_PRIO_INTERACTIVE, TC_PRIO_INTERACTIVE_BULK)
+
+
+# -- what goes along with received datagrams --------------------------------------------------------------------------
+
+
+def ip_cmsg_recv(msg: msghdr, sk: inet_sock, skb: sk_buff) -> None:
+    """IP_PKTINFO, IP_RECVTTL and IP_RECVTOS of a received datagram, as far as the socket asked for them."""
+    flags = sk.cmsg_flags
+    iph = skb.h_iph
+    if flags & IP_CMSG_PKTINFO:
+        ours = ipv4_options.fib_compute_spec_dst(skb)
+        info = skb.skb_iif.to_bytes(4, "little") + ours.to_bytes(4, "big") + iph.daddr.to_bytes(4, "big")
+        scm.put_cmsg(msg, SOL_IP, IP_PKTINFO, info)
+    if flags & IP_CMSG_TTL:
+        scm.put_cmsg(msg, SOL_IP, IP_TTL, iph.ttl.to_bytes(4, "little"))
+    if flags & IP_CMSG_TOS:
+        scm.put_cmsg(msg, SOL_IP, IP_TOS, bytes((iph.tos,)))
+
+
+def ip_cmsg_send(control: list[cmsg_t]) -> int:
+    """The source address that an IP_PKTINFO of sendmsg() asks for (0: any), or -EINVAL."""
+    saddr = 0
+    for level, type_, data in control:
+        if level == SOL_IP and type_ == IP_PKTINFO:
+            if len(data) != 12:
+                return -errno.EINVAL
+            saddr = int.from_bytes(data[4:8], "big")
+    return saddr
+
+
+# -- the error queue ---------------------------------------------------------------------------------------------------
+
+
+def ip_icmp_error(sk: inet_sock, skb: sk_buff, err: int, port: int, info: int, payload: int) -> None:
+    """An ICMP error about a packet to ``port``, for the error queue; skb.data is at the quoted packet, ``payload``
+    (offset into head) behind its headers."""
+    data = bytes(skb.head[payload : skb.tail])
+    new = sk_buff(data, 0, len(data))
+    icmph = skb.h_th
+    serr = new.cb = sock_exterr_skb(err, SO_EE_ORIGIN_ICMP, icmph.type, icmph.code, info)
+    serr.addr = (iphdr_at(skb.head, skb.data).daddr, port)
+    serr.offender, serr.port, new.skb_iif, new.h_iph = skb.h_iph.saddr, port, skb.skb_iif, skb.h_iph
+    new._skb_refdst = skb._skb_refdst
+    skbuff.sock_queue_err_skb(sk, new)
+
+
+def ip_local_error(sk: inet_sock, err: int, daddr: int, port: int, info: int) -> None:
+    """What is wrong was found here, before sending: a datagram longer than the path takes (``info`` is its MTU)."""
+    if not sk.recverr:
+        return
+    new = sk_buff(b"", 0, 0)
+    serr = new.cb = sock_exterr_skb(err, SO_EE_ORIGIN_LOCAL, ee_info=info)
+    serr.addr, serr.port = (daddr, port), port
+    skbuff.sock_queue_err_skb(sk, new)
+
+
+def ip_recv_error(sk: inet_sock, size: int, msg: msghdr) -> bytes | int:
+    """MSG_ERRQUEUE: the oldest error's payload, with what happened in ``msg``; -EAGAIN if there is none."""
+    skb = skbuff.sock_dequeue_err_skb(sk)
+    if skb is None:
+        return -errno.EAGAIN
+    data = bytes(memoryview(skb.head)[: min(skb.len, max(size, 0))])
+    if skb.len > len(data):
+        msg.msg_flags |= MSG_TRUNC
+    scm.sock_recv_timestamp(msg, sk, skb)
+    serr: sock_exterr_skb = skb.cb
+    msg.msg_name = serr.addr
+    offender = bytes(_SOCKADDR_IN.size)
+    if serr.ee_origin == SO_EE_ORIGIN_ICMP:
+        offender = _SOCKADDR_IN.pack(AF_INET, 0, serr.offender.to_bytes(4, "big"))
+        ip_cmsg_recv(msg, sk, skb)
+    scm.put_cmsg(msg, SOL_IP, IP_RECVERR, serr.pack() + offender)
+    msg.msg_flags |= MSG_ERRQUEUE
+    skbuff.consume_skb(skb)
+    return data
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
 
 
 def __ip_sock_set_tos(sk: inet_sock, val: int) -> None:
@@ -112,6 +200,14 @@ def _member(name: str) -> Callable[[inet_sock, int], int]:
     return set_member
 
 
+def _set_recverr(sk: inet_sock, val: int) -> int:
+    """Without the option there is no queue: what waits in it is forgotten."""
+    sk.recverr = bool(val)
+    if not val:
+        sk.sk_error_queue.clear()
+    return 0
+
+
 _SETTERS: dict[int, Callable[[Any, int], int]] = {
     IP_TOS: _set_tos,
     IP_TTL: _set_ttl,
@@ -122,7 +218,7 @@ _SETTERS: dict[int, Callable[[Any, int], int]] = {
     IP_PKTINFO: _cmsg(IP_CMSG_PKTINFO),
     IP_RECVTTL: _cmsg(IP_CMSG_TTL),
     IP_RECVTOS: _cmsg(IP_CMSG_TOS),
-    IP_RECVERR: _member("recverr"),
+    IP_RECVERR: _set_recverr,
     IP_FREEBIND: _member("freebind"),
     IP_TRANSPARENT: _member("transparent"),
 }

@@ -28,7 +28,7 @@ Left out: splice, zero-copy flags, TCP_REPAIR and ULP.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from errno import EAGAIN, ECONNRESET, EINVAL, ENOPROTOOPT, ENOTCONN, EPIPE
+from errno import EAGAIN, ECONNRESET, EINVAL, ENOPROTOOPT, ENOTCONN, ENOTTY, EPIPE
 from struct import Struct
 from typing import Final
 
@@ -51,7 +51,19 @@ from stack.include.inet_connection_sock import (
     inet_csk_listen_poll,
 )
 from stack.include.ip import MSG_OOB, MSG_PEEK
-from stack.include.net import MSG_EOR, MSG_MORE, SOCK_NOSPACE
+from stack.include.net import (
+    MSG_EOR,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_TRUNC,
+    SIOCATMARK,
+    SIOCINQ,
+    SIOCOUTQ,
+    SIOCOUTQNSD,
+    SOCK_NOSPACE,
+    msghdr,
+)
+from stack.include.net_tstamp import SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_TX_RECORD_MASK
 from stack.include.request_sock import tcp_request_sock
 from stack.include.sk_buff import CHECKSUM_PARTIAL, Buffer, sk_buff
 from stack.include.snmp import (
@@ -78,6 +90,8 @@ from stack.include.sock import (
     EPOLLPRI,
     EPOLLRDHUP,
     EPOLLRDNORM,
+    EPOLLWRNORM,
+    INT_MAX,
     RCV_SHUTDOWN,
     SEND_SHUTDOWN,
     SHUTDOWN_MASK,
@@ -89,8 +103,8 @@ from stack.include.sock import (
     SOCK_LINGER,
     SOCK_MIN_SNDBUF,
     SOCK_URGINLINE,
+    __sk_stream_is_writeable,
     __sk_stream_memory_free,
-    sk_stream_is_writeable,
     sock_error,
     sock_orphan,
 )
@@ -105,6 +119,7 @@ from stack.include.tcp import (
     TCP_AO_INFO,
     TCP_CHRONO_BUSY,
     TCP_CHRONO_SNDBUF_LIMITED,
+    TCP_CM_INQ,
     TCP_CONGESTION,
     TCP_CORK,
     TCP_DEFAULT_SCALING_RATIO,
@@ -121,6 +136,7 @@ from stack.include.tcp import (
     TCP_INFINITE_SSTHRESH,
     TCP_INFO,
     TCP_INIT_CWND,
+    TCP_INQ,
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
     TCP_KEEPINTVL,
@@ -166,6 +182,7 @@ from stack.include.tcp import (
     minmax_reset,
     tcp_fast_path_check,
     tcp_fin_time,
+    tcp_inq,
     tcp_is_sack,
     tcp_min_rtt,
     tcp_passive_fastopen,
@@ -198,10 +215,10 @@ from stack.include.tcp_states import (
 )
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies_to_msecs, jiffies_to_usecs, tcp_jiffies32
-from stack.net.core import request_sock, stream
+from stack.net.core import request_sock, scm, stream
 from stack.net.core.skbuff import consume_skb
-from stack.net.core.sock import EPOLLWRNORM
 from stack.net.ipv4 import (
+    af_inet,
     inet_connection_sock,
     inet_hashtables,
     tcp_ao,
@@ -277,9 +294,24 @@ def tcp_init_sock(sk: tcp_sock) -> int:
 
 
 def tcp_epollin_ready(sk: tcp_sock, target: int) -> bool:
-    """Whether a reader that wants ``target`` bytes can go on."""
-    avail = (sk.rcv_nxt - sk.copied_seq) & MASK32
-    return bool(avail) and (avail >= target or tcp_receive_window(sk) <= sk.icsk_ack.rcv_mss)
+    """Whether a reader that wants ``target`` bytes can go on: they are there, or no more will come, since the buffer
+    or the window is all but full."""
+    avail = diff(sk.rcv_nxt, sk.copied_seq)
+    if avail <= 0:
+        return False
+    return avail >= target or tcp_rmem_pressure(sk) or tcp_receive_window(sk) <= sk.icsk_ack.rcv_mss
+
+
+def tcp_rmem_pressure(sk: tcp_sock) -> bool:
+    """include/net/tcp.h: seven eighths of the receive buffer are taken, or TCP as a whole is short of memory."""
+    if sk.sk_net.ipv4.tcp_memory_pressure:
+        return True
+    return sk.sk_rmem_alloc > sk.sk_rcvbuf - (sk.sk_rcvbuf >> 3)
+
+
+def sock_rcvlowat(sk: tcp_sock, waitall: int, length: int) -> int:
+    """include/net/sock.h: how many bytes a reader of ``length`` waits for."""
+    return (length if waitall else min(sk.sk_rcvlowat, length)) or 1
 
 
 def tcp_stream_is_readable(sk: tcp_sock, target: int) -> bool:
@@ -298,12 +330,15 @@ def tcp_poll(sk: tcp_sock) -> int:
     if shutdown & RCV_SHUTDOWN:
         mask |= EPOLLIN | EPOLLRDNORM | EPOLLRDHUP
     if state not in (TCP_SYN_SENT, TCP_SYN_RECV) or tcp_passive_fastopen(sk):
-        if tcp_stream_is_readable(sk, sk.sk_rcvlowat):
+        target = sock_rcvlowat(sk, 0, INT_MAX)
+        if sk.urg_data and sk.urg_seq == sk.copied_seq and not sk.sk_flags & SOCK_URGINLINE:
+            target += 1
+        if tcp_stream_is_readable(sk, target):
             mask |= EPOLLIN | EPOLLRDNORM
         if sk.urg_data & TCP_URG_VALID:
             mask |= EPOLLPRI
         if not shutdown & SEND_SHUTDOWN:
-            if sk_stream_is_writeable(sk):
+            if __sk_stream_is_writeable(sk, 1):
                 mask |= EPOLLOUT | EPOLLWRNORM
             elif sk.sk_socket is not None:
                 sk.sk_socket.flags |= SOCK_NOSPACE
@@ -356,6 +391,8 @@ def tcp_push(sk: tcp_sock, flags: int, mss_now: int, nonagle: int, size_goal: in
     skb = sk.sk_write_queue[-1]
     if not flags & MSG_MORE or forced_push(sk):
         tcp_mark_push(sk, skb)
+    if flags & MSG_OOB:
+        tcp_mark_urg(sk)
     if tcp_should_autocork(sk, skb, size_goal):
         if not sk.tsq_flags & TSQF_THROTTLED:
             NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPAUTOCORKING)
@@ -394,15 +431,38 @@ def tcp_stream_memory_free(sk: tcp_sock, wake: int) -> bool:
     return ((sk.write_seq - sk.snd_nxt) & MASK32) << wake < lowat
 
 
-def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int) -> int:
-    """Take bytes to send: how many were taken, or -EAGAIN (no room), -EPIPE, the pending error, -ENOTCONN."""
-    ret = tcp_sendmsg_locked(sk, data, flags)
+def tcp_tx_timestamp(sk: tcp_sock, tsflags: int) -> None:
+    """The last packet of a write carries the socket's wish to be told when it leaves and when it is acknowledged."""
+    if not sk.sk_write_queue or not tsflags & SOF_TIMESTAMPING_TX_RECORD_MASK:
+        return
+    skb = sk.sk_write_queue[-1]
+    shinfo = skb.shinfo = scm.__sock_tx_timestamp(tsflags)
+    shinfo.tskey = (skb.cb.seq + skb.len - 1) & MASK32
+    if tsflags & SOF_TIMESTAMPING_TX_ACK:
+        shinfo.txstamp_ack = True
+
+
+def tcp_mark_urg(sk: tcp_sock) -> None:
+    """MSG_OOB: the byte written last is urgent."""
+    sk.snd_up = sk.write_seq
+    sk.urg_mode = True
+
+
+def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int, msg: msghdr | None = None) -> int:
+    """Take bytes to send: how many were taken, or -EAGAIN (no room), -EPIPE, the pending error, -ENOTCONN, -EINVAL
+    (ancillary data)."""
+    tsflags = sk.sk_tsflags
+    if msg is not None and msg.msg_control:
+        tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
+        if tsflags < 0:
+            return tsflags
+    ret = tcp_sendmsg_locked(sk, data, flags, tsflags)
     if sk.sk_prot.release_cb is not None:
         sk.sk_prot.release_cb(sk)
     return ret
 
 
-def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int) -> int:
+def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int, tsflags: int = 0) -> int:
     tcp_rate.tcp_rate_check_app_limited(sk)
     if not (1 << sk.sk_state) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT) and not tcp_passive_fastopen(sk):
         if (1 << sk.sk_state) & (TCPF_SYN_SENT | TCPF_SYN_RECV):
@@ -418,7 +478,7 @@ def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int) -> int:
         skb = sk.sk_write_queue[-1] if sk.sk_write_queue else None
         if skb is None or skb.len >= size_goal or skb.cb.eor:
             if not __sk_stream_memory_free(sk, 0):
-                return _wait_for_space(sk, copied, flags, mss_now, size_goal)
+                return _wait_for_space(sk, copied, flags, mss_now, size_goal, tsflags)
             skb = tcp_stream_alloc_skb(sk)
             tcp_skb_entail(sk, skb)
         copy = min(size_goal - skb.len, total - copied)
@@ -436,6 +496,8 @@ def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int) -> int:
         elif skb is sk.sk_write_queue[0]:
             tcp_output.tcp_push_one(sk, mss_now)
     if copied:
+        if tsflags:
+            tcp_tx_timestamp(sk, tsflags)
         tcp_push(sk, flags, mss_now, sk.nonagle, size_goal)
     return copied
 
@@ -456,12 +518,16 @@ def _append(sk: tcp_sock, skb: sk_buff, piece: memoryview) -> None:
     cb.tcp_gso_segs = 0
 
 
-def _wait_for_space(sk: tcp_sock, copied: int, flags: int, mss_now: int, size_goal: int) -> int:
+def _wait_for_space(
+    sk: tcp_sock, copied: int, flags: int, mss_now: int, size_goal: int, tsflags: int
+) -> int:
     """The buffer is full: send what is there, and ask for a wake-up."""
     if sk.sk_socket is not None:
         sk.sk_socket.flags |= SOCK_NOSPACE
     tcp_output.tcp_chrono_start(sk, TCP_CHRONO_SNDBUF_LIMITED)
     if copied:
+        if tsflags:
+            tcp_tx_timestamp(sk, tsflags)
         tcp_push(sk, flags & ~MSG_MORE, mss_now, TCP_NAGLE_PUSH, size_goal)
         return copied
     return -EAGAIN
@@ -470,7 +536,7 @@ def _wait_for_space(sk: tcp_sock, copied: int, flags: int, mss_now: int, size_go
 # -- receiving ------------------------------------------------------------------------------------------------------
 
 
-def tcp_recv_urg(sk: tcp_sock, flags: int) -> bytes | int:
+def tcp_recv_urg(sk: tcp_sock, size: int, flags: int, msg: msghdr | None) -> bytes | int:
     """MSG_OOB: the urgent byte, once."""
     if sk.sk_flags & SOCK_URGINLINE or not sk.urg_data or sk.urg_data == TCP_URG_READ:
         return -EINVAL
@@ -480,7 +546,9 @@ def tcp_recv_urg(sk: tcp_sock, flags: int) -> bytes | int:
         byte = bytes((sk.urg_data & 0xFF,))
         if not flags & MSG_PEEK:
             sk.urg_data = TCP_URG_READ
-        return byte
+        if msg is not None:
+            msg.msg_flags |= MSG_OOB if size > 0 else MSG_OOB | MSG_TRUNC
+        return byte[: max(size, 0)]
     if sk.sk_state == TCP_CLOSE or sk.sk_shutdown & RCV_SHUTDOWN:
         return b""
     return -EAGAIN
@@ -545,18 +613,60 @@ def skb_slices(skb: sk_buff, offset: int, length: int) -> list[memoryview]:
     return out
 
 
-def tcp_recvmsg(sk: tcp_sock, size: int, flags: int) -> bytes | int:
-    """Up to ``size`` bytes; b"" at the end of the stream; -EAGAIN, -ENOTCONN or the pending error."""
+def tcp_recvmsg(sk: tcp_sock, size: int, flags: int, msg: msghdr | None = None) -> bytes | int:
+    """Up to ``size`` bytes; b"" at the end of the stream; -EAGAIN, -ENOTCONN or the pending error.
+
+    MSG_PEEK leaves them, MSG_TRUNC throws them away (what is returned is as many zeros), MSG_OOB reads the urgent byte,
+    MSG_ERRQUEUE the error queue.  MSG_WAITALL asks to wait for more, which nothing here does: the caller is told what
+    there is, as with O_NONBLOCK."""
+    if flags & MSG_ERRQUEUE:
+        return af_inet.inet_recv_error(sk, size, msg if msg is not None else msghdr())
     if sk.sk_state == TCP_LISTEN:
         return -ENOTCONN
     if flags & MSG_OOB:
-        return tcp_recv_urg(sk, flags)
+        return tcp_recv_urg(sk, size, flags, msg)
     if size <= 0:
-        return b""
-    views = tcp_recvmsg_locked(sk, size, flags)
+        none = [] if sk.sk_receive_queue else _nothing_to_read(sk)
+        return none if isinstance(none, int) else b""
+    tss = [0] if msg is not None else None
+    views = tcp_recvmsg_locked(sk, size, flags, tss)
     if isinstance(views, int):
         return views
+    if msg is not None and tss is not None:
+        _recv_cmsgs(sk, msg, tss[0])
+    if flags & MSG_TRUNC:
+        return bytes(sum(map(len, views)))
     return bytes(views[0]) if len(views) == 1 else b"".join(views)
+
+
+def _recv_cmsgs(sk: tcp_sock, msg: msghdr, tstamp: int) -> None:
+    """When the last byte came (tcp_recv_timestamp), and how much is left to read."""
+    if tstamp:
+        scm.put_timestamps(msg, sk, tstamp)
+    if sk.recvmsg_inq:
+        scm.put_cmsg(msg, SOL_TCP, TCP_CM_INQ, tcp_inq_hint(sk).to_bytes(4, "little"))
+
+
+def tcp_inq_hint(sk: tcp_sock) -> int:
+    """TCP_INQ: bytes that wait; 1 after the peer's FIN, so that the application comes for the end of the stream."""
+    inq = (sk.rcv_nxt - sk.copied_seq) & MASK32
+    return 1 if not inq and sk.sk_flags & SOCK_DONE else inq
+
+
+def tcp_ioctl(sk: tcp_sock, cmd: int) -> tuple[int, int]:
+    """(0, value) of SIOCINQ, SIOCATMARK, SIOCOUTQ (not acknowledged) and SIOCOUTQNSD (not sent), or (-EINVAL, 0) of a
+    listener, (-ENOTTY, 0) for any other request."""
+    if cmd == SIOCATMARK:
+        return 0, int(bool(sk.urg_data) and sk.urg_seq == sk.copied_seq)
+    if cmd not in (SIOCINQ, SIOCOUTQ, SIOCOUTQNSD):
+        return -ENOTTY, 0
+    if sk.sk_state == TCP_LISTEN:
+        return -EINVAL, 0
+    if cmd == SIOCINQ:
+        return 0, tcp_inq(sk)
+    if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV):
+        return 0, 0
+    return 0, (sk.write_seq - (sk.snd_una if cmd == SIOCOUTQ else sk.snd_nxt)) & MASK32
 
 
 def tcp_recv_skbs(sk: tcp_sock, limit: int) -> list[memoryview] | int:
@@ -566,8 +676,11 @@ def tcp_recv_skbs(sk: tcp_sock, limit: int) -> list[memoryview] | int:
     return tcp_recvmsg_locked(sk, limit, 0)
 
 
-def tcp_recvmsg_locked(sk: tcp_sock, size: int, flags: int) -> list[memoryview] | int:
-    """Collect what is in order, skip the urgent byte, advance ``copied_seq``, acknowledge."""
+def tcp_recvmsg_locked(
+    sk: tcp_sock, size: int, flags: int, tss: list[int] | None = None
+) -> list[memoryview] | int:
+    """Collect what is in order, skip the urgent byte, advance ``copied_seq``, acknowledge.  ``tss[0]`` becomes the time
+    when the last of it came, if somebody took note."""
     peek = flags & MSG_PEEK
     views: list[memoryview] = []
     seq = sk.copied_seq
@@ -593,6 +706,8 @@ def tcp_recvmsg_locked(sk: tcp_sock, size: int, flags: int) -> list[memoryview] 
                 tcp_input.tcp_rcv_space_adjust(sk)
                 if sk.urg_data:
                     _urgent_passed(sk)
+            if tss is not None and skb.tstamp:
+                tss[0] = skb.tstamp
             if offset + used < skb.len:
                 break
         if cb.tcp_flags & TCPHDR_FIN:
@@ -1052,6 +1167,7 @@ _SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
     TCP_QUICKACK: _set_quickack,
     TCP_USER_TIMEOUT: _set_ranged("icsk_user_timeout", 0, 0x7FFFFFFF),
     TCP_NOTSENT_LOWAT: _set_notsent_lowat,
+    TCP_INQ: _set_ranged("recvmsg_inq", 0, 1),
 }
 
 
@@ -1129,6 +1245,7 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_QUICKACK: lambda sk: int(not inet_csk_in_pingpong_mode(sk)),
     TCP_USER_TIMEOUT: lambda sk: sk.icsk_user_timeout,
     TCP_NOTSENT_LOWAT: lambda sk: sk.notsent_lowat,
+    TCP_INQ: lambda sk: int(sk.recvmsg_inq),
     TCP_CONGESTION: lambda sk: sk.icsk_ca_ops.name.encode().ljust(16, b"\0"),
     TCP_TIMESTAMP: lambda sk: (sk.sk_net.clock.now_ns() // 1_000_000 + sk.tsoffset) & MASK32,
 }

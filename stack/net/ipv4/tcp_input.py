@@ -82,6 +82,7 @@ from stack.include.inet_connection_sock import (
 )
 from stack.include.ip import INET_ECN_CE, INET_ECN_MASK, INET_ECN_NOT_ECT
 from stack.include.net import SOCK_NOSPACE
+from stack.include.net_tstamp import SCM_TSTAMP_ACK
 from stack.include.request_sock import (
     SynVerdict,
     reqsk_alloc,
@@ -158,6 +159,7 @@ from stack.include.sock import (
     SOCK_KEEPOPEN,
     SOCK_RCVBUF_LOCK,
     SOCK_SNDBUF_LOCK,
+    SOCK_URGINLINE,
     sk_acceptq_is_full,
     sk_rethink_txhash,
 )
@@ -300,7 +302,7 @@ from stack.kernel.time.timer import (
     tcp_jiffies32,
     usecs_to_jiffies,
 )
-from stack.net.core import request_sock
+from stack.net.core import request_sock, skbuff
 from stack.net.core.skbuff import consume_skb, kfree_skb_reason
 from stack.net.core.sock import sk_forced_mem_schedule, sk_rmem_schedule, skb_set_owner_r
 from stack.net.ipv4 import (
@@ -1605,6 +1607,15 @@ def tcp_ack_probe(sk: tcp_sock) -> None:
 # -- the ACK ------------------------------------------------------------------------------------------------------
 
 
+def tcp_ack_tstamp(sk: tcp_sock, skb: sk_buff, ack_skb: sk_buff, prior_snd_una: int) -> None:
+    """The byte that SOF_TIMESTAMPING_TX_ACK waits for is acknowledged."""
+    shinfo = skb.shinfo
+    if shinfo is None or not shinfo.txstamp_ack:
+        return
+    if not before(shinfo.tskey, prior_snd_una) and before(shinfo.tskey, sk.snd_una):
+        skbuff.__skb_tstamp_tx(skb, sk, SCM_TSTAMP_ACK)
+
+
 def tcp_clean_rtx_queue(
     sk: tcp_sock, skb: sk_buff, prior_fack: int, prior_snd_una: int, sack: tcp_sacktag_state, ece_ack: bool
 ) -> int:
@@ -1665,6 +1676,10 @@ def tcp_clean_rtx_queue(
         queue.popleft()
         tsorted.pop(head, None)
         sk.sk_wmem_queued -= head.truesize
+        if head.shinfo is not None:
+            tcp_ack_tstamp(sk, head, skb, prior_snd_una)
+    if sk.urg_mode and between(sk.snd_up, prior_snd_una, snd_una):
+        sk.urg_mode = False
     if not queue:
         tcp_output.tcp_chrono_stop(sk, TCP_CHRONO_BUSY)
     if queue and queue[0].cb.sacked & TCPCB_SACKED_ACKED:
@@ -2470,6 +2485,8 @@ def tcp_try_coalesce(sk: tcp_sock, to: sk_buff, from_: sk_buff) -> bool:
     tcb.end_seq = cb.end_seq
     tcb.ack_seq = cb.ack_seq
     tcb.tcp_flags |= cb.tcp_flags
+    if from_.tstamp:
+        to.tstamp = from_.tstamp
     return True
 
 
@@ -2789,9 +2806,20 @@ def tcp_check_urg(sk: tcp_sock, th: tcphdr, seq: int) -> None:
         return
     if sk.urg_data and not after(ptr, sk.urg_seq):
         return
+    if sk.urg_data and sk.urg_seq == sk.copied_seq != sk.rcv_nxt and not sk.sk_flags & SOCK_URGINLINE:
+        _skip_read_urgent(sk)
     sk.urg_data = TCP_URG_NOTYET
     sk.urg_seq = ptr
     sk.pred_flags = 0
+
+
+def _skip_read_urgent(sk: tcp_sock) -> None:
+    """The reader stands at an urgent byte, which is to be read out of band only, and a new one takes over: without this
+    the old one would be read as data."""
+    sk.copied_seq = (sk.copied_seq + 1) & MASK32
+    queue = sk.sk_receive_queue
+    if queue and not before(sk.copied_seq, queue[0].cb.end_seq):
+        tcp.tcp_eat_recv_skb(sk, queue[0])
 
 
 def tcp_urg(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> None:

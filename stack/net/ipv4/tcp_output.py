@@ -30,8 +30,7 @@ A connection of our own begins with tcp_connect(): its SYN waits in the retransm
 number ISN, and tcp_retransmit_timer() resends it after 1, 2, 4, 8 ... s, tcp_syn_retries times.  One with an ECN offer
 goes without it from the second time on (tcp_ecn_fallback).
 
-Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission, urgent pointers on
-the way out.
+Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission.
 """
 
 from __future__ import annotations
@@ -129,6 +128,7 @@ from stack.include.tcp import (
     TCPHDR_PSH,
     TCPHDR_RST,
     TCPHDR_SYN,
+    TCPHDR_URG,
     TCPOLEN_EXP_FASTOPEN_BASE,
     TCPOLEN_FASTOPEN_BASE,
     TCPOLEN_MD5SIG,
@@ -181,6 +181,7 @@ from stack.include.tcp import (
     tcp_sock,
     tcp_space,
     tcp_time_stamp,
+    tcp_urg_mode,
     tcp_wnd_end,
 )
 from stack.include.tcp_states import (
@@ -201,7 +202,7 @@ from stack.kernel.time.timer import (
 )
 from stack.net.core import sock as net_core_sock
 from stack.net.ipv4 import tcp, tcp_ao, tcp_input, tcp_rate, tcp_timer
-from stack.seqnum import MASK32, after, before
+from stack.seqnum import MASK32, after, before, between
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
@@ -697,6 +698,7 @@ def skb_clone(skb: sk_buff) -> sk_buff:
     new.len = new.data_len = skb.len
     new.truesize = skb.truesize
     new.cb = skb.cb
+    new.shinfo = skb.shinfo
     return new
 
 
@@ -742,16 +744,19 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
     else:
         window = tcp_select_window(sk)
         flags = tcp_ecn_send(sk, skb, flags, header_size)
+    urg_ptr = 0
+    if sk.urg_mode and (urg_ptr := _urgent_pointer(sk, tcb.seq)):
+        flags |= TCPHDR_URG
     word = header_size << 10 | flags
     head = skb.head
     assert isinstance(head, bytearray)
     if opts.options == OPTION_TS and size == TCPOLEN_TSTAMP_ALIGNED:
         _HEADER_TS.pack_into(
-            head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0,
+            head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, urg_ptr,
             _TS_ALONE, opts.tsval, opts.tsecr,
         )  # fmt: skip
     else:
-        TCP_HEADER.pack_into(head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, 0)
+        TCP_HEADER.pack_into(head, off, sk.inet_sport, sk.sk_dport, tcb.seq, rcv_nxt, word, window, 0, urg_ptr)
         if size:
             tcp_options_write(head, off + TCP_HEADER_LEN, sk, opts)
         if opts.md5 is not None and sk.af_specific is not None:
@@ -784,6 +789,17 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         tcp_update_skb_after_send(sk, oskb, prior_wstamp)
         tcp_rate.tcp_rate_skb_sent(sk, oskb)
     return err
+
+
+def _urgent_pointer(sk: tcp_sock, seq: int) -> int:
+    """The urgent pointer of a segment at ``seq``: one past the urgent byte, as BSD has it; 0xFFFF if it is too far away
+    to say; 0 if there is nothing urgent ahead."""
+    if not before(seq, sk.snd_up):
+        return 0
+    ahead = (sk.snd_up - seq) & MASK32
+    if ahead < 0x10000:
+        return ahead
+    return 0xFFFF if after((seq + 0xFFFF) & MASK32, sk.snd_nxt) else 0
 
 
 def tcp_update_skb_after_send(sk: tcp_sock, skb: sk_buff, prior_wstamp: int) -> None:
@@ -881,6 +897,8 @@ def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now
     tcb.end_seq = seq
     tcb.tcp_flags = flags & ~(TCPHDR_FIN | TCPHDR_PSH)
     skb_split(skb, buff, length)
+    if skb.shinfo is not None:
+        tcp_fragment_tstamp(skb, buff)
     buff.ip_summed = CHECKSUM_PARTIAL
     buff.skb_mstamp_ns = skb.skb_mstamp_ns
     sk.sk_wmem_queued += SKB_TRUESIZE_OVERHEAD
@@ -890,6 +908,13 @@ def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now
     else:
         sk.sk_write_queue.insert(sk.sk_write_queue.index(skb) + 1, buff)
     return 0
+
+
+def tcp_fragment_tstamp(skb: sk_buff, skb2: sk_buff) -> None:
+    """The wish for time stamps goes with the byte that it is about."""
+    assert skb.shinfo is not None
+    if not before(skb.shinfo.tskey, skb2.cb.seq):
+        skb2.shinfo, skb.shinfo = skb.shinfo, None
 
 
 def _fragment_sent(sk: tcp_sock, skb: sk_buff, buff: sk_buff, decr: int) -> None:
@@ -1121,7 +1146,7 @@ def tcp_nagle_test(tp: tcp_sock, skb: sk_buff, cur_mss: int, nonagle: int) -> bo
     """Whether Nagle lets the packet go.  A FIN and urgent data always go."""
     if nonagle & TCP_NAGLE_PUSH:
         return True
-    if skb.cb.tcp_flags & TCPHDR_FIN:
+    if skb.cb.tcp_flags & TCPHDR_FIN or tcp_urg_mode(tp):
         return True
     return not tcp_nagle_check(skb.len < cur_mss, tp, nonagle)
 
@@ -1795,6 +1820,8 @@ def tcp_write_wakeup(sk: tcp_sock, mib: int) -> int:
         return -1
     skb = sk.sk_write_queue[0] if sk.sk_write_queue else None
     if skb is None or not before(skb.cb.seq, tcp_wnd_end(sk)):
+        if sk.urg_mode and between(sk.snd_up, (sk.snd_una + 1) & MASK32, (sk.snd_una + 0xFFFF) & MASK32):
+            tcp_xmit_probe_skb(sk, 1, mib)
         return tcp_xmit_probe_skb(sk, 0, mib)
     mss = tcp_current_mss(sk)
     seg_size = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32

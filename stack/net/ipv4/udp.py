@@ -11,7 +11,7 @@ full it is dropped (RcvbufErrors).  Addresses in calls are (address, port) as ho
 The tables are shared with IPv6 (net/ipv6/udp.py): a socket of AF_INET6 that is bound to any address or to an
 IPv4-mapped one hangs where IPv4 looks, unless it said IPV6_V6ONLY.
 
-Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups, no IP_RECVERR queue.
+Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ from stack.include.ip import (
     net_protocol,
     udphdr,
 )
-from stack.include.net import optval_t
+from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, SIOCINQ, SIOCOUTQ, msghdr, optval_t
+from stack.include.net_tstamp import SOF_TIMESTAMPING_OPT_ID, SOF_TIMESTAMPING_TX_RECORD_MASK
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
 from stack.include.snmp import (
     ICMP_INC_STATS,
     ICMP_MIB_INERRORS,
     IP_INC_STATS,
+    IPSTATS_MIB_OUTDISCARDS,
     IPSTATS_MIB_OUTNOROUTES,
     UDP_INC_STATS,
     UDP_MIB_CSUMERRORS,
@@ -69,8 +71,6 @@ from stack.include.snmp import (
 from stack.include.sock import (
     AF_INET,
     AF_INET6,
-    RCV_SHUTDOWN,
-    SEND_SHUTDOWN,
     SOCK_BINDADDR_LOCK,
     SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
@@ -79,9 +79,9 @@ from stack.include.sock import (
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
 from stack.lib.checksum import CSUM_MANGLED_0, csum_partial, csum_tcpudp_magic, tcp_v4_pseudo
-from stack.net.core import skbuff
+from stack.net.core import scm, skbuff
 from stack.net.core import sock as core_sock
-from stack.net.ipv4 import icmp, inet_connection_sock, ip_output, ip_sockglue, route
+from stack.net.ipv4 import af_inet, icmp, inet_connection_sock, ip_output, ip_sockglue, route
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -363,6 +363,8 @@ def udp_err(skb: sk_buff, info: int) -> int:
         return -errno.ENOENT
     err, hard = _icmp_errno(skb, sk, icmph, info)
     if err and (sk.recverr or (hard and sk.sk_state == TCP_ESTABLISHED)):
+        if sk.recverr:
+            ip_sockglue.ip_icmp_error(sk, skb, err, dest, info, skb.data + iph.ihl * 4 + UDP_HEADER)
         sk.sk_err = err
         sk.sk_error_report(sk)
     return 0
@@ -397,16 +399,46 @@ def __skb_recv_udp(sk: udp_sock, flags: int) -> sk_buff | int:
     return skb
 
 
-def udp_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, Address] | int:
-    """One datagram, cut to ``size`` bytes, and who sent it; or a negative errno.  After shutdown(SHUT_RD) an empty
-    one."""
+def udp_ioctl(sk: udp_sock, cmd: int) -> tuple[int, int]:
+    """(0, value) of SIOCOUTQ (bytes that the device still holds) and SIOCINQ (size of the first datagram that waits, 0
+    if none does), or (-ENOTTY, 0)."""
+    if cmd == SIOCOUTQ:
+        return 0, sk.sk_wmem_alloc
+    if cmd == SIOCINQ:
+        return 0, sk.sk_receive_queue[0].len if sk.sk_receive_queue else 0
+    return -errno.ENOTTY, 0
+
+
+def udp_recv_error(sk: udp_sock, size: int, msg: msghdr | None) -> Any:
+    """MSG_ERRQUEUE: an error's payload and where the packet that it is about was going (None for a time stamp)."""
+    msg = msg if msg is not None else msghdr()
+    data = af_inet.inet_recv_error(sk, size, msg)
+    return data if isinstance(data, int) else (data, msg.msg_name)
+
+
+def udp_fill_msg(skb: sk_buff, size: int, flags: int, msg: msghdr) -> None:
+    """What recvmsg() says of a datagram: whether it was cut, and with MSG_TRUNC how long it was."""
+    if skb.len > max(size, 0):
+        msg.msg_flags |= MSG_TRUNC
+        if flags & MSG_TRUNC:
+            msg.msg_len = skb.len
+
+
+def udp_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None) -> Any:
+    """One datagram, cut to ``size`` bytes, and who sent it: (bytes, address); or a negative errno, -EAGAIN also after
+    shutdown(SHUT_RD) (one who waits in the kernel would get an empty datagram then).  MSG_ERRQUEUE reads the error
+    queue."""
+    if flags & MSG_ERRQUEUE:
+        return udp_recv_error(sk, size, msg)
     skb = __skb_recv_udp(sk, flags)
     if isinstance(skb, int):
-        if skb == -errno.EAGAIN and sk.sk_shutdown & RCV_SHUTDOWN:
-            return b"", (0, 0)
         return skb
     data = bytes(skb.head[skb.data : min(skb.tail, skb.data + max(size, 0))])
     peer = (skb.h_iph.saddr, skb.h_th.source)
+    if msg is not None:
+        udp_fill_msg(skb, size, flags, msg)
+        scm.sock_recv_timestamp(msg, sk, skb)
+        ip_sockglue.ip_cmsg_recv(msg, sk, skb)
     if not flags & MSG_PEEK:
         skbuff.consume_skb(skb)
     return data, peer
@@ -415,16 +447,22 @@ def udp_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, Address] | 
 # -- send --------------------------------------------------------------------------------------------------------------
 
 
-def udp_sendmsg(sk: udp_sock, data: Buffer, addr: Address | None, flags: int, *, saddr: int = 0) -> int:
+def udp_sendmsg(
+    sk: udp_sock, data: Buffer, addr: Address | None, flags: int, msg: msghdr | None = None, *, saddr: int = 0
+) -> int:
     """Send one datagram; bytes taken or a negative errno.  ``addr`` None sends to the connected peer; ``saddr`` is
-    IP_PKTINFO's source address."""
+    the source address, which an IP_PKTINFO in ``msg`` sets too."""
+    tsflags = sk.sk_tsflags
+    if msg is not None and msg.msg_control:
+        tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
+        saddr = ip_sockglue.ip_cmsg_send(msg.msg_control)
+        if tsflags < 0 or saddr < 0:
+            return -errno.EINVAL
     net = sk.sk_net
     if len(data) > 0xFFFF:
         return -errno.EMSGSIZE
     if flags & MSG_OOB:
         return -errno.EOPNOTSUPP
-    if sk.sk_shutdown & SEND_SHUTDOWN:
-        return -errno.EPIPE
     if addr is None:
         if sk.sk_state != TCP_ESTABLISHED:
             return -errno.EDESTADDRREQ
@@ -439,10 +477,13 @@ def udp_sendmsg(sk: udp_sock, data: Buffer, addr: Address | None, flags: int, *,
     rt = _udp_route(net, sk, addr, saddr, fl4)
     if isinstance(rt, int):
         return rt
-    if sk.sk_wmem_alloc > sk.sk_sndbuf:
-        UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
-        return -errno.EAGAIN
-    err = udp_send_skb(sk, data, addr[1], fl4, rt)
+    err = core_sock.sock_alloc_send_pskb(sk)
+    if err:
+        IP_INC_STATS(net, IPSTATS_MIB_OUTDISCARDS)
+        if err == -errno.EAGAIN:
+            UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
+        return err
+    err = udp_send_skb(sk, data, addr[1], fl4, rt, tsflags)
     return err if err < 0 else len(data)
 
 
@@ -461,7 +502,9 @@ def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4)
     return rt
 
 
-def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable) -> int:
+def udp_send_skb(
+    sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable, tsflags: int = 0
+) -> int:
     """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if
     it can and the datagram is not cut."""
     net = sk.sk_net
@@ -477,10 +520,13 @@ def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable
     header = UDPHDR_STRUCT.pack(sk.sk_num, dport, length, check) if length <= 0xFFFF else bytes(8)
     skb = ip_output.ip_make_skb(sk, header, data, rt, fl4, sk.tos, ttl)
     if isinstance(skb, int):
+        if skb == -errno.EMSGSIZE:
+            ip_sockglue.ip_local_error(sk, errno.EMSGSIZE, fl4.daddr, sk.sk_dport, route.ipv4_mtu(rt))
         return skb
     if partial and not sk.no_check_tx:
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
+    udp_tx_timestamp(sk, skb, tsflags)
     core_sock.skb_set_owner_w(skb, sk)
     err = ip_output.ip_send_skb(net, skb)
     if err == -errno.ENOBUFS and not sk.recverr:
@@ -490,6 +536,15 @@ def udp_send_skb(sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable
     if err == 0:
         UDP_INC_STATS(net, UDP_MIB_OUTDATAGRAMS)
     return err
+
+
+def udp_tx_timestamp(sk: udp_sock, skb: sk_buff, tsflags: int) -> None:
+    """A datagram carries its socket's wish to be told when it leaves; each has the next number."""
+    if tsflags & SOF_TIMESTAMPING_TX_RECORD_MASK:
+        skb.shinfo = scm.__sock_tx_timestamp(tsflags)
+        if tsflags & SOF_TIMESTAMPING_OPT_ID:
+            skb.shinfo.tskey = sk.sk_tskey
+            sk.sk_tskey = (sk.sk_tskey + 1) & 0xFFFFFFFF
 
 
 def _udp_check(sport: int, dport: int, length: int, data: Buffer, fl4: flowi4) -> int:
@@ -566,6 +621,7 @@ udp_prot: proto = proto(
     disconnect=__udp_disconnect,
     setsockopt=udp_setsockopt,
     getsockopt=udp_getsockopt,
+    ioctl=udp_ioctl,
     sendmsg=udp_sendmsg,
     recvmsg=udp_recvmsg,
     hash=udp_lib_hash,

@@ -35,7 +35,7 @@ from stack.include.ipv6 import (
     ipv6_hdr,
     ipv6hdr_at,
 )
-from stack.include.net import sockaddr_in6
+from stack.include.net import MSG_ERRQUEUE, msghdr, sockaddr_in6
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import (
     CHECKSUM_NONE,
@@ -44,6 +44,8 @@ from stack.include.sk_buff import (
 from stack.include.snmp import (
     ICMP6_INC_STATS,
     ICMP6_MIB_INERRORS,
+    IP6_INC_STATS,
+    IPSTATS_MIB_OUTDISCARDS,
     UDP6_INC_STATS,
     UDP_INC_STATS,
     UDP_MIB_CSUMERRORS,
@@ -57,19 +59,17 @@ from stack.include.snmp import (
 )
 from stack.include.sock import (
     AF_INET6,
-    RCV_SHUTDOWN,
-    SEND_SHUTDOWN,
     SOCK_BINDADDR_LOCK,
     SOCK_BINDPORT_LOCK,
     proto,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
 from stack.lib.checksum import CSUM_MANGLED_0, csum_ipv6_magic, csum_partial, tcp_v6_pseudo
-from stack.net.core import skbuff
+from stack.net.core import scm, skbuff
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import udp
 from stack.net.ipv4.udp import UDP_HEADER, udp_sock
-from stack.net.ipv6 import icmp, ip6_output, ipv6_sockglue, route
+from stack.net.ipv6 import datagram, icmp, ip6_output, ipv6_sockglue, route
 
 if TYPE_CHECKING:
     from stack.include.ipv6 import ipv6hdr
@@ -220,19 +220,24 @@ def udpv6_err(skb: sk_buff, type_: int, code: int, info: int) -> int:
         hard = False
     assert sk.pinet6 is not None
     if sk.pinet6.recverr or (hard and sk.sk_state == TCP_ESTABLISHED):
+        payload = skb.transport_header + UDP_HEADER
+        datagram.ipv6_icmp_error(sk, skb, err, type_, code, dest, info, payload)
         sk.sk_err = err
         sk.sk_error_report(sk)
     return 0
 
 
-def udpv6_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, sockaddr_in6] | int:
-    """One datagram of either family, cut to ``size`` bytes, and who sent it; or a negative errno."""
+def udpv6_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None) -> Any:
+    """One datagram of either family, cut to ``size`` bytes, and who sent it; or a negative errno.  MSG_ERRQUEUE reads
+    the error queue."""
+    if flags & MSG_ERRQUEUE:
+        return udp.udp_recv_error(sk, size, msg)
     if sk.sk_err:
         err, sk.sk_err = sk.sk_err, 0
         return -err
     queue = sk.sk_receive_queue
     if not queue:
-        return (b"", (0, 0, 0, 0)) if sk.sk_shutdown & RCV_SHUTDOWN else -errno.EAGAIN
+        return -errno.EAGAIN
     skb = queue[0]
     data = bytes(skb.head[skb.data : min(skb.tail, skb.data + max(size, 0))])
     if skb.protocol == ETH_P_IP:
@@ -241,6 +246,9 @@ def udpv6_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, sockaddr_
         saddr = ipv6_hdr(skb).saddr
         scope = skb.skb_iif if ipv6_addr_needs_scope_id(saddr) else 0
         count, peer = UDP6_INC_STATS, (saddr, skb.h_th.source, 0, scope)
+    if msg is not None:
+        udp.udp_fill_msg(skb, size, flags, msg)
+        scm.sock_recv_timestamp(msg, sk, skb)
     if not flags & MSG_PEEK:
         queue.popleft()
         count(sk.sk_net, UDP_MIB_INDATAGRAMS)
@@ -251,12 +259,12 @@ def udpv6_recvmsg(sk: udp_sock, size: int, flags: int) -> tuple[bytes, sockaddr_
 # -- send --------------------------------------------------------------------------------------------------------------
 
 
-def udpv6_sendmsg(sk: udp_sock, data: Buffer, addr: sockaddr_in6 | None, flags: int) -> int:
+def udpv6_sendmsg(
+    sk: udp_sock, data: Buffer, addr: sockaddr_in6 | None, flags: int, msg: msghdr | None = None
+) -> int:
     """Send one datagram; bytes taken or a negative errno.  ``addr`` None sends to the connected peer."""
     if flags & MSG_OOB:
         return -errno.EOPNOTSUPP
-    if sk.sk_shutdown & SEND_SHUTDOWN:
-        return -errno.EPIPE
     if addr is None:
         if sk.sk_state != TCP_ESTABLISHED:
             return -errno.EDESTADDRREQ
@@ -266,7 +274,12 @@ def udpv6_sendmsg(sk: udp_sock, data: Buffer, addr: sockaddr_in6 | None, flags: 
     if ipv6_addr_v4mapped(addr[0]):
         if sk.sk_ipv6only:
             return -errno.ENETUNREACH
-        return udp.udp_sendmsg(sk, data, (addr[0] & 0xFFFFFFFF, addr[1]), flags)
+        return udp.udp_sendmsg(sk, data, (addr[0] & 0xFFFFFFFF, addr[1]), flags, msg)
+    tsflags = sk.sk_tsflags
+    if msg is not None and msg.msg_control:
+        tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
+        if tsflags < 0:
+            return tsflags
     if len(data) > _MAX_DATA:
         return -errno.EMSGSIZE
     if not sk.sk_num and _autobind(sk):
@@ -275,10 +288,13 @@ def udpv6_sendmsg(sk: udp_sock, data: Buffer, addr: sockaddr_in6 | None, flags: 
     dst = _udp6_route(sk, addr, fl6)
     if isinstance(dst, int):
         return dst
-    if sk.sk_wmem_alloc > sk.sk_sndbuf:
-        UDP6_INC_STATS(sk.sk_net, UDP_MIB_SNDBUFERRORS)
-        return -errno.EAGAIN
-    err = udp_v6_send_skb(sk, data, fl6, dst)
+    err = core_sock.sock_alloc_send_pskb(sk)
+    if err:
+        IP6_INC_STATS(sk.sk_net, IPSTATS_MIB_OUTDISCARDS)
+        if err == -errno.EAGAIN:
+            UDP6_INC_STATS(sk.sk_net, UDP_MIB_SNDBUFERRORS)
+        return err
+    err = udp_v6_send_skb(sk, data, fl6, dst, tsflags)
     return err if err < 0 else len(data)
 
 
@@ -302,7 +318,7 @@ def _udp6_route(sk: udp_sock, addr: sockaddr_in6, fl6: flowi6) -> rt6_info | int
     return route.ip6_route_output(sk.sk_net, sk, fl6)
 
 
-def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info) -> int:
+def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info, tsflags: int) -> int:
     """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if
     it can and the datagram is not cut."""
     net = sk.sk_net
@@ -325,6 +341,7 @@ def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info) -> i
     if partial:
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
+    udp.udp_tx_timestamp(sk, skb, tsflags)
     core_sock.skb_set_owner_w(skb, sk)
     err = ip6_output.ip6_send_skb(net, skb)
     if err == -errno.ENOBUFS and not np.recverr:
@@ -413,6 +430,7 @@ udpv6_prot: proto = proto(
     disconnect=udpv6_disconnect,
     setsockopt=ipv6_sockglue.ipv6_setsockopt,
     getsockopt=ipv6_sockglue.ipv6_getsockopt,
+    ioctl=udp.udp_ioctl,
     sendmsg=udpv6_sendmsg,
     recvmsg=udpv6_recvmsg,
     hash=udp.udp_lib_hash,
