@@ -21,6 +21,10 @@ one ``eof_received`` whose result decides whether the transport stays open, ``pa
 the water marks, and ``connection_lost`` exactly once, never from inside a call of the transport.  A paused transport
 does not read, so TCP's window closes.  What the socket's send buffer does not take waits in user space.
 
+A connection of a frozen stack goes on in another process: ``transport.freeze`` tells what lies in user space,
+``create_server`` takes the thawed listening socket, and ``Server.adopt`` the connection with a protocol that knows
+where it was.  What lies in a protocol, and a TLS session, are the application's to keep.
+
 Limits: a read joins at most 256 KiB (MAX_READ); a round works at most 64 generations of the queue (MAX_ROUNDS) before
 the loop gets its turn; write buffers are bounded by the protocol's obedience to ``pause_writing``, as in asyncio.
 

@@ -24,8 +24,8 @@ A call has its name, arguments, readings of the clock in ns (those of the time o
 the length of bytes, or null), and the CRC-32 of the frames that left so far: replaying stops at the first call at which
 one of these is another.
 
-Recording costs some 20 us a call (measured with short frames) and twice the bytes that come in.  A program that chooses
-listeners (``Socket.attach_reuseport``) and hooks are not recorded.
+The file grows by twice the bytes that come in.  A program that chooses listeners (``Socket.attach_reuseport``) and
+hooks are not recorded.
 """
 
 from __future__ import annotations

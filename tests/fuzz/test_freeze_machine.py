@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stacks frozen at random moments: the thawed one sends the same frames from there on and ends in the same state.
+And random runs recorded: replayed, they end in the same state too.
 
 Two kinds of moments: those of the passive open's state machine (requests, children, TIME_WAIT, cookies, hostile
 segments), and those of a transfer each way between two stacks through loss and reordering (queues in every stage of
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from twins import Twins, TwinSocket
 
-from stack.api.sim import MSEC, SEC, RawTcp, Sim
+from stack.api.sim import MSEC, SEC, RawTcp, Sim, StackEnd
+from stack.freeze.record import Recorder, Replay
 from stack.include.netdevice import NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
 from tests.fuzz.test_passive_open_machine import PassiveOpen
 from tests.sim.test_tcp_lossy_download import Receiver
@@ -59,14 +61,42 @@ FrozenPassiveOpen.TestCase.settings = settings(
 TestFrozenPassiveOpen = pytest.mark.fuzz(pytest.mark.slow(FrozenPassiveOpen.TestCase))
 
 
+class RecordedPassiveOpen(PassiveOpen):
+    """The machine with a recorder in front of its stack; at the end the whole run is replayed."""
+
+    def new_socket(self) -> Any:
+        if not hasattr(self, "recorder"):  # the machine's start makes the first one
+            self.lines: list[str] = []
+            self.recorder = Recorder(self.net, self.lines.append)
+            end = next(iter(self.sim.links.values())).a
+            assert isinstance(end, StackEnd)
+            end.net = self.sim.stacks[0] = self.recorder  # type: ignore[assignment, call-overload]
+        return super().new_socket()
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "recorder"):
+            self.recorder.close()
+            replay = Replay(self.lines)
+            replay.run()
+            assert replay.complete
+
+
+RecordedPassiveOpen.TestCase.settings = FrozenPassiveOpen.TestCase.settings
+TestRecordedPassiveOpen = pytest.mark.fuzz(pytest.mark.slow(RecordedPassiveOpen.TestCase))
+
+
 # -- transfers ---------------------------------------------------------------------------------------------------------
 
 MOMENTS = st.lists(st.integers(1, 60), min_size=1, max_size=4)
 
 
-def connected(seed: int, features: int, profile: str) -> tuple[Sim, Twins, RawTcp, TwinSocket]:
+def connected(
+    seed: int, features: int, profile: str, congestion: str = "cubic"
+) -> tuple[Sim, Twins, RawTcp, TwinSocket]:
     sim = Sim(seed=seed)
-    net = sim.add_stack("10.0.2.2/24", features=features, profile=profile)
+    sysctl = {"tcp_congestion_control": congestion}
+    net = sim.add_stack("10.0.2.2/24", features=features, profile=profile, sysctl=sysctl)
     peer = sim.add_peer("10.0.2.15", net, delay_ns=5 * MSEC)
     twins = Twins(sim, net)
     listener = twins.socket()
@@ -86,12 +116,13 @@ def connected(seed: int, features: int, profile: str) -> tuple[Sim, Twins, RawTc
     features=st.sampled_from([0, NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_SG]),
     profile=st.sampled_from(["linux-6.1", "linux-6.18"]),
     loss=st.sampled_from([0.0, 0.03]),
+    congestion=st.sampled_from(["cubic", "reno", "bbr", "dctcp"]),
     moments=MOMENTS,
 )
 def test_established_lossy_download_frozen_goes_on_alike(
-    seed: int, features: int, profile: str, loss: float, moments: list[int]
+    seed: int, features: int, profile: str, loss: float, congestion: str, moments: list[int]
 ) -> None:
-    sim, twins, conn, sock = connected(seed, features, profile)
+    sim, twins, conn, sock = connected(seed, features, profile, congestion)
     for link in sim.links.values():
         for way in (link.forward, link.backward):
             way.loss, way.reorder, way.reorder_ns = loss, 0.02, 3 * MSEC

@@ -21,7 +21,7 @@ from stack.freeze.writer import freeze
 from stack.include.ip import in_aton
 from stack.include.netdevice import NETDEV_TX_OK
 from stack.include.sock import AF_INET6
-from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT
+from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT
 from stack.rng import SeededRng
 from stack.stack import Stack
 
@@ -64,6 +64,26 @@ def test_syn_recv_frozen_is_completed_by_the_third_ack() -> None:
     world.sim.settle()
     world.twins.compare()
     assert world.listener.accept()[1] == ("10.0.2.15", 40001)
+
+
+def test_syn_sent_frozen_is_answered() -> None:
+    world = World()
+    sock = world.twins.socket()
+    with pytest.raises(BlockingIOError):
+        sock.connect(("10.0.2.15", 7))
+    world.sim.settle()
+    assert TCP_SYN_SENT in world.states()
+    world.twins.renew()
+    world.sim.run_for(1500 * MSEC)  # a SYN again
+    syns = [packet for packet in world.peer.inbox if packet.proto == 6 and packet.body[13] == 2]
+    assert len(syns) == 2
+    port, isn = int.from_bytes(syns[0].body[:2], "big"), int.from_bytes(syns[0].body[4:8], "big")
+    conn = world.peer.tcp(port, sport=7)
+    conn.irs, conn.rcv_nxt = isn, 1
+    conn.send("SA", mss=1460)
+    world.sim.settle()
+    assert sock.send(b"connected") == 9
+    world.twins.compare()
 
 
 def test_established_frozen_keeps_what_nobody_read_and_what_nobody_acknowledged() -> None:
