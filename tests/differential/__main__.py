@@ -16,10 +16,10 @@ import images
 from guest.vm import probe
 from guest.vm.args import Vm
 from guest.vm.rundir import RunDir
-from tests.differential.compare import compare, line
+from tests.differential.compare import line
 from tests.differential.docs import write_docs
 from tests.differential.guest import booted
-from tests.differential.ours import run_ours
+from tests.differential.ours import judge_ours, run_ours
 from tests.differential.real import run_all
 from tests.differential.script import Stimulus
 from tests.differential.table import TABLE
@@ -53,7 +53,7 @@ def show(side: str, patterns: list[str]) -> int:
     different = 0
     for stimulus in chosen:
         ours = run_ours(stimulus, profile)
-        found = compare(stimulus.name, ours, real[stimulus.name], side)
+        found = judge_ours(stimulus, profile, real[stimulus.name], side).differences
         different += bool(found)
         print(f"## {stimulus.name}: {'differs' if found else 'the same'}")
         for label, outcome in (("ours", ours), ("kernel", real[stimulus.name])):

@@ -28,13 +28,8 @@ class Verdict:
         return f"same but for {', '.join(self.allowed)}" if self.allowed else "same"
 
 
-def compare(name: str, ours: Outcome, real: Outcome, side: str = "host") -> list[str]:
-    """Every difference of that ``side`` (see Allowed) that ``allowed.py`` does not list; empty if there is none."""
-    return judge(name, ours, real, side).differences
-
-
 def judge(name: str, ours: Outcome, real: Outcome, side: str) -> Verdict:
-    """Both kinds of differences."""
+    """What differs on that ``side`` (see Allowed)."""
     if "error" in real:
         return Verdict([f"no outcome of the kernel: {real['error']}"], [])
     found = _calls(ours["calls"], real["calls"]) + _answers(ours["answers"], real["answers"])

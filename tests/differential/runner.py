@@ -4,7 +4,8 @@
 A ``Side`` is a server that takes IPv4 packets and gives some back while time passes, with sockets that have the calls
 of Python's ``socket``: our Stack in virtual time (ours.py) or the host's kernel behind a TUN device (real.py).  The
 outcome is a plain dict that json takes: ``answers`` (one dict of normalised fields per packet), ``calls`` (results of
-the socket calls) and ``mib`` (what the counters of /proc/net/snmp and netstat grew by).
+the socket calls), ``mib`` (what the counters of /proc/net/snmp and netstat grew by) and ``took`` (how long each
+step really took, in ms).
 
 Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
 the first one of its flow with the elapsed time taken off, a later initial sequence number that follows the clock is
@@ -115,14 +116,17 @@ class Run:
 
     def run(self) -> dict[str, Any]:
         before = self.side.counters()
+        took: list[float] = []
         for number, step in enumerate(self.stimulus.steps):
+            start = self.side.now_ms()
             getattr(self, "do_" + step.kind)(**step.args)
             self.elapsed = self.side.now_ms()
             for ms, packet in self.side.advance(step.wait):
                 self._answer(number, ms, packet)
+            took.append(round(self.side.now_ms() - start, 3))
         after = self.side.counters()
         mib = {k: after[k] - before.get(k, 0) for k in after if after[k] != before.get(k, 0)}
-        return {"answers": self.answers, "calls": self.calls, "mib": mib}
+        return {"answers": self.answers, "calls": self.calls, "mib": mib, "took": took}
 
     # -- sending ---------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import pytest
 
 from stack.profile import PROFILES
 from tests.differential.allowed import OPEN
-from tests.differential.compare import Verdict, judge
+from tests.differential.compare import Verdict
 from tests.differential.docs import MARK, PATH, generated
-from tests.differential.ours import run_ours
+from tests.differential.ours import judge_ours, run_ours
 from tests.differential.table import GROUPS, TABLE
 
 LATE_MS = 5.0  # a run whose client was late by more says nothing where it differs
@@ -73,7 +74,7 @@ def test_answers_and_counters_are_the_hosts_kernels(
     found: dict[str, Verdict] = {}
     for _ in range(TRIES):
         real = _real(left)
-        found |= {name: judge(name, run_ours(TABLE[name], _profile()), real[name], "host") for name in left}
+        found |= {name: judge_ours(TABLE[name], _profile(), real[name], "host") for name in left}
         left = [name for name in left if found[name].differences]
         if all(name in OPEN for name in left):
             break
@@ -97,6 +98,17 @@ def test_every_stimulus_runs_on_our_stack(profile: str) -> None:
         n: a for n, o in outcomes.items() for a in o["answers"] if a.get("malformed") or a.get("bad_checksum")
     }
     assert not malformed
+
+
+def test_kernel_that_was_slow_is_judged_by_the_time_its_steps_took() -> None:
+    stimulus = TABLE["sock-urg-fin"]  # ends before its delayed ACK is due
+    slow = replace(stimulus, steps=tuple(replace(step, wait=step.wait + 12) for step in stimulus.steps))
+    real = run_ours(slow, "linux-6.1") | {"sysctl": []}
+    assert [a["flags"] for a in run_ours(stimulus, "linux-6.1")["answers"]] == ["SA"]
+    assert [a["flags"] for a in real["answers"]] == ["SA", "A"]
+    assert not judge_ours(stimulus, "linux-6.1", real, "guest").differences
+    real["answers"][-1]["win"] += 1
+    assert judge_ours(stimulus, "linux-6.1", real, "guest").differences
 
 
 def test_open_differences_name_stimuli() -> None:

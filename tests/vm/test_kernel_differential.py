@@ -20,9 +20,9 @@ from stack.profile import PROFILES
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.allowed import OPEN
-from tests.differential.compare import Verdict, judge
+from tests.differential.compare import Verdict
 from tests.differential.guest import GuestServer, booted
-from tests.differential.ours import run_ours
+from tests.differential.ours import judge_ours
 from tests.differential.script import Stimulus
 from tests.differential.table import GROUPS, TABLE
 
@@ -56,10 +56,9 @@ def server(
 
 def _judge(server: GuestServer, stimulus: Stimulus) -> tuple[Verdict, float]:
     """The best verdict, and how late the guest was the last time."""
-    ours = run_ours(stimulus, server.profile)
     for _ in range(TRIES):
         real = server.run(stimulus)
-        verdict = judge(stimulus.name, ours, real, "guest")
+        verdict = judge_ours(stimulus, server.profile, real, "guest")
         if not verdict.differences or stimulus.name in OPEN:
             break
     return verdict, real["late"]
