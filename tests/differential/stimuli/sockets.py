@@ -80,7 +80,15 @@ STIMULI = [
     stimulus("sock-recv-peek-trunc", EST, ack(b"hello"), recv(9, PEEK | TRUNC), recv()),
     stimulus("sock-recv-waitall", EST, ack(b"hello"), recv(9, WAITALL | DONTWAIT), recv(9, WAITALL)),
     stimulus(
-        "sock-recv-zero", EST, recvmsg(0), ack(b"hello"), recvmsg(0), recv(), seg("FA"), recvmsg(0), recv()
+        "sock-recv-zero",
+        EST,
+        recvmsg(0),
+        ack(b"hello"),
+        recvmsg(0),
+        recv(),
+        seg("FA", wait=60),
+        recvmsg(0),
+        recv(),
     ),
     stimulus("sock-recv-empty", EST, recv(), recv(9, PEEK), recv(9, OOB), recv(9, ERRQUEUE)),
     stimulus("sock-recv-listener", listen(), recv(sock="L"), recv(9, OOB, sock="L"), send(b"x", sock="L")),
@@ -137,7 +145,16 @@ STIMULI = [
         recv(9),
     ),
     stimulus("sock-urg-stdurg", EST, urgent(b"abcd", 2), recv(9), recv(9, OOB), recv(9), tcp_stdurg=1),
-    stimulus("sock-urg-fin", EST, seg("FAU", b"abc", urg=3), poll(), recv(9), recv(9), recv(9, OOB), recv(9)),
+    stimulus(
+        "sock-urg-fin",
+        EST,
+        seg("FAU", b"abc", urg=3, wait=60),
+        poll(),
+        recv(9),
+        recv(9),
+        recv(9, OOB),
+        recv(9),
+    ),
     stimulus("sock-urg-rst", EST, urgent(b"abc", 3), seg("R"), recv(9, OOB), recv(9)),
     stimulus("sock-urg-zero-pointer", EST, urgent(b"abc", 0), poll(), recv(9), recv(9, OOB)),
     stimulus(
@@ -265,7 +282,7 @@ STIMULI = [
     stimulus(
         "sock-inq-cmsg", EST, INQ, ack(b"hello"), recvmsg(2, 64), recvmsg(9, 64), seg("FA"), recvmsg(9, 64)
     ),
-    stimulus("sock-inq-cmsg-fin", EST, INQ, seg("FA", b"hello"), recvmsg(5, 64), recvmsg(5, 64)),
+    stimulus("sock-inq-cmsg-fin", EST, INQ, seg("FA", b"hello", wait=60), recvmsg(5, 64), recvmsg(5, 64)),
     stimulus(
         "sock-inq-cmsg-room",
         EST,

@@ -38,7 +38,7 @@ STIMULI = [
     stimulus("synrecv-data-no-ack", O, seg("P", b"x", seq=1), DONE),
     stimulus("synrecv-fin-no-ack", O, seg("F", seq=1), DONE),
     stimulus("synrecv-fin-ack", O, seg("FA"), accept(), recv()),
-    stimulus("synrecv-fin-ack-data", O, seg("FA", b"hello"), accept(), recv(), recv()),
+    stimulus("synrecv-fin-ack-data", O, seg("FA", b"hello", wait=60), accept(), recv(), recv()),
     stimulus("synrecv-data-on-ack", O, ack(b"hello"), accept(), recv()),
     stimulus("synrecv-data-1460", N, ack(bytes(1460)), accept(), recv()),
     stimulus("synrecv-urg-data", O, seg("AU", b"hello", urg=3), accept(), recv()),
