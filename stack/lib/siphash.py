@@ -56,11 +56,6 @@ def siphash(data: bytes, key: bytes) -> int:
     return _siphash(tuple(words), key)
 
 
-def siphash_3u32(first: int, second: int, third: int, key: bytes) -> int:
-    """The hash of three 32-bit words in little-endian order."""
-    return _siphash((second << 32 | first, 12 << 56 | third), key)
-
-
 def siphash_4u32(first: int, second: int, third: int, fourth: int, key: bytes) -> int:
     return _siphash((second << 32 | first, fourth << 32 | third, 16 << 56), key)
 

@@ -1,20 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Initial sequence numbers and time stamp offsets that nobody outside can guess: net/core/secure_seq.c.
 
-RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.625 million/s) and F is SipHash.
+RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.625 million/s) and F is a keyed hash.
 The time stamp offset (RFC 7323, section 5.4) is the other half of the same hash: each 4-tuple has its own, always
 the same.
+
+Departure: for ISN and offset, which each connection computes, F is keyed BLAKE2s (RFC 7693), which Python has in C: 1 us
+against the 10 us of SipHash in Python.  Nobody outside can tell.
 """
 
 from __future__ import annotations
 
+from hashlib import blake2s
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from stack.lib.siphash import siphash_3u32, siphash_4u32, siphash_in6
+from stack.lib.siphash import siphash_4u32, siphash_in6
 from stack.seqnum import MASK32
 
 if TYPE_CHECKING:
     from stack.stack import Stack
+
+
+_TUPLE: Final = Struct("!IIHH")
+_PORTS: Final = Struct("!HH")
+_DIGEST: Final = Struct("!II")
 
 
 def seq_scale(net: Stack, seq: int) -> int:
@@ -23,9 +33,12 @@ def seq_scale(net: Stack, seq: int) -> int:
 
 def secure_tcp_seq_and_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> tuple[int, int]:
     """(ISN, time stamp offset) of a connection."""
-    hash_ = siphash_3u32(saddr, daddr, sport << 16 | dport, net.net_secret)
-    ts_off = hash_ >> 32 if net.ipv4.sysctl_tcp_timestamps == 1 else 0
-    return seq_scale(net, hash_ & MASK32), ts_off
+    return _seq_and_ts_off(net, _TUPLE.pack(saddr, daddr, sport, dport))
+
+
+def _seq_and_ts_off(net: Stack, words: bytes) -> tuple[int, int]:
+    seq, ts_off = _DIGEST.unpack(blake2s(words, key=net.net_secret, digest_size=8).digest())
+    return seq_scale(net, seq), ts_off if net.ipv4.sysctl_tcp_timestamps == 1 else 0
 
 
 def secure_tcp_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> int:
@@ -37,9 +50,8 @@ def secure_tcp_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int
 
 def secure_tcpv6_seq_and_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> tuple[int, int]:
     """(ISN, time stamp offset) of a connection over IPv6."""
-    hash_ = siphash_in6(saddr, daddr, (sport << 16 | dport,), net.net_secret)
-    ts_off = hash_ >> 32 if net.ipv4.sysctl_tcp_timestamps == 1 else 0
-    return seq_scale(net, hash_ & MASK32), ts_off
+    addresses = saddr.to_bytes(16, "big") + daddr.to_bytes(16, "big")
+    return _seq_and_ts_off(net, addresses + _PORTS.pack(sport, dport))
 
 
 def secure_tcpv6_ts_off(net: Stack, saddr: int, daddr: int, sport: int, dport: int) -> int:

@@ -367,6 +367,7 @@ _TIMESTAMP: Final = Struct("!II")
 _SACK_BLOCKS: Final = tuple(Struct(f"!{2 * n}I") for n in range(5))
 # NOP NOP kind length: a time stamp option in the usual place
 _FASTOPEN_MAGIC: Final = TCPOPT_FASTOPEN_MAGIC.to_bytes(2, "big")
+_DOFF_MD5SIG: Final = 5 - -TCPOLEN_MD5SIG // 4  # a header shorter than this (in words) has no room for a signature
 _TS_ALIGNED: Final = bytes((TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP))
 
 
@@ -2053,6 +2054,8 @@ def tcp_parse_options(
     opts = bytes(skb.head[start : start + (th.doff << 2) - 20])
     syn = th.flags & TCPHDR_SYN
     pos, end = 0, len(opts)
+    if end == 12 and opts.startswith(_TS_ALIGNED):
+        return _parse_option(net, opt_rx, TCPOPT_TIMESTAMP, opts[4:], False, estab)  # the usual ones
     while pos < end:
         kind = opts[pos]
         if kind == TCPOPT_EOL:
@@ -2123,6 +2126,8 @@ def _parse_option(
 def tcp_parse_md5sig_option(skb: sk_buff) -> bytes | None:
     """The 16 bytes of a segment's signature (RFC 2385), None if it has none."""
     th = skb.h_th
+    if th.doff < _DOFF_MD5SIG:
+        return None
     start = skb.transport_header + 20
     opts = bytes(skb.head[start : start + (th.doff << 2) - 20])
     pos, end = 0, len(opts)
