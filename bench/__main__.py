@@ -6,9 +6,9 @@ loop would serve libslirp's sockets on every back end's time (measured: a third 
 figure on every back end, one after the other in an order that changes from round to round, while the other guests
 idle; ratios are formed inside a round (bench/stats.py).  Every back end serves the same application code
 (bench/apps.py): vnic's on vnic's stack, QEMU's user networking leads to the same asyncio protocols on the machine's
-own TCP.  Two more on request: ``--compiled``, the stack compiled by tools/compile, and ``--ceiling``, a responder
-without a stack (bench/ceiling.py), which tells what the machine, QEMU and the device allow.  Prints the table as
-Markdown.
+own TCP.  Three more on request: ``--compiled``, the stack compiled by tools/compile; ``--before DIR``, the vhost-user
+back end of another checkout, to see what a change costs; and ``--ceiling``, a responder without a stack
+(bench/ceiling.py), which tells what the machine, QEMU and the device allow.  Prints the table as Markdown.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ COMMAND_S = 120.0
 PEER = "user"
 ADDRESS = "10.0.2.2"
 FIRST_BYTES = 64 << 20
-COMPILED = Path(__file__).resolve().parents[1] / "build" / "compiled"
+HERE = Path(__file__).resolve().parents[1]
+COMPILED = HERE / "build" / "compiled"
+BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,12 @@ def figures(seconds: float) -> list[Figure]:
 
 @dataclass(frozen=True)
 class Backend:
-    """One column of the table: what bench.server serves (its kind), and the guest's side of that."""
+    """One column of the table: what bench.server serves (its kind), and the guest's side of that.  Its process takes
+    the project's modules from ``trees``, the first that has one; from the current one if that is empty."""
 
     name: str
     kind: str
+    trees: tuple[Path, ...] = ()
 
     def nic(self, path: Path) -> Nic:
         if self.kind == "host":
@@ -87,20 +91,24 @@ class Backend:
         return [self.kind, "127.0.0.1"] if self.kind == "host" else [self.kind, str(path), f"{ADDRESS}/24"]
 
     def environment(self) -> dict[str, str]:
-        if self.name != "compiled":
+        if not self.trees:
             return dict(os.environ)
-        return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": f"{COMPILED}:{COMPILED.parents[1]}"}
+        return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(map(str, self.trees))}
 
 
-def backends(compiled: bool, ceiling: bool) -> list[Backend]:
+def backends(compiled: bool, ceiling: bool, before: Path | None = None) -> list[Backend]:
     """Those to measure, the peer last."""
     ours = [Backend("vhost-user", "vhost-user"), Backend("stream", "stream")]
+    if before is not None:
+        if not (before / "bench" / "server.py").exists():
+            raise SystemExit(f"{before} is no checkout of this project: it has no bench/server.py")
+        ours.insert(1, Backend(BEFORE, "vhost-user", (before.resolve(),)))
     if compiled:
         if not (COMPILED / ".ready").exists():
             raise SystemExit(
                 f"there is no compiled stack in {COMPILED}: run tools/compile, or make bench-compiled"
             )
-        ours.insert(1, Backend("compiled", "vhost-user"))
+        ours.insert(1, Backend("compiled", "vhost-user", (COMPILED, HERE)))
     if ceiling:
         ours.append(Backend("ceiling", "ceiling"))
     return [*ours, Backend(PEER, "host")]
@@ -203,12 +211,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--image", default=images.DEFAULT)
     parser.add_argument("--json", type=Path, help="write all rounds there")
     parser.add_argument("--compiled", action="store_true", help="the compiled stack too (tools/compile)")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="another checkout's vhost-user back end too"
+    )
     parser.add_argument("--ceiling", action="store_true", help="a responder without a stack too")
     options = parser.parse_args(argv)
     image = images.ensure(options.image, lambda line: print(line, file=sys.stderr))
     rows = figures(options.seconds)
     plan = vm(image, options.machine)
-    columns = backends(options.compiled, options.ceiling)
+    columns = backends(options.compiled, options.ceiling, options.before)
     with contextlib.ExitStack() as cleanup:
         guests = {}
         for backend in columns:
@@ -217,6 +228,8 @@ def main(argv: list[str] | None = None) -> int:
         rounds = run_rounds(guests, options.rounds, rows, options.seconds)
     print(f"{environment(plan.machine, plan.accel)}; medians of {len(rounds)} rounds\n")
     print(table(rounds, [backend.name for backend in columns[:-1]], PEER))
+    if options.before:
+        print("\n" + table(rounds, ["vhost-user"], BEFORE))
     if options.json:
         options.json.write_text(
             json.dumps([{"/".join(k): v for k, v in r.items()} for r in rounds], indent=1)
