@@ -5,8 +5,8 @@ RFC 6528: ISN = M + F(4-tuple, secret), where M advances by one each 64 ns (15.6
 The time stamp offset (RFC 7323, section 5.4) is the other half of the same hash: each 4-tuple has its own, always
 the same.
 
-Departure: for ISN and offset, which each connection computes, F is keyed BLAKE2s (RFC 7693), which Python has in C: 1 us
-against the 10 us of SipHash in Python.  Nobody outside can tell.
+Departure: for ISN and offset, which each connection computes, F is keyed BLAKE2s (RFC 7693), which Python has in C:
+1 us against the 10 us of SipHash in Python.  Nobody outside can tell.
 """
 
 from __future__ import annotations

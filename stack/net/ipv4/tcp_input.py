@@ -2055,7 +2055,8 @@ def tcp_parse_options(
     syn = th.flags & TCPHDR_SYN
     pos, end = 0, len(opts)
     if end == 12 and opts.startswith(_TS_ALIGNED):
-        return _parse_option(net, opt_rx, TCPOPT_TIMESTAMP, opts[4:], False, estab)  # the usual ones
+        _parse_option(net, opt_rx, TCPOPT_TIMESTAMP, opts[4:], False, estab)  # the usual ones
+        return
     while pos < end:
         kind = opts[pos]
         if kind == TCPOPT_EOL:
