@@ -11,7 +11,7 @@ things (checksum still to be completed from an offset on, segment size and kind)
     gso_type TCPV4, TCPV6, ECN; gso_size SKB_GSO_TCPV4, _TCPV6, _TCP_ECN; gso_size
 
 ``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Closing it gives all
-back, in the opposite order.
+back, in the opposite order.  A program puts middleware of its own between port and stack by ``Host.open(around=...)``.
 
 ``Host.freeze`` is the state of a run as a text: the stack, what waits in the transports, what the services have to know
 to go on, the leases.  A run that begins with ``Options.thaw`` takes its stack from there; each service finds its
@@ -25,7 +25,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Interface
 from pathlib import Path
@@ -193,6 +193,10 @@ class StackNetwork:
                 sock.close()
 
 
+Middleware = Callable[[Port], Port]
+"""Makes a Port round a Port."""
+
+
 class Host:
     """A running one; made by ``Host.open``."""
 
@@ -230,12 +234,16 @@ class Host:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, options: Options) -> AsyncIterator[Host]:
-        """Listen for a frontend and serve its guest until the block is left.  TransportError, OSError, UsageError."""
+    async def open(cls, options: Options, around: Middleware | None = None) -> AsyncIterator[Host]:
+        """Listen for a frontend and serve its guest until the block is left; ``around`` makes the outermost port, which
+        the stack sees.  TransportError, OSError, UsageError."""
         plan = AddressPlan.of(options.address)
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
             port = await _open_port(options, cleanup)
+            if around is not None:
+                port = around(port)
+                cleanup.callback(port.close)
             if options.mtu < IPV6_MIN_MTU:
                 server6 = None
             application: dict[str, Any] = {}

@@ -960,8 +960,9 @@ async def start_server(
 
 
 async def sock_connect(runner: Runner, sock: Socket, address: Address) -> None:
-    """loop.sock_connect on a Stack: wait until a stream socket is connected; OSError says why it is not.  There is no
-    time limit but TCP's own (tcp_syn_retries, about two minutes): use asyncio.timeout or asyncio.wait_for."""
+    """loop.sock_connect on a Stack: wait until a stream socket is connected, one on which connect() was called before
+    too; OSError says why it is not.  There is no time limit but TCP's own (tcp_syn_retries, about two minutes): use
+    asyncio.timeout or asyncio.wait_for."""
     done: asyncio.Future[None] = runner.loop.create_future()
 
     def look() -> None:
@@ -976,7 +977,7 @@ async def sock_connect(runner: Runner, sock: Socket, address: Address) -> None:
             done.set_result(None)
 
     err = sock.connect_ex(address)
-    if err == errno.EINPROGRESS:
+    if err in (errno.EINPROGRESS, errno.EALREADY):
         sock.on_event = lambda _sock, _mask: runner.post(look)
         runner.touch()
         try:

@@ -9,13 +9,18 @@ A test that needs a back end makes its own fixture on top: it starts the back en
 `rundir.socket_path("net0.sock")` and calls boot(nic=VhostUser(path=...)); guests end before `rundir` does,
 back ends that were started before boot() was called end after the guest.
 
+A test that wants the Stack in its own process, and a wire that it can make worse, takes `line` (tests/helpers/line.py).
+
 artifacts/<test>/ holds console.log, console.raw, qemu.argv, qemu.log, qmp.jsonl of each guest (in a
-folder of its own from the second on).  It is removed when the test passes and named, last, when it fails.
+folder of its own from the second on).  It is removed when the test passes and named with its files, last, when it
+fails.  Tests that share a guest share a folder, artifacts/<module>..., which is removed when all of them passed; a
+`line`'s also has net0.pcapng, which shows the frames as the guest saw them.
 VNIC_ACCEL=auto|tcg|kvm and VNIC_IMAGE=<recipe> choose what runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -26,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from line import Line
 
 import images
 from guest.vm import probe
@@ -36,11 +42,13 @@ from guest.vm.machine import boot as boot_vm
 from guest.vm.probe import Accel, Qemu
 from guest.vm.rundir import RunDir
 from vnic.cli.backend import Backend
+from vnic.options import Options
 
 VM_TEST_TIMEOUT_S = 300
 """For a test without a limit of its own: pytest-timeout's, far above the limits inside, which tell more."""
 
 _failed = pytest.StashKey[bool]()
+_shared = pytest.StashKey[list[Path]]()
 
 
 Boot = Callable[..., Guest]
@@ -62,10 +70,12 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         item.stash[_failed] = True
-        kept = artifacts_path(item)
-        if kept.exists():
+        module = item.getparent(pytest.Module)
+        shared = module.stash.get(_shared, []) if module is not None else []
+        for kept in filter(Path.exists, [artifacts_path(item), *shared]):
             report.sections.append(("guest console (last 30 lines)", _console_tail(kept)))
-            report.sections.append(("artifacts", str(kept)))
+            files = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
+            report.sections.append(("artifacts", f"{kept}: {' '.join(files)}"))
     return report
 
 
@@ -80,6 +90,30 @@ def _console_tail(kept: Path) -> str:
 def artifacts_path(item: pytest.Item) -> Path:
     """artifacts/<node id, as one folder name>."""
     return item.config.rootpath / "artifacts" / re.sub(r"[^\w.-]+", "_", item.nodeid).strip("_")
+
+
+SharedArtifacts = Callable[[str], contextlib.AbstractContextManager[Path]]
+
+
+@pytest.fixture(scope="module")
+def shared_artifacts(request: pytest.FixtureRequest) -> SharedArtifacts:
+    """For a fixture of a module: makes artifacts/<module><suffix>, empty, kept if one of the module's tests fails
+    before the block is left."""
+
+    @contextlib.contextmanager
+    def make(suffix: str) -> Iterator[Path]:
+        folder = request.config.rootpath / "artifacts" / f"{request.module.__name__}{suffix}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        folders = request.node.stash.setdefault(_shared, [])
+        folders.append(folder)
+        failed_before = request.session.testsfailed
+        yield folder
+        folders.remove(folder)
+        if request.session.testsfailed == failed_before:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +171,7 @@ def rundir() -> Iterator[RunDir]:
         yield run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vm_of(image: images.Image, qemu: Qemu, accel: Accel, tsc_khz: int | None) -> Callable[..., Vm]:
     """A Vm of the image on this host, not started; keyword arguments as Vm's."""
 
@@ -218,40 +252,42 @@ SERVED = [
 ]
 
 
+QUIET = ("vnic.quiet", "vnic.plain")
+MEMORY_MIB = 512
+"""Of a line's guest: files that are sent lie in its tmpfs, which may take half of it."""
+
+
 @pytest.fixture(scope="module", params=SERVED)
 def served(
-    request: pytest.FixtureRequest,
-    image: images.Image,
-    qemu: Qemu,
-    accel: Accel,
-    tsc_khz: int | None,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, vm_of: Callable[..., Vm], shared_artifacts: SharedArtifacts
 ) -> Iterator[Guest]:
     """One guest for all tests of a module, on each transport and machine type, with the ordinary services behind it.
 
     A test may leave nothing in it that disturbs the next one."""
     kind, machine = request.param
-    folder = request.config.rootpath / "artifacts" / f"{request.module.__name__}-{kind}-{machine}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    failed_before = request.session.testsfailed
-    with RunDir.create() as rundir:
+    with shared_artifacts(f"-{kind}-{machine}") as folder, RunDir.create() as rundir:
         made = Backends(rundir, folder)
         nic = made.start(kind)
-        vm = Vm(
-            kernel=image.kernel,
-            initramfs=image.initramfs,
-            nics=(nic,),
-            machine=machine,
-            accel=accel,
-            tsc_khz=tsc_khz,
-            qemu=qemu.path,
-            qemu_version=qemu.version,
-            append=("vnic.quiet", "vnic.plain"),
-        )
-        guest = boot_vm(vm, rundir, folder, progress=print)
+        guest = boot_vm(vm_of(nics=(nic,), machine=machine, append=QUIET), rundir, folder, progress=print)
         yield guest
         guest.close()
         made.close()
-    if request.session.testsfailed == failed_before:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def line(
+    request: pytest.FixtureRequest, vm_of: Callable[..., Vm], shared_artifacts: SharedArtifacts
+) -> Iterator[Line]:
+    """One guest for all tests of a module, with the Stack in this process and a wire that a test can make worse.  With
+    an indirect parameter "stream" it is QEMU's socket netdev, else vhost-user."""
+    kind = getattr(request, "param", "vhost-user")
+    with shared_artifacts(f"-{kind}") as folder, RunDir.create() as rundir:
+        path = rundir.socket_path("net0.sock")
+        address = {"vhost_user": str(path)} if kind == "vhost-user" else {"stream": str(path)}
+        made = Line(Options(**address, capture=folder / "net0.pcapng"))
+        try:
+            vm = vm_of(nics=(backend_nic(kind, path),), append=QUIET, memory_mib=MEMORY_MIB)
+            with boot_vm(vm, rundir, folder, progress=print) as made.guest:
+                yield made
+        finally:
+            made.close()

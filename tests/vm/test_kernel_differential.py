@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-import images
 from guest.vm.args import Vm
-from guest.vm.probe import Accel, Qemu
 from guest.vm.rundir import RunDir
 from stack.clock import ManualClock
 from stack.net.ipv4 import proc
@@ -33,25 +30,12 @@ pytestmark = pytest.mark.xdist_group("kernel-differential")
 
 
 @pytest.fixture(scope="module")
-def server(
-    request: pytest.FixtureRequest, image: images.Image, qemu: Qemu, accel: Accel, tsc_khz: int | None
-) -> Iterator[GuestServer]:
+def server(vm_of: Callable[..., Vm], shared_artifacts: Any) -> Iterator[GuestServer]:
     """One guest for the whole table; each stimulus has a namespace of its own in it."""
-    folder = request.config.rootpath / "artifacts" / request.module.__name__
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    host = {"accel": accel, "tsc_khz": tsc_khz, "qemu": qemu.path, "qemu_version": qemu.version}
-
-    def vm_of(**settings: Any) -> Vm:
-        return Vm(kernel=image.kernel, initramfs=image.initramfs, **{**host, **settings})
-
-    failed_before = request.session.testsfailed
-    with RunDir.create() as rundir, booted(vm_of, rundir, folder) as made:
+    with shared_artifacts("") as folder, RunDir.create() as rundir, booted(vm_of, rundir, folder) as made:
         if made.profile not in PROFILES:
             pytest.skip(f"the guest runs Linux {made.release}, for which stack/profile.py has no profile")
         yield made
-    if request.session.testsfailed == failed_before:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _judge(server: GuestServer, stimulus: Stimulus) -> tuple[Verdict, float]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import dpkt
 import pytest
 
-from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr
+from devmodel.middleware.meter import MeterPort
+from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
 from stack.api.aio import Runner
 from stack.clock import ManualClock
 from stack.include import netdevice
@@ -265,3 +267,20 @@ def test_host_without_ipv6_advertises_nothing(tmp_path: Path, fields: dict[str, 
     tables = open_host(tmp_path, **fields)
     assert not any("fd00" in address for address in tables["devices"][1]["addresses6"])
     assert tables["snmp6"]["Icmp6OutRouterAdvertisements"] == 0
+
+
+def test_middleware_of_the_programs_own_lies_between_the_port_and_the_stack(tmp_path: Path) -> None:
+    meters: list[MeterPort] = []
+
+    def around(port: Port) -> Port:
+        meters.append(MeterPort(port, time.monotonic))
+        return meters[0]
+
+    async def run() -> None:
+        async with host.Host.open(Options(stream=str(tmp_path / "s")), around) as running:
+            assert running.port is meters[0]
+            reader, _ = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            await reader.readexactly(4)  # the first router advertisement passes the meter, then the wire
+            assert meters[0].stats()["meter_tx_frames"] > 0
+
+    asyncio.run(run())

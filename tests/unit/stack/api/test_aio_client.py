@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from stack.api.aio import create_connection, open_connection
+from stack.api.aio import create_connection, open_connection, sock_connect
+from stack.api.bsd import Socket
 from stack.api.sim import SEC, RawTcp
 
 SERVER = ("10.0.2.15", 80)
@@ -90,6 +91,19 @@ def test_open_connection_cancelled_lets_go_of_the_port(world: Any) -> None:
     conn.send("SA", mss=1460)
     world.settle()
     conn.expect("R", seq=1)
+
+
+def test_sock_connect_waits_for_a_connection_that_was_begun(world: Any) -> None:
+    """As asyncio does, to which EALREADY is a BlockingIOError like EINPROGRESS."""
+    sock = Socket(world.net)
+    assert sock.connect_ex(SERVER) == errno.EINPROGRESS
+    task, conn = begin(world, sock_connect(world.runner, sock, SERVER))
+    assert not task.done()
+    conn.send("SA", mss=1460)
+    world.settle()
+    assert task.done()
+    assert task.exception() is None
+    assert sock.getpeername() == SERVER
 
 
 def test_create_connection_without_address(world: Any, recorder: type[Any]) -> None:
