@@ -21,6 +21,7 @@ Counters: those of the inner port, and fault_{rx,tx}_{lost,corrupted,duplicated,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,7 +88,7 @@ class _Line:
         self._hold_number = 0
         self._wire_free = 0.0
         self._last_exit = 0.0
-        self._waiting = 0
+        self._waiting: deque[tuple[float, VnetHdr | None, Sequence[Buffer]]] = deque()
         self.open = True
 
     def put(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> None:
@@ -125,30 +126,42 @@ class _Line:
         return [bytes(frame)]
 
     def _route(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> None:
-        """Now, or when rate and delay let it."""
+        """Now, or when rate and delay let it, and never before a frame that waits already."""
         faults = self.faults
-        if not (faults.delay or faults.jitter or faults.rate):
+        if not (faults.delay or faults.jitter or faults.rate or self._waiting):
             self._leave(hdr, parts)
             return
         now = self._scheduler.time()
         leave = now
         if faults.rate:
-            if self._waiting >= faults.rate_queue:
+            if len(self._waiting) >= faults.rate_queue:
                 self.counters["overflow"] += 1
                 return
             leave = self._wire_free = max(now, self._wire_free) + sum(map(len, parts)) / faults.rate
         leave += faults.delay + (faults.jitter * self._rng.random() if faults.jitter else 0.0)
         leave = self._last_exit = max(leave, self._last_exit)
         self.counters["delayed"] += 1
-        self._waiting += 1
-        kept = [b"".join(parts)]
-        self._scheduler.call_later(leave - now, lambda: self._arrive(hdr, kept))
+        self._waiting.append((leave, hdr, [b"".join(parts)]))
+        if len(self._waiting) == 1:
+            self._arm(now)
 
-    def _arrive(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> None:
-        self._waiting -= 1
-        if self.open:
+    def _arm(self, now: float) -> None:
+        """One timer, for the first that waits: with one for each, those that are due together would leave in any order
+        (asyncio's heap is not stable, and its call_later reads the clock anew)."""
+        self._scheduler.call_later(self._waiting[0][0] - now, self._arrive)
+
+    def _arrive(self) -> None:
+        if not self.open:
+            return
+        now = max(
+            self._scheduler.time(), self._waiting[0][0]
+        )  # a timer may be early by the clock's resolution
+        while self._waiting and self._waiting[0][0] <= now:
+            _, hdr, parts = self._waiting.popleft()
             self._leave(hdr, parts)
-            self._settle()
+        if self._waiting:
+            self._arm(now)
+        self._settle()
 
     def _leave(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> None:
         if not self._held and self._hit(self.faults.reorder, "reordered"):

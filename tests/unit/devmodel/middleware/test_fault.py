@@ -40,9 +40,11 @@ class Time:
 class Rig:
     """A fault port on one end of a wire, recorders at both."""
 
-    def __init__(self, *, rx: Faults | None = None, tx: Faults | None = None, seed: int = 1) -> None:
+    def __init__(
+        self, *, rx: Faults | None = None, tx: Faults | None = None, seed: int = 1, time: Time | None = None
+    ) -> None:
         self.wire = Loopback()
-        self.time = Time()
+        self.time = time or Time()
         self.port = FaultPort(self.wire.a, random.Random(seed), self.time, rx=rx, tx=tx)
         self.behind, self.guest = Recorder(), Recorder()
         self.port.attach(self.behind)
@@ -132,6 +134,36 @@ def test_delay_holds_frames_that_long_and_in_order() -> None:
     assert rig.to_guest(*frames(20)) == []
     assert rig.wait(0.0999) == []
     assert rig.wait(0.15) == frames(20)
+
+
+class LateTime(Time):
+    """One whose clock goes on while frames are put, as a real one does: by less for each frame."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> None:
+        super().call_later(delay + 1e-5 / (1 + self._number), callback)
+
+
+def test_jitter_keeps_frames_in_order_whatever_the_clock_does() -> None:
+    rig = Rig(tx=Faults(delay=0.02, jitter=0.01), time=LateTime())
+    rig.to_guest(*frames(50))
+    assert rig.wait(1.0) == frames(50)
+
+
+def test_frame_does_not_overtake_those_that_wait_when_the_delay_ends() -> None:
+    rig = Rig(tx=Faults(delay=0.02))
+    rig.to_guest(frames(2)[0])
+    rig.port.set_faults(tx=Faults())
+    assert rig.to_guest(frames(2)[1]) == []
+    assert rig.wait(0.1) == frames(2)
+
+
+def test_frames_that_are_due_together_arrive_as_one_batch() -> None:
+    rig = Rig(rx=Faults(delay=0.02))
+    rig.from_guest(*frames(5))
+    batches = rig.behind.batches
+    rig.wait(0.1)
+    assert [frame for _, frame in rig.behind.frames] == frames(5)
+    assert rig.behind.batches == batches + 1
 
 
 def test_rate_spaces_frames_out() -> None:
