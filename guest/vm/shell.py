@@ -290,10 +290,8 @@ class Job:
 
     def wait(self, timeout: float = COMMAND_TIMEOUT_S) -> Result:
         """Until it ends, and its output; GuestTimeout leaves it running."""
-        waiting = f"until test -s {self._stem}.code || ! kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done"
-        self._shell.run(waiting, timeout).check()
-        noted = self._shell.run(f"cat {self._stem}.code").out.strip()
-        code = int(noted) if noted else _KILLED
-        out, err = (self._shell.check(f"cat {self._stem}.{part}", timeout) for part in ("out", "err"))
-        self._shell.check(f"rm -f {self._stem}.*")
-        return Result(self.command, code, out, err, time.monotonic() - self._began)
+        stem = self._stem
+        ended = f"until test -s {stem}.code || ! kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done"
+        told = f"cat {stem}.out; cat {stem}.err >&2; code=$(cat {stem}.code 2>/dev/null); rm -f {stem}.*"
+        got = self._shell.run(f"{ended}; {told}; exit ${{code:-{_KILLED}}}", timeout)
+        return Result(self.command, got.code, got.out, got.err, time.monotonic() - self._began)

@@ -8,6 +8,7 @@ coroutines and calls on the stack over to that one (``HostThread.run``, ``call``
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import hashlib
 import random
@@ -20,11 +21,14 @@ from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Port
 from guest.vm.machine import Guest
 from guest.vm.shell import Job
+from stack.api import aio
 from stack.net.ipv4 import proc
 from vnic.host import Host, Middleware
 from vnic.options import Options
 
 T = TypeVar("T")
+Application = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, T]]
+"""One end of a connection, and what it says of it."""
 
 SERVER, SERVER6 = "10.0.2.2", "fd00:10:0:2::2"
 GUEST = "10.0.2.15"
@@ -98,6 +102,8 @@ class Line:
         self.stack = self.host.stack
         self.guest: Guest
         self._next_port = 6000
+        self._digests: dict[int, str] = {}
+        self._address6 = ""
 
     def _around(self, port: Port) -> Port:
         self.port = FaultPort(port, self._rng, asyncio.get_running_loop())
@@ -140,9 +146,24 @@ class Line:
 
     def guest_address6(self) -> str:
         """The guest's own address in the stack's prefix, once it may be used."""
-        shown = "ip -6 -o addr show dev eth0 scope global -tentative | grep -o 'fd00:[^/]*'"
-        self.guest.check(f"for i in $(seq 100); do {shown} && break; sleep 0.1; done", 60)
-        return self.guest.check(shown).strip()
+        if not self._address6:
+            shown = "ip -6 -o addr show dev eth0 scope global -tentative | grep -o 'fd00:[^/]*'"
+            waits = f"for i in $(seq 100); do {shown} && exit; sleep 0.1; done; exit 1"
+            self._address6 = self.guest.check(waits, 60).strip()
+        return self._address6
+
+    def guest_file(self, size: int) -> str:
+        """A file of random bytes in the guest."""
+        path = f"/tmp/blob-{size}"
+        if size not in self._digests:
+            self.guest.check(f"head -c {size} /dev/urandom > {path}", 60)
+            self._digests[size] = self.guest.check(f"sha256sum {path}", 60).split()[0]
+        return path
+
+    def guest_digest(self, size: int) -> str:
+        """SHA-256 of that file."""
+        self.guest_file(size)
+        return self._digests[size]
 
     @contextlib.contextmanager
     def serving(self, command: str, port: int) -> Iterator[Job]:
@@ -154,6 +175,31 @@ class Line:
             yield job
         finally:
             job.kill("KILL")
+
+    # -- the stack -----------------------------------------------------------------------------------------------------
+
+    async def connect(self, application: Application[T], host: str, port: int) -> T:
+        """What an application says that connects from the stack."""
+        return await application(*await aio.open_connection(self.host.runner, host, port))
+
+    @contextlib.contextmanager
+    def accepting(
+        self, application: Application[T], host: str, port: int
+    ) -> Iterator[concurrent.futures.Future[T]]:
+        """A server on the stack; the future is what the application says of its connection."""
+        said: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                said.set_result(await application(reader, writer))
+            except Exception as error:
+                said.set_exception(error)
+
+        server = self.behind.run(aio.start_server(self.host.runner, one, host, port), 10)
+        try:
+            yield said
+        finally:
+            self.behind.call(server.close)
 
 
 # -- transfers by an application on the stack --------------------------------------------------------------------------

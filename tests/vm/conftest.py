@@ -204,6 +204,9 @@ def boot(vm_of: Callable[..., Vm], rundir: RunDir, artifacts: Path) -> Iterator[
 # -- with vnic's own back end ------------------------------------------------------------------------------------
 
 
+LineBy = Callable[[str], contextlib.AbstractContextManager[Line]]
+
+
 def backend_nic(kind: str, path: Path) -> Nic:
     """The card that connects to a back end of that kind."""
     return VhostUser(path=path) if kind == "vhost-user" else Stream(path=path)
@@ -274,20 +277,31 @@ def served(
         made.close()
 
 
+@contextlib.contextmanager
+def _line(kind: str, vm_of: Callable[..., Vm], rundir: RunDir, folder: Path) -> Iterator[Line]:
+    path = rundir.socket_path("net0.sock")
+    where = {"vhost_user": str(path)} if kind == "vhost-user" else {"stream": str(path)}
+    made = Line(Options(**where, capture=folder / "net0.pcapng"))
+    try:
+        vm = vm_of(nics=(backend_nic(kind, path),), append=QUIET, memory_mib=MEMORY_MIB)
+        with boot_vm(vm, rundir, folder, progress=print) as made.guest:
+            yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture(scope="module")
-def line(
-    request: pytest.FixtureRequest, vm_of: Callable[..., Vm], shared_artifacts: SharedArtifacts
-) -> Iterator[Line]:
-    """One guest for all tests of a module, with the Stack in this process and a wire that a test can make worse.  With
-    an indirect parameter "stream" it is QEMU's socket netdev, else vhost-user."""
-    kind = getattr(request, "param", "vhost-user")
-    with shared_artifacts(f"-{kind}") as folder, RunDir.create() as rundir:
-        path = rundir.socket_path("net0.sock")
-        address = {"vhost_user": str(path)} if kind == "vhost-user" else {"stream": str(path)}
-        made = Line(Options(**address, capture=folder / "net0.pcapng"))
-        try:
-            vm = vm_of(nics=(backend_nic(kind, path),), append=QUIET, memory_mib=MEMORY_MIB)
-            with boot_vm(vm, rundir, folder, progress=print) as made.guest:
-                yield made
-        finally:
-            made.close()
+def line(vm_of: Callable[..., Vm], shared_artifacts: SharedArtifacts) -> Iterator[Line]:
+    """One guest for all tests of a module, with the Stack in this process and a wire that a test can make worse."""
+    with (
+        shared_artifacts("") as folder,
+        RunDir.create() as rundir,
+        _line("vhost-user", vm_of, rundir, folder) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def line_by(vm_of: Callable[..., Vm], rundir: RunDir, artifacts: Path) -> LineBy:
+    """A line of a test's own: ``with line_by("stream") as line``."""
+    return lambda kind: _line(kind, vm_of, rundir, artifacts)

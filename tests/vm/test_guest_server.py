@@ -8,7 +8,6 @@ import errno
 import hashlib
 import random
 import time
-from collections.abc import Iterator
 
 import pytest
 from line import GUEST, Line, send_all, sha256_of
@@ -35,14 +34,6 @@ RESOLUTION_S = (2.5, 8.0)  # three probes a second apart (RFC 4861, section 10; 
 def address(line: Line) -> dict[str, str]:
     """The guest's, by family."""
     return {"ipv4": GUEST, "ipv6": line.guest_address6()}
-
-
-@pytest.fixture(scope="module")
-def blob(line: Line) -> Iterator[str]:
-    """The digest of /tmp/blob in the guest, SIZE random bytes."""
-    line.guest.check(f"head -c {SIZE} /dev/urandom > /tmp/blob", 60)
-    yield line.guest.check("sha256sum /tmp/blob", 60).split()[0]
-    line.guest.check("rm /tmp/blob")
 
 
 @pytest.mark.parametrize(("program", "family"), [("nc", "ipv4"), ("busybox", "ipv6")])
@@ -77,9 +68,7 @@ def test_nc_that_listens_talks_with_a_client_on_the_stack(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_eight_mib_go_both_ways_at_once_unchanged(
-    line: Line, address: dict[str, str], blob: str, family: str
-) -> None:
+def test_eight_mib_go_both_ways_at_once_unchanged(line: Line, address: dict[str, str], family: str) -> None:
     data = random.Random(family).randbytes(SIZE)
     port = line.free_port()
 
@@ -90,16 +79,14 @@ def test_eight_mib_go_both_ways_at_once_unchanged(
         await writer.wait_closed()
         return got
 
-    command = f"{LISTEN['nc', family]} {port} < /tmp/blob | sha256sum"
+    command = f"{LISTEN['nc', family]} {port} < {line.guest_file(SIZE)} | sha256sum"
     with line.serving(command, port) as server:
-        assert line.behind.run(exchange(), 60) == (blob, SIZE)
+        assert line.behind.run(exchange(), 60) == (line.guest_digest(SIZE), SIZE)
         assert server.wait().check().out.split()[0] == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_socket_calls_reach_the_guests_server(
-    line: Line, address: dict[str, str], blob: str, family: str
-) -> None:
+def test_socket_calls_reach_the_guests_server(line: Line, address: dict[str, str], family: str) -> None:
     data = random.Random(family).randbytes(1 << 20)
     port = line.free_port()
     runner = line.host.runner
@@ -116,9 +103,9 @@ def test_socket_calls_reach_the_guests_server(
             runner.touch()
             return hashlib.sha256(got).hexdigest()
 
-    command = f"{LISTEN['nc', family]} {port} < /tmp/blob | sha256sum"
+    command = f"{LISTEN['nc', family]} {port} < {line.guest_file(SIZE)} | sha256sum"
     with line.serving(command, port) as server:
-        assert line.behind.run(call(), 60) == blob
+        assert line.behind.run(call(), 60) == line.guest_digest(SIZE)
         assert server.wait().check().out.split()[0] == hashlib.sha256(data).hexdigest()
 
 
