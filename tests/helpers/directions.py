@@ -68,6 +68,8 @@ def _nc(line: Line, direction: str, family: str, size: int, port: int) -> str:
 def transfer(line: Line, direction: str, family: str, size: int, timeout_s: float) -> Report:
     """Send ``size`` bytes; AssertionError unless they arrive as they were sent, TimeoutError or GuestTimeout if that
     takes longer."""
+    if family == "ipv6":
+        line.guest_address6()  # a guest that boots has it a second or two after its prompt
     port = line.free_port()
     command = _nc(line, direction, family, size, port)
     application = _Application(size if sender_of(direction) == "stack" else 0)

@@ -69,7 +69,7 @@ WORSE = {
     "rate": Case(replace(WIRE, rate=1.25e6, rate_queue=30), rate=1.25e6, **LOST),
     "everything": EVERYTHING_AT_ONCE,
 }
-WORSE_SIZE = 16 << 20
+WORSE_SIZE = 8 << 20
 WORSE_DEADLINE_S = 240.0
 
 
