@@ -45,6 +45,8 @@ class Profile:
     md5_predicted: bool = True
     # SO_TIMESTAMPING knows SOF_TIMESTAMPING_OPT_ID_TCP (kernels since 6.2).
     timestamping_opt_id_tcp: bool = False
+    # With SACK losses are found by RACK whatever tcp_recovery says; else without its bit 1 by counting segments.
+    rack_always: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -90,6 +92,7 @@ PROFILES: dict[str, Profile] = {
             auth_options_checked=True,
             md5_predicted=False,
             timestamping_opt_id_tcp=True,
+            rack_always=True,
         ),
     )
 }

@@ -113,6 +113,7 @@ TCP_DEFAULT_SCALING_RATIO: Final = 1 << (TCP_RMEM_TO_WIN_SCALE - 1)
 # Times in jiffies: include/net/tcp.h; measured on 6.1 where linux behaviour is visible on the wire.
 TCP_RTO_MAX: Final = 120 * HZ
 TCP_RTO_MIN: Final = HZ // 5
+TCP_THIN_LINEAR_RETRIES: Final = 6
 TCP_TIMEOUT_INIT: Final = HZ  # RFC 6298 (2.1)
 TCP_TIMEOUT_FALLBACK: Final = 3 * HZ  # RFC 6298 (5.7)
 TCP_DELACK_MAX: Final = HZ // 5
@@ -962,7 +963,7 @@ class tcp_sock(inet_connection_sock):
     def _init_timing(self) -> None:
         self.tcp_clock_cache = 0  # ns
         self.tcp_mstamp = 0  # us
-        self.tcp_wstamp_ns = 0  # when the next packet may leave; used while the socket is paced
+        self.tcp_wstamp_ns = 0  # of the last packet sent; of a paced socket, when the next may leave
         self.pacing_timer: hrtimer | None = None  # made by the first packet that has to wait
         self.srtt_us = self.mdev_us = self.mdev_max_us = self.rttvar_us = self.rtt_seq = 0
         self.rtt_min = minmax()
@@ -1051,6 +1052,11 @@ def tcp_in_slow_start(tp: tcp_sock) -> bool:
 
 def tcp_in_initial_slowstart(tp: tcp_sock) -> bool:
     return tp.snd_ssthresh >= TCP_INFINITE_SSTHRESH
+
+
+def tcp_stream_is_thin(tp: tcp_sock) -> bool:
+    """Too few packets in flight for fast retransmit, other than at the start."""
+    return tp.packets_out < 4 and not tcp_in_initial_slowstart(tp)
 
 
 def tcp_in_cwnd_reduction(tp: tcp_sock) -> bool:

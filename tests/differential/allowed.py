@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 
 @dataclass(frozen=True)
 class Allowed:
-    """``field`` of an answer ("win"; "push" is a difference in PSH alone), a counter ("TcpExt.*") or "call", in
-    stimuli that match ``stimuli``.  Both are patterns with spaces between.  ``side`` is the kernel that differs:
-    "host" behind a TUN device, "guest" behind a virtual card, or "*"."""
+    """``field`` of an answer ("win"; "push" is a difference in PSH alone), a counter ("TcpExt.*"), a field of TCP_INFO
+    ("info.lost") or "call", in stimuli that match ``stimuli``.  Both are patterns with spaces between.  ``side`` is
+    the kernel that differs: "host" behind a TUN device, "guest" behind a virtual card, or "*"."""
 
     field: str
     stimuli: str
@@ -46,7 +46,7 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("body", "icmp-timestamp", "time of day: that is what the answer says"),
     Allowed(
         "TcpExt.TCPHPHits",
-        "est-echo est-icmp-data-outstanding",
+        "est-echo est-icmp-data-outstanding rec-dup-ack-with-data",
         "memory: header prediction needs room in the socket's forward allocation, in which the kernel also counts what "
         "was sent; ours counts only what was received",
     ),

@@ -33,6 +33,7 @@ def judge(name: str, ours: Outcome, real: Outcome, side: str) -> Verdict:
     if "error" in real:
         return Verdict([f"no outcome of the kernel: {real['error']}"], [])
     found = _calls(ours["calls"], real["calls"]) + _answers(ours["answers"], real["answers"])
+    found += _infos(ours["infos"], real["infos"])
     found += _mib(ours["mib"], real["mib"])
     found += [("sysctl", f"sysctl {text}") for text in real["sysctl"]]
     may = {field for field, _ in found if any(a.covers(side, name, field) for a in ALLOWED)}
@@ -42,6 +43,16 @@ def judge(name: str, ours: Outcome, real: Outcome, side: str) -> Verdict:
 def _calls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:
     pairs = zip(ours, real, strict=True)
     return [("call", f"call {i}: ours {a}, kernel {b}") for i, (a, b) in enumerate(pairs) if a != b]
+
+
+def _infos(ours: list[dict[str, int]], real: list[dict[str, int]]) -> list[tuple[str, str]]:
+    """Fields of TCP_INFO as "info.snd_cwnd"."""
+    return [
+        (f"info.{name}", f"info {i} {name}: ours {a.get(name)}, kernel {b.get(name)}")
+        for i, (a, b) in enumerate(zip(ours, real, strict=True))
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
 
 
 def _answers(ours: list[Outcome], real: list[Outcome]) -> list[tuple[str, str]]:

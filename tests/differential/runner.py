@@ -4,8 +4,8 @@
 A ``Side`` is a server that takes IPv4 packets and gives some back while time passes, with sockets that have the calls
 of Python's ``socket``: our Stack in virtual time (ours.py) or the host's kernel behind a TUN device (real.py).  The
 outcome is a plain dict that json takes: ``answers`` (one dict of normalised fields per packet), ``calls`` (results of
-the socket calls), ``mib`` (what the counters of /proc/net/snmp and netstat grew by) and ``took`` (how long each
-step really took, in ms).
+the socket calls), ``infos`` (fields of each TCP_INFO asked for), ``mib`` (what the counters of /proc/net/snmp and
+netstat grew by) and ``took`` (how long each step really took, in ms).
 
 Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
 the first one of its flow with the elapsed time taken off, a later initial sequence number that follows the clock is
@@ -15,6 +15,7 @@ the first one of its flow with the elapsed time taken off, a later initial seque
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Protocol
@@ -49,6 +50,18 @@ _POLL = {
     "RDHUP": 0x2000,
 }
 POLL_ALL = sum(_POLL.values())
+
+# struct tcp_info (include/uapi/linux/tcp.h) up to tcpi_snd_wnd; the rest is newer than Linux 6.1 or of other use.
+_INFO = Struct("=8B24I4Q6I4Q2I2Q4I")
+_INFO_NAMES = (
+    "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "app_limited", "rto", "ato",
+    "snd_mss", "rcv_mss", "unacked", "sacked", "lost", "retrans", "fackets", "last_data_sent", "last_ack_sent",
+    "last_data_recv", "last_ack_recv", "pmtu", "rcv_ssthresh", "rtt", "rttvar", "snd_ssthresh", "snd_cwnd", "advmss",
+    "reordering", "rcv_rtt", "rcv_space", "total_retrans", "pacing_rate", "max_pacing_rate", "bytes_acked",
+    "bytes_received", "segs_out", "segs_in", "notsent_bytes", "min_rtt", "data_segs_in", "data_segs_out",
+    "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited", "delivered", "delivered_ce", "bytes_sent",
+    "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack", "snd_wnd",
+)  # fmt: skip
 
 _OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
 
@@ -111,6 +124,7 @@ class Run:
         self.socks: dict[str, Any] = {}
         self.answers: list[dict[str, Any]] = []
         self.calls: list[str] = []
+        self.infos: list[dict[str, int]] = []
         self.elapsed = 0.0
         self.ip_id = 100
 
@@ -126,7 +140,7 @@ class Run:
             took.append(round(self.side.now_ms() - start, 3))
         after = self.side.counters()
         mib = {k: after[k] - before.get(k, 0) for k in after if after[k] != before.get(k, 0)}
-        return {"answers": self.answers, "calls": self.calls, "mib": mib, "took": took}
+        return {"answers": self.answers, "calls": self.calls, "infos": self.infos, "mib": mib, "took": took}
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -307,6 +321,11 @@ class Run:
 
     def do_call(self, name: str, args: tuple[Any, ...], sock: str, into: str | None = None) -> None:
         self._record(name, sock, self._try(sock, name, args, into))
+
+    def do_info(self, fields: tuple[str, ...], sock: str) -> None:
+        raw = self.socks[sock].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        found = dict(zip(_INFO_NAMES, _INFO.unpack(raw), strict=True))
+        self.infos.append({name: found[name] for name in fields})
 
     def _record(self, name: str, sock: str, result: str) -> None:
         self.calls.append(f"{name}({sock}) = {result}")

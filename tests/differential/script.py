@@ -163,6 +163,21 @@ def getopt(level: int, name: int, sock: str = "c") -> Step:
     return _call("getsockopt", level, name, sock=sock)
 
 
+# Of struct tcp_info, in the order of the C struct: what follows from the segments and not from the time they took.
+INFO_FIELDS = (
+    "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "snd_mss", "rcv_mss", "unacked",
+    "sacked", "lost", "retrans", "fackets", "pmtu", "rcv_ssthresh", "snd_ssthresh", "snd_cwnd", "advmss", "reordering",
+    "total_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes", "data_segs_in",
+    "data_segs_out", "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
+    "rcv_ooopack", "snd_wnd",
+)  # fmt: skip
+
+
+def info(*fields: str, sock: str = "c", wait: float = 0) -> Step:
+    """getsockopt(TCP_INFO), of which these fields are compared; without any those of INFO_FIELDS."""
+    return Step("info", {"fields": fields or INFO_FIELDS, "sock": sock}, wait)
+
+
 def established(*options: tuple[int, int, Any], **fields: Any) -> tuple[Step, ...]:
     """A listener on port 80, a handshake and accept(); ``fields`` are those of the SYN."""
     win = {"win": fields["win"]} if "win" in fields else {}

@@ -871,7 +871,8 @@ def tcp_timeout_mark_lost(sk: tcp_sock) -> None:
 
 
 def tcp_is_rack(sk: tcp_sock) -> bool:
-    return bool(sk.sk_net.ipv4.sysctl_tcp_recovery & 1) and tcp_is_sack(sk)
+    net = sk.sk_net
+    return tcp_is_sack(sk) and bool(net.ipv4.sysctl_tcp_recovery & 1 or net.profile.rack_always)
 
 
 def tcp_mark_skb_lost(sk: tcp_sock, skb: sk_buff) -> None:
@@ -904,7 +905,7 @@ def tcp_init_undo(tp: tcp_sock) -> None:
 def tcp_check_sack_reneging(sk: tcp_sock, flag: int) -> bool:
     """A SACKed packet at the head of the queue: the receiver may have dropped it.  Give it half a round trip (10 ms
     at least) before believing so."""
-    if flag & FLAG_SACK_RENEGING:
+    if flag & FLAG_SACK_RENEGING and flag & FLAG_SND_UNA_ADVANCED:
         delay = max(usecs_to_jiffies(sk.srtt_us >> 4), HZ // 100)
         inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, delay, TCP_RTO_MAX)
         return True
@@ -1226,7 +1227,7 @@ def tcp_fastretrans_alert(sk: tcp_sock, prior_snd_una: int, num_dupack: int, fla
     if flag & FLAG_ECE:
         sk.prior_ssthresh = 0
     if tcp_check_sack_reneging(sk, flag):
-        return flag, REXMIT_NONE
+        return flag & ~FLAG_SET_XMIT_TIMER, REXMIT_NONE
     if sk.icsk_ca_state == TCP_CA_Open:
         sk.retrans_stamp = 0
     elif not before(sk.snd_una, sk.high_seq):
@@ -1357,7 +1358,7 @@ def tcp_is_sackblock_valid(tp: tcp_sock, is_dsack: bool, start_seq: int, end_seq
         return False
     if not before(start_seq, tp.snd_nxt):
         return False
-    if after(start_seq, tp.snd_una) or start_seq == tp.snd_una:
+    if after(start_seq, tp.snd_una):
         return True
     if not is_dsack or not tp.undo_marker:
         return False
@@ -1553,7 +1554,7 @@ def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, stat
                 mib = LINUX_MIB_TCPSACKDISCARD
             NET_INC_STATS(sk.sk_net, mib)
             continue
-        if after(end, sk.snd_una):
+        if after(end, prior_snd_una):
             tcp_sacktag_walk(sk, state, start, end, dup_sack)
     if sk.icsk_ca_state != TCP_CA_Loss or sk.undo_marker:
         tcp_check_sack_reordering(sk, state.reord, False)

@@ -209,6 +209,7 @@ if TYPE_CHECKING:
     from stack.include.request_sock import tcp_request_sock
 
 _SIGN: Final = 0x80000000
+NSEC_PER_MSEC: Final = 1_000_000
 _NO_RATE: Final = (1 << 64) - 1
 
 _SYN_ECN: Final = TCPHDR_SYN | TCPHDR_ECE | TCPHDR_CWR
@@ -711,11 +712,8 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
 
     ``clone_it`` says that ``oskb`` stays in a queue of ours; in either case the wire gets a packet of its own,
     since queued packets have no header room here."""
-    stamp = sk.tcp_clock_cache
-    prior_wstamp = 0
-    if sk.sk_pacing_status:
-        prior_wstamp = sk.tcp_wstamp_ns
-        sk.tcp_wstamp_ns = stamp = max(prior_wstamp, stamp)
+    prior_wstamp = sk.tcp_wstamp_ns
+    sk.tcp_wstamp_ns = stamp = max(prior_wstamp, sk.tcp_clock_cache)
     oskb.skb_mstamp_ns = stamp
     tcb = oskb.cb
     skb = skb_clone(oskb)
@@ -726,6 +724,9 @@ def __tcp_transmit_skb(sk: tcp_sock, oskb: sk_buff, clone_it: bool, rcv_nxt: int
         size = tcp_syn_options(sk, skb, opts)
     else:
         size = tcp_established_options(sk, skb, opts)
+        if tcb.tcp_gso_segs > 1:
+            # A packet of several segments ends with PSH, which keeps the receiver's GRO from waiting for more.
+            flags |= TCPHDR_PSH
     header_size = TCP_HEADER_LEN + size
     payload = skb.len
     pcount = tcb.tcp_gso_segs
@@ -1166,13 +1167,13 @@ def tso_fragment(sk: tcp_sock, skb: sk_buff, length: int, mss_now: int) -> int:
 
 def tcp_tso_should_defer(sk: tcp_sock, skb: sk_buff, max_segs: int) -> tuple[bool, bool, bool]:
     """Whether a big packet that cannot go whole had better wait for the next ACK: (defer, cwnd limited, window
-    limited).  Not in recovery, not if more than a tick has passed since the last send, not if a third of the
+    limited).  Not in recovery, not if the last send is more than a millisecond ago, not if a third of the
     window is free, not if the next ACK is further away than half a round trip."""
     no = (False, False, False)
     if sk.icsk_ca_state >= TCP_CA_Recovery:
         return no
     now = sk.tcp_clock_cache
-    if (tcp_jiffies32(sk.sk_net) - sk.lsndtime) & MASK32 > 1:
+    if now - sk.tcp_wstamp_ns > NSEC_PER_MSEC:
         return no
     in_flight = tcp_packets_in_flight(sk)
     send_win = (tcp_wnd_end(sk) - skb.cb.seq) & MASK32

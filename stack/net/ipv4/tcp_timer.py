@@ -59,6 +59,7 @@ from stack.include.tcp import (
     TCP_RESOURCE_PROBE_INTERVAL,
     TCP_RTO_MAX,
     TCP_RTO_MIN,
+    TCP_THIN_LINEAR_RETRIES,
     TCP_TIMEOUT_INIT,
     TCP_TIMEWAIT_LEN,
     TCP_CA_Disorder,
@@ -70,11 +71,13 @@ from stack.include.tcp import (
     tcp_fin_time,
     tcp_is_sack,
     tcp_rtx_queue_head,
+    tcp_stream_is_thin,
     tcp_time_stamp,
     tcp_write_queue_empty,
 )
 from stack.include.tcp_states import (
     TCP_CLOSE,
+    TCP_ESTABLISHED,
     TCP_FIN_WAIT2,
     TCP_LISTEN,
     TCP_SYN_SENT,
@@ -340,6 +343,12 @@ def tcp_retransmit_timer(sk: tcp_sock) -> None:
 
 
 def _back_off(sk: tcp_sock) -> None:
+    if _stays_linear(sk):
+        sk.icsk_backoff = 0
+        tcp_input.tcp_set_rto(sk)
+        sk.icsk_rto = max(sk.icsk_rto, tcp_input.tcp_rto_min(sk))
+        _rearm_backed_off(sk)
+        return
     linear = sk.sk_net.ipv4.sysctl_tcp_syn_linear_timeouts
     if linear and sk.sk_state == TCP_SYN_SENT and sk.icsk_retransmits <= linear:
         # Kernels since 6.5: the first SYNs follow each other at the initial timeout.
@@ -347,6 +356,21 @@ def _back_off(sk: tcp_sock) -> None:
         return
     sk.icsk_backoff += 1
     sk.icsk_rto = min(sk.icsk_rto << 1, TCP_RTO_MAX)
+    _rearm_backed_off(sk)
+
+
+def _stays_linear(sk: tcp_sock) -> bool:
+    """A thin stream (tcp_thin_linear_timeouts) resends up to six times at the same pace: it cannot get three duplicates
+    (Documentation/networking/tcp-thin.rst)."""
+    return bool(
+        sk.sk_state == TCP_ESTABLISHED
+        and (sk.thin_lto or sk.sk_net.ipv4.sysctl_tcp_thin_linear_timeouts)
+        and tcp_stream_is_thin(sk)
+        and sk.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
+    )
+
+
+def _rearm_backed_off(sk: tcp_sock) -> None:
     when = tcp_clamp_rto_to_user_timeout(sk)
     inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, when, TCP_RTO_MAX)
     if retransmits_timed_out(sk, sk.sk_net.ipv4.sysctl_tcp_retries1 + 1, 0):

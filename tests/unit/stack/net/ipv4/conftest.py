@@ -98,17 +98,18 @@ class Established:
 @pytest.fixture
 def established() -> Callable[..., Established]:
     """Make a connection to port 80 of a fresh stack.  ``delay_ns`` each way, ``features`` of the device, ``sysctl``
-    of the stack, ``before`` socket options of the listener; the rest goes to the handshake."""
+    and ``profile`` of the stack, ``before`` socket options of the listener; the rest goes to the handshake."""
 
     def make(
         delay_ns: int = 0,
         features: int = 0,
         sysctl: dict[str, Any] | None = None,
+        profile: str = "linux-6.1",
         before: tuple[tuple[int, int, Any], ...] = (),
         **handshake: Any,
     ) -> Established:
         sim = Sim(seed=1)
-        net = sim.add_stack("10.0.2.2/24", features=features, sysctl=sysctl)
+        net = sim.add_stack("10.0.2.2/24", features=features, profile=profile, sysctl=sysctl)
         peer = sim.add_peer("10.0.2.15", net, delay_ns=delay_ns)
         listener = Socket(net)
         for option in before:
