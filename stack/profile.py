@@ -47,6 +47,16 @@ class Profile:
     timestamping_opt_id_tcp: bool = False
     # With SACK losses are found by RACK whatever tcp_recovery says; else without its bit 1 by counting segments.
     rack_always: bool = False
+    # Bytes of the send buffer that a packet of it takes beside its payload.
+    tx_skb_truesize: int = 1280
+    # A packet that is about to be sent is filled with payload of the next one, as far as cwnd allows.
+    skb_grown: bool = False
+    # A FIN without data waits for cwnd as everything else does; else it goes at once.
+    fin_in_cwnd: bool = False
+    # Data behind a hole tell the peer's segment size too.
+    ofo_measured: bool = False
+    # A FIN without data is taken when the window is closed; else it is dropped, as data are.
+    fin_in_zero_window: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -93,6 +103,11 @@ PROFILES: dict[str, Profile] = {
             md5_predicted=False,
             timestamping_opt_id_tcp=True,
             rack_always=True,
+            tx_skb_truesize=832,
+            skb_grown=True,
+            fin_in_cwnd=True,
+            ofo_measured=True,
+            fin_in_zero_window=True,
         ),
     )
 }

@@ -404,7 +404,9 @@ def tcp_push(sk: tcp_sock, flags: int, mss_now: int, nonagle: int, size_goal: in
 
 
 def tcp_stream_alloc_skb(sk: tcp_sock) -> sk_buff:
+    """An empty packet for a queue of the socket's, of as much memory as the kernel's."""
     skb = sk_buff(b"", 0, 0)
+    skb.truesize = sk.sk_net.profile.tx_skb_truesize
     skb.ip_summed = CHECKSUM_PARTIAL
     return skb
 
@@ -1086,7 +1088,10 @@ def _set_window_clamp(sk: tcp_sock, val: int) -> int:
         sk.window_clamp = 0
         return 0
     sk.window_clamp = max(val, 2304 // 2)
-    sk.rcv_ssthresh = min(sk.rcv_wnd, sk.window_clamp)
+    if sk.rcv_ssthresh > sk.window_clamp:
+        sk.rcv_ssthresh = sk.window_clamp
+    else:
+        sk.rcv_ssthresh = max(sk.rcv_ssthresh, min(sk.rcv_wnd, sk.window_clamp))
     return 0
 
 

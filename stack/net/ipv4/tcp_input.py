@@ -360,6 +360,7 @@ TCP_REMNANT: Final = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 # A merged fragment keeps its whole frame alive: after so many they are copied into one.  Without that a peer who sends
 # single bytes to a reader who does not read costs 430 bytes for each.
 _MAX_COALESCED: Final = 8
+_MAX_COPIED: Final = 2048  # no buffer has room for more behind its packet
 
 INT_MAX: Final = 0x7FFFFFFF
 _SIGN: Final = 0x80000000
@@ -2460,7 +2461,7 @@ def tcp_queue_rcv(sk: tcp_sock, skb: sk_buff) -> bool:
     """Append in-order data to the receive queue; whether they were merged into the last packet there."""
     queue = sk.sk_receive_queue
     end_seq = skb.cb.end_seq
-    eaten = bool(queue) and skb.len < 512 and tcp_try_coalesce(sk, queue[-1], skb)
+    eaten = bool(queue) and skb.len < _MAX_COPIED and tcp_try_coalesce(sk, queue[-1], skb)
     sk.bytes_received += (end_seq - sk.rcv_nxt) & MASK32
     sk.rcv_nxt = end_seq
     if eaten:
@@ -2573,7 +2574,7 @@ def tcp_data_queue(sk: tcp_sock, skb: sk_buff) -> None:
     sk.rx_opt.dsack = False
     rcv_nxt = sk.rcv_nxt
     if seq == rcv_nxt:
-        if not tcp_receive_window(sk):
+        if not tcp_receive_window(sk) and (skb.len or not sk.sk_net.profile.fin_in_zero_window):
             NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPZEROWINDOWDROP)
             _tcp_data_unwanted(sk, skb, SKB_DROP_REASON_TCP_ZEROWINDOW)
             return
@@ -2674,6 +2675,8 @@ def tcp_data_queue_ofo(sk: tcp_sock, skb: sk_buff) -> None:
         sk.sk_data_ready(sk)
         kfree_skb_reason(skb, SKB_DROP_REASON_PROTO_MEM)
         return
+    if net.profile.ofo_measured:
+        tcp_measure_rcv_mss(sk, skb)
     sk.pred_flags = 0
     inet_csk_schedule_ack(sk)
     sk.rcv_ooopack += max(skb.gso_segs, 1)

@@ -59,7 +59,6 @@ from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import (
     CHECKSUM_PARTIAL,
     SKB_GSO_TCP_ECN,
-    SKB_TRUESIZE_OVERHEAD,
     Buffer,
     alloc_skb,
     sk_buff,
@@ -881,11 +880,60 @@ def skb_split(skb: sk_buff, skb1: sk_buff, length: int) -> None:
     skb1.truesize += moved
 
 
+def skb_shift(tgt: sk_buff, skb: sk_buff, shiftlen: int) -> None:
+    """Move the first ``shiftlen`` bytes of payload to the end of the packet before."""
+    moved, skb.frags = split_frags(skb.frags, shiftlen)
+    tgt.frags = [*tgt.frags, *moved]
+    tgt.len += shiftlen
+    tgt.data_len = tgt.len
+    tgt.truesize += shiftlen
+    skb.len -= shiftlen
+    skb.data_len = skb.len
+    skb.truesize -= shiftlen
+
+
+def tcp_skb_can_collapse(to: sk_buff, from_: sk_buff) -> bool:
+    """Whether the packets may become one: not behind an end of record."""
+    return not to.cb.eor
+
+
+def tcp_eat_one_skb(sk: tcp_sock, dst: sk_buff, src: sk_buff) -> None:
+    """What is left of ``src``, all of whose payload ``dst`` took over: its flags and its wish for time stamps."""
+    dst.cb.end_seq = src.cb.end_seq
+    dst.cb.tcp_flags |= src.cb.tcp_flags
+    dst.cb.eor = src.cb.eor
+    tcp_skb_collapse_tstamp(dst, src)
+    sk.sk_wmem_queued -= src.truesize
+
+
+def tcp_skb_collapse_tstamp(skb: sk_buff, next_skb: sk_buff) -> None:
+    if next_skb.shinfo is not None:
+        skb.shinfo = next_skb.shinfo
+
+
+def tcp_grow_skb(sk: tcp_sock, skb: sk_buff, amount: int) -> None:
+    """Fill the packet that is about to go with payload of the next in the write queue (kernels since 6.10)."""
+    queue = sk.sk_write_queue
+    if len(queue) < 2 or not tcp_skb_can_collapse(skb, queue[1]):
+        return
+    next_skb = queue[1]
+    nlen = min(amount, next_skb.len)
+    if not nlen:
+        return
+    skb_shift(skb, next_skb, nlen)
+    skb.cb.end_seq = next_skb.cb.seq = (skb.cb.end_seq + nlen) & MASK32
+    skb.cb.tcp_gso_segs = next_skb.cb.tcp_gso_segs = 0
+    if not next_skb.len:
+        tcp_eat_one_skb(sk, skb, next_skb)
+        del queue[1]
+
+
 def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now: int) -> int:
     """Split a packet of ``queue`` (write or retransmit queue) after ``length`` bytes; 0 or -EINVAL."""
     if length > skb.len:
         return -EINVAL
-    buff = sk_buff(b"", 0, 0)
+    buff = tcp.tcp_stream_alloc_skb(sk)
+    sk.sk_wmem_queued += buff.truesize
     tcb = skb.cb
     old_factor = tcb.tcp_gso_segs
     seq = (tcb.seq + length) & MASK32
@@ -900,9 +948,7 @@ def tcp_fragment(sk: tcp_sock, queue: object, skb: sk_buff, length: int, mss_now
     skb_split(skb, buff, length)
     if skb.shinfo is not None:
         tcp_fragment_tstamp(skb, buff)
-    buff.ip_summed = CHECKSUM_PARTIAL
     buff.skb_mstamp_ns = skb.skb_mstamp_ns
-    sk.sk_wmem_queued += SKB_TRUESIZE_OVERHEAD
     new = tcp_set_skb_tso_segs(skb, mss_now) + tcp_set_skb_tso_segs(buff, mss_now)
     if queue is sk.tcp_rtx_queue:
         _fragment_sent(sk, skb, buff, old_factor - new)
@@ -1134,7 +1180,7 @@ def tcp_mss_split_point(sk: tcp_sock, skb: sk_buff, mss_now: int, max_segs: int,
 def tcp_cwnd_test(tp: tcp_sock, skb: sk_buff) -> int:
     """Segments that cwnd leaves room for, at most half of it in one packet so that the ACK clock keeps ticking;
     a FIN of one segment always may go."""
-    if skb.cb.tcp_flags & TCPHDR_FIN and skb.cb.tcp_gso_segs == 1:
+    if skb.cb.tcp_flags & TCPHDR_FIN and skb.cb.tcp_gso_segs == 1 and not tp.sk_net.profile.fin_in_cwnd:
         return 1
     in_flight = tp.packets_out - tp.sacked_out - tp.lost_out + tp.retrans_out
     cwnd = tp.snd_cwnd
@@ -1298,6 +1344,7 @@ def tcp_write_xmit(sk: tcp_sock, mss_now: int, nonagle: int, push_one: int) -> b
     max_segs = tcp_tso_segs(sk, mss_now)
     queue = sk.sk_write_queue
     paced = sk.sk_pacing_status == SK_PACING_NEEDED
+    grown = sk.sk_net.profile.skb_grown
     while queue:
         if paced and tcp_pacing_check(sk):
             break
@@ -1308,6 +1355,9 @@ def tcp_write_xmit(sk: tcp_sock, mss_now: int, nonagle: int, push_one: int) -> b
             if push_one != 2:
                 break
             cwnd_quota = 1
+        if grown and (missing_bytes := min(cwnd_quota, max_segs) * mss_now - skb.len) > 0:
+            tcp_grow_skb(sk, skb, missing_bytes)
+            tso_segs = tcp_init_tso_segs(skb, mss_now)
         if not tcp_snd_wnd_test(sk, skb, mss_now):
             is_rwnd_limited = True
             break
@@ -1499,6 +1549,8 @@ def __tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
         diff -= cb.tcp_gso_segs
         if diff:
             tcp_adjust_pcount(sk, skb, diff)
+        if skb.len < min(avail_wnd, cur_mss):
+            tcp_retrans_try_collapse(sk, skb, min(avail_wnd, cur_mss))
     if cb.tcp_flags & _SYN_ECN == _SYN_ECN:
         tcp_ecn_clear_syn(sk, skb)
     segs = cb.tcp_gso_segs
@@ -1512,6 +1564,38 @@ def __tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:
     if err:
         NET_ADD_STATS(net, LINUX_MIB_TCPRETRANSFAIL, segs)
     return err
+
+
+def tcp_can_collapse(skb: sk_buff) -> bool:
+    """Whether a packet may be resent as part of the one before: small, and not SACKed."""
+    return skb.cb.tcp_gso_segs <= 1 and not skb.cb.sacked & TCPCB_SACKED_ACKED
+
+
+def tcp_retrans_try_collapse(sk: tcp_sock, to: sk_buff, space: int) -> None:
+    """Fill a small packet that is resent with those behind it, up to ``space`` bytes (tcp_retrans_collapse)."""
+    if not sk.sk_net.ipv4.sysctl_tcp_retrans_collapse or to.cb.tcp_flags & TCPHDR_SYN or not tcp_can_collapse(to):
+        return
+    queue = sk.tcp_rtx_queue
+    at = queue.index(to) + 1
+    space -= to.len
+    while at < len(queue):
+        skb = queue[at]
+        space -= skb.len
+        if space < 0 or not tcp_can_collapse(skb) or not tcp_skb_can_collapse(to, skb):
+            return
+        if after(skb.cb.end_seq, tcp_wnd_end(sk)):
+            return
+        tcp_collapse_retrans(sk, to, skb)
+
+
+def tcp_collapse_retrans(sk: tcp_sock, skb: sk_buff, next_skb: sk_buff) -> None:
+    """Make one packet in flight of two that follow each other."""
+    skb_shift(skb, next_skb, next_skb.len)
+    skb.cb.sacked |= next_skb.cb.sacked & TCPCB_EVER_RETRANS
+    tcp_adjust_pcount(sk, next_skb, next_skb.cb.tcp_gso_segs)
+    tcp_eat_one_skb(sk, skb, next_skb)
+    sk.tcp_rtx_queue.remove(next_skb)
+    sk.tsorted_sent_queue.pop(next_skb, None)
 
 
 def tcp_retransmit_skb(sk: tcp_sock, skb: sk_buff, segs: int) -> int:

@@ -22,12 +22,15 @@ from tests.differential.script import (
     recv,
     seg,
     send,
+    setopt,
+    shutdown,
     stimulus,
     syn,
     wait,
 )
 
 TCP = socket.IPPROTO_TCP
+NODELAY = setopt(TCP, socket.TCP_NODELAY, 1)
 RTT = 40.0
 MSS = 200  # small: the guest's calls come over its console
 SYN_MSS = 212  # less the time stamps
@@ -880,6 +883,17 @@ _WINDOW = [
         acks(20, wait=RTT),
         info(),
         flight(6),
+        info(),
+        **NO_TLP,
+    ),
+    lossy(
+        "cwnd-full-fin",
+        EST,
+        flight(10, 4),
+        shutdown(socket.SHUT_WR),
+        wait(10),
+        info(),
+        acks(1, wait=10),
         info(),
         **NO_TLP,
     ),

@@ -25,6 +25,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPZEROWINDOWDROP,
     TCP_MIB_ESTABRESETS,
 )
+from stack.include.tcp import SOL_TCP, TCP_WINDOW_CLAMP
 from stack.include.tcp_states import (
     TCP_CLOSE,
     TCP_CLOSE_WAIT,
@@ -136,6 +137,51 @@ def test_established_data_into_zero_window_is_dropped_and_acknowledged(establish
     e.conn.send("A", b"y")
     assert wanted(e).ack == e.conn.isn + 4001
     assert mib(e, LINUX_MIB_TCPZEROWINDOWDROP) == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "state"), [("linux-6.1", TCP_ESTABLISHED), ("linux-6.18", TCP_CLOSE_WAIT)]
+)
+def test_established_bare_fin_into_zero_window_by_profile(
+    established: Make, profile: str, state: int
+) -> None:
+    e = established(before=((SOL_SOCKET, SO_RCVBUF, 2304),), profile=profile)
+    e.conn.send("A", b"x" * MSS)
+    assert wanted(e).window == 0
+    e.conn.send("FA")
+    e.sim.settle()
+    assert e.sk.sk_state == state
+
+
+@pytest.mark.parametrize(("profile", "rcv_mss"), [("linux-6.1", 536), ("linux-6.18", 700)])
+def test_established_data_behind_a_hole_tell_the_segment_size_by_profile(
+    established: Make, profile: str, rcv_mss: int
+) -> None:
+    e = established(profile=profile)
+    e.conn.send("A", b"x" * 700, seq=1001)
+    e.sim.settle()
+    assert e.sk.icsk_ack.rcv_mss == rcv_mss
+
+
+def test_established_raised_window_clamp_keeps_what_is_offered(established: Make) -> None:
+    """The window is two segments, below the first clamp of 3000."""
+    e = established(before=((SOL_TCP, TCP_WINDOW_CLAMP, 3000),))
+    e.conn.send("A", b"x" * 500)
+    e.sim.settle()
+    assert (e.sk.rcv_wnd, e.sk.rcv_ssthresh) == (2896, 3000)
+    e.sock.setsockopt(SOL_TCP, TCP_WINDOW_CLAMP, 9000)
+    assert e.sk.rcv_ssthresh == 3000
+    e.sock.setsockopt(SOL_TCP, TCP_WINDOW_CLAMP, 2000)
+    assert e.sk.rcv_ssthresh == 2000
+
+
+def test_established_seven_hundred_bytes_fit_behind_as_many(established: Make) -> None:
+    """A buffer of 2048 bytes has room for both: they are one packet in the queue."""
+    e = established()
+    for _ in range(2):
+        e.conn.send("A", b"x" * 700)
+        e.sim.settle()
+    assert [skb.len for skb in e.sk.sk_receive_queue] == [1400]
 
 
 def test_established_read_after_zero_window_sends_an_update(established: Make) -> None:

@@ -18,6 +18,7 @@ from stack.include.snmp import (
 from stack.include.tcp import (
     SOL_TCP,
     TCP_CONGESTION,
+    TCP_NODELAY,
     TCP_CA_Disorder,
     TCP_CA_Recovery,
 )
@@ -130,3 +131,69 @@ def test_loss_thin_stream_is_resent_at_one_pace_with_the_sysctl(
     sender.e.sim.run_for(820 * MSEC)
     assert sender.sent() == [(0, 1)] * resent
     assert sender.sk.icsk_backoff == (0 if resent == 3 else 2)
+
+
+# -- small packets -------------------------------------------------------------------------------------------------
+
+
+def small(established: Make, writes: int, size: int, **more: Any) -> Sender:
+    """A connection that sent packets of ``size`` bytes each."""
+    sender = Sender(established, 0, **more)
+    sender.e.sock.setsockopt(SOL_TCP, TCP_NODELAY, 1)
+    for _ in range(writes):
+        sender.e.sock.send(bytes(size))
+    sender.e.flight()
+    return sender
+
+
+@pytest.mark.parametrize(
+    ("size", "sysctl", "resent"), [(30, {}, 150), (90, {}, 180), (30, {"tcp_retrans_collapse": 0}, 30)]
+)
+def test_loss_small_packets_are_resent_as_one_of_a_segment_at_most(
+    established: Make, size: int, sysctl: dict[str, int], resent: int
+) -> None:
+    sender = small(established, 5, size, sysctl=sysctl)
+    queued = sender.sk.sk_wmem_queued
+    segments = sender.e.flight(RTT * 7)
+    assert [len(s.payload) for s in segments] == [resent]
+    assert sender.sk.packets_out == 6 - resent // size
+    assert queued - sender.sk.sk_wmem_queued == (resent // size - 1) * sender.e.net.profile.tx_skb_truesize
+
+
+def test_loss_small_packets_are_not_resent_with_one_that_was_sacked(established: Make) -> None:
+    sender = small(established, 6, 30)
+    sender.e.conn.send("A", ack=1, sack=((61, 91),))
+    assert [len(s.payload) for s in sender.e.flight(RTT * 2)] == [60]
+
+
+@pytest.mark.parametrize(("profile", "lengths"), [("linux-6.1", [200]), ("linux-6.18", [201])])
+def test_established_packet_that_leaves_takes_from_the_next_by_profile(
+    established: Make, profile: str, lengths: list[int]
+) -> None:
+    """The peer's window of 201 bytes makes packets of 200 when they are written."""
+    e = established(features=TSO, mss=212, window=201, wscale=0, profile=profile, sysctl=NO_PROBES)
+    e.sock.send(bytes(1400))
+    assert [len(s.payload) for s in e.flight()] == [200]
+    e.conn.send("A", window=201)
+    assert [len(s.payload) for s in e.flight()] == lengths
+
+
+@pytest.mark.parametrize(("profile", "flags"), [("linux-6.1", ["FA"]), ("linux-6.18", [])])
+def test_fin_wait1_fin_behind_a_full_congestion_window_goes_by_profile(
+    established: Make, profile: str, flags: list[str]
+) -> None:
+    sender = Sender(established, 10, profile=profile)
+    sender.e.sock.shutdown(1)
+    assert [s.flags for s in sender.e.flight()] == flags
+    sender.e.conn.send("A", ack=at(10))
+    assert [s.flags for s in sender.e.flight()] == ([] if flags else ["FA"])
+
+
+@pytest.mark.parametrize(("profile", "cost"), [("linux-6.1", 1280), ("linux-6.18", 832)])
+def test_established_send_buffer_counts_what_a_packet_takes_in_the_kernel(
+    established: Make, profile: str, cost: int
+) -> None:
+    """getsockopt(SO_MEMINFO) of one byte behind a cork: 833 on 6.18; twenty packets of 36 fill 25600 bytes on 6.1."""
+    e = established(window=0, profile=profile)
+    e.sock.send(b"x")
+    assert e.sk.sk_wmem_queued == cost + 1
