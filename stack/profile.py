@@ -57,6 +57,8 @@ class Profile:
     ofo_measured: bool = False
     # A FIN without data is taken when the window is closed; else it is dropped, as data are.
     fin_in_zero_window: bool = False
+    # A small received frame has a buffer of 576 bytes; else one of a power of two.
+    small_heads: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -107,6 +109,7 @@ PROFILES: dict[str, Profile] = {
             skb_grown=True,
             fin_in_cwnd=True,
             ofo_measured=True,
+            small_heads=True,
             fin_in_zero_window=True,
         ),
     )

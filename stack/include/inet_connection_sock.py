@@ -37,7 +37,6 @@ ICSK_ACK_NOMEM: Final = 32
 TCP_RTO_MIN: Final = HZ // 5
 TCP_DELACK_MAX: Final = HZ // 5
 TCP_TIMEOUT_INIT: Final = HZ
-TCP_PINGPONG_THRESH: Final = 1
 
 
 class inet_connection_sock_af_ops:
@@ -239,7 +238,7 @@ def inet_csk_rto_backoff(sk: inet_connection_sock, max_when: int) -> int:
 
 
 def inet_csk_enter_pingpong_mode(sk: inet_connection_sock) -> None:
-    sk.icsk_ack.pingpong = TCP_PINGPONG_THRESH
+    sk.icsk_ack.pingpong = sk.sk_net.ipv4.sysctl_tcp_pingpong_thresh
 
 
 def inet_csk_exit_pingpong_mode(sk: inet_connection_sock) -> None:
@@ -247,7 +246,7 @@ def inet_csk_exit_pingpong_mode(sk: inet_connection_sock) -> None:
 
 
 def inet_csk_in_pingpong_mode(sk: inet_connection_sock) -> bool:
-    return sk.icsk_ack.pingpong >= TCP_PINGPONG_THRESH
+    return sk.icsk_ack.pingpong >= sk.sk_net.ipv4.sysctl_tcp_pingpong_thresh
 
 
 def inet_csk_inc_pingpong_cnt(sk: inet_connection_sock) -> None:

@@ -149,6 +149,12 @@ class sk_buff:
 SKB_TRUESIZE_OVERHEAD: Final = 576
 
 
+# Kernels since 6.3 have a cache of their own for small buffers (skb_small_head_cache), of 576 bytes with headroom and
+# skb_shared_info: a frame of up to this many bytes fits, Ethernet header included.
+RX_SMALL_HEAD: Final = 206
+RX_SMALL_TRUESIZE: Final = 832
+
+
 def rx_truesize(nbytes: int) -> int:
     """What a received frame of ``nbytes`` costs its socket: struct sk_buff and a buffer of headroom (64), frame and
     skb_shared_info from the kernel's allocator, which deals in powers of two up to 8 KB and in pages beyond.  The

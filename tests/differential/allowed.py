@@ -46,7 +46,8 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("body", "icmp-timestamp", "time of day: that is what the answer says"),
     Allowed(
         "TcpExt.TCPHPHits",
-        "est-echo est-icmp-data-outstanding rec-dup-ack-with-data win-probe-answered-with-data",
+        "est-echo est-icmp-data-outstanding rec-dup-ack-with-data win-probe-answered-with-data delack-talk* "
+        "delack-quickack-on-in-talk timer-data-crosses race-unread-in-flight",
         "memory: header prediction needs room in the socket's forward allocation, in which the kernel also counts what "
         "was sent; ours counts only what was received",
     ),
@@ -76,6 +77,13 @@ ALLOWED: tuple[Allowed, ...] = (
         "win info.rcv_ssthresh TcpExt.TCPHPHits TcpExt.TCPRcvCoalesce",
         "win-clamp-raised win-read-* win-last-fraction win-past-the-edge",
         _DRIVER,
+        "guest",
+    ),
+    Allowed("win TcpExt.TCPHPHits TcpExt.TCPHPAcks TcpExt.TCPRcvCoalesce", "delack-*", _DRIVER, "guest"),
+    Allowed(
+        "count Ip.* IpExt.* Tcp.* TcpExt.*",
+        "delack-talk-threshold-3",
+        "version: Linux 6.1 has no tcp_pingpong_thresh",
         "guest",
     ),
     Allowed("count info.segs_out Ip.* IpExt.* Tcp.* TcpExt.*", "win-keepalive-when-full", _DRIVER, "guest"),

@@ -44,6 +44,8 @@ from stack.include.sk_buff import (
     CHECKSUM_PARTIAL,
     CHECKSUM_UNNECESSARY,
     PACKET_OTHERHOST,
+    RX_SMALL_HEAD,
+    RX_SMALL_TRUESIZE,
     SKB_GSO_DODGY,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
@@ -96,7 +98,8 @@ def netif_rx(
     stats = dev.stats
     nbytes = len(frame)
     skb = sk_buff(frame, 0, nbytes)
-    skb.truesize = rx_truesize(nbytes)
+    small = nbytes <= RX_SMALL_HEAD and dev.net.profile.small_heads
+    skb.truesize = RX_SMALL_TRUESIZE if small else rx_truesize(nbytes)
     skb.dev = dev
     stats.rx_packets += 1
     stats.rx_bytes += nbytes

@@ -3140,6 +3140,20 @@ def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     return False, 0
 
 
+def _data_beyond_end(sk: tcp_sock, skb: sk_buff) -> bool:
+    """New data that nobody can read, behind the peer's own FIN or after a shutdown for reading: the connection is reset
+    (RFC 1122, 4.2.2.13)."""
+    cb = skb.cb
+    if not sk.sk_shutdown & RCV_SHUTDOWN or cb.end_seq == cb.seq:
+        return False
+    fin = 1 if skb.h_th.flags & TCPHDR_FIN else 0
+    if not after((cb.end_seq - fin) & MASK32, sk.rcv_nxt):
+        return False
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPABORTONDATA)
+    tcp_reset(sk, skb)
+    return True
+
+
 def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
     """The data of the segment, in the states in which there can be any."""
     state = sk.sk_state
@@ -3147,15 +3161,13 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
     queued = False
     if state in (TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK):
         if before(cb.seq, sk.rcv_nxt):
+            if _data_beyond_end(sk, skb):
+                return SKB_DROP_REASON_TCP_CLOSE
             tcp_data_queue(sk, skb)
             queued = True
     elif state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2):
-        if sk.sk_shutdown & RCV_SHUTDOWN:
-            fin = 1 if skb.h_th.flags & TCPHDR_FIN else 0
-            if cb.end_seq != cb.seq and after((cb.end_seq - fin) & MASK32, sk.rcv_nxt):
-                NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPABORTONDATA)
-                tcp_reset(sk, skb)
-                return SKB_DROP_REASON_TCP_CLOSE
+        if _data_beyond_end(sk, skb):
+            return SKB_DROP_REASON_TCP_CLOSE
         tcp_data_queue(sk, skb)
         queued = True
     elif state == TCP_ESTABLISHED:

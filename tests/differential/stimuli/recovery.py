@@ -87,7 +87,7 @@ _DUPLICATES = [
             acks(10, wait=10),
             info(),
         )
-        for n in (1, 2, 3, 4, 7, 9)
+        for n in (1, 2, 3, 9)
     ),
     # the same from a peer without SACK
     *(
@@ -423,7 +423,6 @@ _RACK = [
 # The RTO is 240 to 260 ms here: a step of RTO_MS ends after the first one and long before the second.
 _TIMEOUTS = [
     lossy("rto", EST, flight(4, RTO_MS), info(), acks(4, wait=10), info(), **NO_TLP),
-    lossy("rto-twice", EST, flight(2, 920), info(), acks(2, wait=10), info(), **NO_TLP),
     lossy(
         "rto-partial",
         EST,

@@ -28,16 +28,9 @@ CORK, UNCORK = setopt(TCP, socket.TCP_CORK, 1), setopt(TCP, socket.TCP_CORK, 0)
 WINDOW_CLAMP = 10
 MSS = 200  # small: the guest's calls come over its console
 PROBE_MS = 300.0  # one RTO of 204 ms, but not the second
-SENDING = (
-    "probes",
-    "backoff",
-    "retransmits",
-    "unacked",
-    "notsent_bytes",
-    "snd_wnd",
-    "bytes_sent",
-    "bytes_retrans",
-)
+COUNTS = info(
+    "probes", "backoff", "retransmits", "unacked", "notsent_bytes", "snd_wnd", "bytes_sent", "bytes_retrans"
+)  # fmt: skip
 QUIET = {"tcp_early_retrans": 0, "tcp_min_tso_segs": 64}
 
 
@@ -55,54 +48,54 @@ def sent(segments: float, ms: float = 4, **more: Any) -> Any:
 
 
 _CLOSED = [
-    window("probe", peer(0), sent(2, PROBE_MS), info(*SENDING), ack(win=1000), info(*SENDING), ack(ack=401)),
+    window("probe", peer(0), sent(2, PROBE_MS), COUNTS, ack(win=1000), COUNTS, ack(ack=401)),
     window(
         "probe-answered",
         peer(0),
         sent(2, PROBE_MS),
         ack(win=0, wait=500),
-        info(*SENDING),
+        COUNTS,
         ack(win=1000),
         info(),
     ),
-    window("probe-answered-with-data", peer(0), sent(2, PROBE_MS), ack(b"x", win=0, wait=60), info(*SENDING)),
+    window("probe-answered-with-data", peer(0), sent(2, PROBE_MS), ack(b"x", win=0, wait=60), COUNTS),
     window(
         "probe-window-too-small",
         peer(0),
         sent(2),
         ack(win=50),
-        info(*SENDING),
+        COUNTS,
         wait(PROBE_MS),
-        info(*SENDING),
+        COUNTS,
     ),
     window(
         "probe-one-byte",
         peer(0),
         sent(2),
         ack(win=1, wait=PROBE_MS),
-        info(*SENDING),
+        COUNTS,
         ack(ack=2, win=0),
-        info(*SENDING),
+        COUNTS,
     ),
     window(
         "closes-with-data-in-flight",
         peer(1000),
         sent(4),
         ack(ack=201, win=0),
-        info(*SENDING),
+        COUNTS,
         ack(ack=801, win=0, wait=4),
         sent(1, PROBE_MS),
-        info(*SENDING),
+        COUNTS,
         ack(ack=801, win=1000),
         info(),
     ),
-    window("closes-and-rto", peer(1000), sent(2), ack(ack=1, win=0, wait=PROBE_MS), info(*SENDING)),
+    window("closes-and-rto", peer(1000), sent(2), ack(ack=1, win=0, wait=PROBE_MS), COUNTS),
     window(
         "closes-on-last-ack",
         peer(1000),
         sent(2),
         ack(ack=401, win=0),
-        info(*SENDING),
+        COUNTS,
         sent(1),
         ack(win=1000),
         info(),
@@ -113,35 +106,31 @@ _CLOSED = [
         sent(4),
         ack(ack=201, win=100),
         sent(2),
-        info(*SENDING),
+        COUNTS,
         ack(ack=801, win=600),
-        info(*SENDING),
+        COUNTS,
     ),
-    window("shrinks-and-rto", peer(1000), sent(4), ack(ack=201, win=100, wait=PROBE_MS), info(*SENDING)),
-    window("update-with-data", peer(0), sent(2), ack(b"x", win=1000, wait=50), info(*SENDING)),
-    window(
-        "update-with-old-data", peer(100), sent(2), ack(b"xyz"), ack(b"xyz", seq=1, win=1000), info(*SENDING)
-    ),
+    window("shrinks-and-rto", peer(1000), sent(4), ack(ack=201, win=100, wait=PROBE_MS), COUNTS),
+    window("update-with-data", peer(0), sent(2), ack(b"x", win=1000, wait=50), COUNTS),
+    window("update-with-old-data", peer(100), sent(2), ack(b"xyz"), ack(b"xyz", seq=1, win=1000), COUNTS),
     window(
         "update-with-old-ack",
         peer(400),
         sent(4),
         ack(ack=401, win=400),
         ack(ack=201, win=1000),
-        info(*SENDING),
+        COUNTS,
     ),
-    window("update-with-lower-seq", peer(100), sent(2), ack(b"xyz"), ack(seq=1, win=1000), info(*SENDING)),
-    window(
-        "fin-waits", peer(0), sent(1), shutdown(socket.SHUT_WR), wait(PROBE_MS), ack(win=1000), info(*SENDING)
-    ),
-    window("fin-alone-needs-none", peer(0), shutdown(socket.SHUT_WR), wait(4), info(*SENDING), ack()),
+    window("update-with-lower-seq", peer(100), sent(2), ack(b"xyz"), ack(seq=1, win=1000), COUNTS),
+    window("fin-waits", peer(0), sent(1), shutdown(socket.SHUT_WR), wait(PROBE_MS), ack(win=1000), COUNTS),
+    window("fin-alone-needs-none", peer(0), shutdown(socket.SHUT_WR), wait(4), COUNTS, ack()),
     window(
         "fin-fits-after-data",
         peer(200),
         sent(1),
         shutdown(socket.SHUT_WR),
         wait(4),
-        info(*SENDING),
+        COUNTS,
         ack(ack=201, win=0),
         ack(ack=202, win=0),
     ),
@@ -151,9 +140,9 @@ _CLOSED = [
         peer(0),
         send(b"abc", MSG_OOB),
         wait(PROBE_MS),
-        info(*SENDING),
+        COUNTS,
         ack(win=1000),
-        info(*SENDING),
+        COUNTS,
     ),
     window(
         "urgent-then-closed",
@@ -162,7 +151,7 @@ _CLOSED = [
         send(b"abc", MSG_OOB),
         ack(ack=201, win=0),
         wait(4),
-        info(*SENDING),
+        COUNTS,
     ),
 ]
 
@@ -172,17 +161,15 @@ _ODD = [
             f"nagle-{n}",
             peer(n),
             sent(7),
-            info(*SENDING),
+            COUNTS,
             ack(win=n, wait=4),
             ack(win=n, wait=4),
-            info(*SENDING),
+            COUNTS,
         )
         for n in (199, 200, 201, 399, 400, 777)
     ),
     *(
-        window(
-            f"nodelay-{n}", peer(n), NODELAY, sent(7), info(*SENDING), ack(win=n), ack(win=n), info(*SENDING)
-        )
+        window(f"nodelay-{n}", peer(n), NODELAY, sent(7), COUNTS, ack(win=n), ack(win=n), COUNTS)
         for n in (99, 100, 199, 201, 399, 777)
     ),
     window(
@@ -191,9 +178,9 @@ _ODD = [
         sent(4),
         ack(win=140),
         ack(win=149),
-        info(*SENDING),
+        COUNTS,
         ack(win=151),
-        info(*SENDING),
+        COUNTS,
     ),
     window(
         "half-of-largest-nodelay",
@@ -203,40 +190,40 @@ _ODD = [
         ack(win=140),
         ack(win=149),
         ack(win=151),
-        info(*SENDING),
+        COUNTS,
     ),
-    window("tiny-at-once", peer(10), sent(1), info(*SENDING), ack(win=10), info(*SENDING)),
+    window("tiny-at-once", peer(10), sent(1), COUNTS, ack(win=10), COUNTS),
     *(
         window(f"scale-{n}", peer(3, n), sent(7), info(), ack(win=3), info("snd_wnd", "wscale"))
         for n in (0, 1, 7, 14, 15)
     ),
     window("scale-none", peer(3, None), sent(7), info()),
-    window("push-at-half-window", peer(1000), *(sent(1, 0) for _ in range(5)), wait(4), info(*SENDING)),
-    window("nagle-small", peer(9000), sent(0.1), sent(0.1), sent(0.8), sent(0.1), ack(), info(*SENDING)),
+    window("push-at-half-window", peer(1000), *(sent(1, 0) for _ in range(5)), wait(4), COUNTS),
+    window("nagle-small", peer(9000), sent(0.1), sent(0.1), sent(0.8), sent(0.1), ack(), COUNTS),
     window(
         "nagle-large-then-small",
         peer(9000),
         sent(2.5),
         sent(0.1),
         ack(ack=401),
-        info(*SENDING),
+        COUNTS,
         ack(),
-        info(*SENDING),
+        COUNTS,
     ),
     window("nagle-full-goes", peer(9000), sent(0.5), sent(0.5), sent(1), ack()),
-    window("nodelay-flushes", peer(9000), sent(0.5), sent(0.4), NODELAY, wait(4), info(*SENDING), ack()),
+    window("nodelay-flushes", peer(9000), sent(0.5), sent(0.4), NODELAY, wait(4), COUNTS, ack()),
     window("more", peer(9000), sent(0.5, flags=MSG_MORE), sent(0.4, flags=MSG_MORE), sent(0.1), ack()),
     window(
         "more-full",
         peer(9000),
         sent(1.5, flags=MSG_MORE),
-        info(*SENDING),
+        COUNTS,
         ack(ack=201),
-        info(*SENDING),
+        COUNTS,
         sent(0.1),
         ack(),
     ),
-    window("more-times-out", peer(9000), sent(0.5, PROBE_MS, flags=MSG_MORE), info(*SENDING), ack()),
+    window("more-times-out", peer(9000), sent(0.5, PROBE_MS, flags=MSG_MORE), COUNTS, ack()),
     window(
         "cork",
         peer(9000),
@@ -244,13 +231,13 @@ _ODD = [
         sent(0.5),
         sent(0.4),
         sent(0.3),
-        info(*SENDING),
+        COUNTS,
         ack(),
         UNCORK,
         wait(4),
-        info(*SENDING),
+        COUNTS,
     ),
-    window("cork-times-out", peer(9000), CORK, sent(0.5, PROBE_MS), info(*SENDING), ack()),
+    window("cork-times-out", peer(9000), CORK, sent(0.5, PROBE_MS), COUNTS, ack()),
     window(
         "cork-and-nodelay",
         peer(9000),
@@ -258,23 +245,21 @@ _ODD = [
         NODELAY,
         sent(0.5),
         sent(0.1),
-        info(*SENDING),
+        COUNTS,
         UNCORK,
         wait(4),
         ack(),
     ),
     window("cork-close", peer(9000), CORK, sent(0.5), close(wait=4), ack()),
-    window(
-        "cork-shutdown", peer(9000), CORK, sent(1.5), shutdown(socket.SHUT_WR), wait(4), info(*SENDING), ack()
-    ),
+    window("cork-shutdown", peer(9000), CORK, sent(1.5), shutdown(socket.SHUT_WR), wait(4), COUNTS, ack()),
     window(
         "cork-window-closed",
         peer(0),
         CORK,
         sent(0.5, PROBE_MS),
-        info(*SENDING),
+        COUNTS,
         ack(win=1000),
-        info(*SENDING),
+        COUNTS,
     ),
 ]
 

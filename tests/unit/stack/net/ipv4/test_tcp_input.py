@@ -14,6 +14,7 @@ from stack.api.sim import MSEC, SEC
 from stack.include.snmp import (
     LINUX_MIB_OFOPRUNED,
     LINUX_MIB_PAWSESTABREJECTED,
+    LINUX_MIB_TCPABORTONDATA,
     LINUX_MIB_TCPACKCOMPRESSED,
     LINUX_MIB_TCPACKSKIPPEDCHALLENGE,
     LINUX_MIB_TCPCHALLENGEACK,
@@ -161,6 +162,52 @@ def test_established_data_behind_a_hole_tell_the_segment_size_by_profile(
     e.conn.send("A", b"x" * 700, seq=1001)
     e.sim.settle()
     assert e.sk.icsk_ack.rcv_mss == rcv_mss
+
+
+def test_close_wait_new_data_behind_the_fin_reset_the_connection(established: Make) -> None:
+    """Of whatever begins below the FIN and ends above it nothing may reach the reader."""
+    e = established()
+    e.conn.send("FA", b"hello")
+    e.flight(10 * MSEC)
+    e.conn.send("A", b"more", seq=6)
+    assert [s.flags for s in e.flight()] == ["R"]
+    assert e.sk.sk_state == TCP_CLOSE
+    assert mib(e, LINUX_MIB_TCPABORTONDATA) == 1
+
+
+@pytest.mark.parametrize(("threshold", "at_once"), [(1, 0), (3, 1)])
+def test_established_replies_begin_a_conversation_after_the_sysctl_says(
+    established: Make, threshold: int, at_once: int
+) -> None:
+    """tcp_pingpong_thresh: the second request of a conversation waits for its reply."""
+    e = established(sysctl={"tcp_pingpong_thresh": threshold})
+    e.conn.send("A", b"question")
+    e.flight()
+    e.sock.recv(100)
+    e.sock.send(b"answer")
+    e.flight()
+    e.conn.send("A", b"question")
+    assert len(e.flight()) == at_once
+
+
+@pytest.mark.parametrize(
+    ("profile", "size", "truesize"),
+    [
+        ("linux-6.1", 5, 768),
+        ("linux-6.1", 140, 1280),
+        ("linux-6.18", 5, 832),
+        ("linux-6.18", 140, 832),
+        ("linux-6.18", 141, 1280),
+    ],
+)
+def test_established_small_packet_takes_a_small_buffer_by_profile(
+    established: Make, profile: str, size: int, truesize: int
+) -> None:
+    """192 bytes of IP packet, 52 of them headers."""
+    e = established(profile=profile)
+    e.conn.send("A", b"x" * size)
+    e.sim.settle()
+    assert e.sk.sk_rmem_alloc == truesize
 
 
 def test_established_raised_window_clamp_keeps_what_is_offered(established: Make) -> None:
