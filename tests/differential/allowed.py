@@ -75,7 +75,7 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("count call Ip.* IpExt.* Tcp.* TcpExt.*", "est-zero-receive-window", _DRIVER, "guest"),
     Allowed(
         "win info.rcv_ssthresh TcpExt.TCPHPHits TcpExt.TCPRcvCoalesce",
-        "win-clamp-raised win-read-* win-last-fraction win-past-the-edge",
+        "win-clamp-raised win-read-* win-last-fraction win-past-the-edge win-shrinks-*",
         _DRIVER,
         "guest",
     ),

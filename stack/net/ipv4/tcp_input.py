@@ -970,11 +970,10 @@ def tcp_simple_retransmit(sk: tcp_sock) -> None:
     """The path MTU shrank (an ICMP error said so): what is larger than a segment may now be is lost, without any
     congestion."""
     mss = tcp_output.tcp_current_mss(sk)
-    prior_lost = sk.lost_out
     for skb in sk.tcp_rtx_queue:
         if (skb.cb.tcp_gso_size or skb.len) > mss:
             tcp_mark_skb_lost(sk, skb)
-    if prior_lost == sk.lost_out:
+    if not sk.lost_out:
         return
     if tcp_is_reno(sk):
         tcp_limit_reno_sacked(sk)

@@ -90,8 +90,7 @@ def tcp_update_metrics(sk: tcp_sock) -> None:
     tm.tcpm_stamp = jiffies(net)
     _update_rtt(tm, sk)
     _update_ssthresh(tm, sk)
-    if sk.reordering != net.ipv4.sysctl_tcp_reordering and tm.reordering < sk.reordering:
-        tm.reordering = sk.reordering
+    _update_reordering(tm, sk)
 
 
 def _update_rtt(tm: tcp_metrics_block, sk: tcp_sock) -> None:
@@ -116,6 +115,15 @@ def _update_ssthresh(tm: tcp_metrics_block, sk: tcp_sock) -> None:
         tm.ssthresh = max(sk.snd_cwnd >> 1, sk.snd_ssthresh)
     else:
         tm.ssthresh = (tm.ssthresh + sk.snd_ssthresh) >> 1 if tm.ssthresh else sk.snd_ssthresh
+
+
+def _update_reordering(tm: tcp_metrics_block, sk: tcp_sock) -> None:
+    """Noted by a connection that ends in recovery or in slow start after a loss, not by one that never left slow start
+    or is in congestion avoidance."""
+    if tcp_in_initial_slowstart(sk) or (not tcp_in_slow_start(sk) and sk.icsk_ca_state == 0):
+        return
+    if sk.reordering != sk.sk_net.ipv4.sysctl_tcp_reordering and tm.reordering < sk.reordering:
+        tm.reordering = sk.reordering
 
 
 def tcp_init_metrics(sk: tcp_sock) -> None:

@@ -398,7 +398,7 @@ def tcp_select_window(sk: tcp_sock) -> int:
     cur_win = tcp_receive_window(sk)
     new_win = __tcp_select_window(sk)
     wscale = sk.rx_opt.rcv_wscale
-    if new_win < cur_win:
+    if new_win < cur_win and not (wscale and net.ipv4.sysctl_tcp_shrink_window):
         # Never shrink (RFC 9293, section 3.8.6.2.1): keep the right edge, rounded up to what can be said.
         if new_win == 0:
             NET_INC_STATS(net, LINUX_MIB_TCPWANTZEROWINDOWADV)
@@ -434,6 +434,8 @@ def __tcp_select_window(sk: tcp_sock) -> int:
         if mss <= 0:
             return 0
     wscale = sk.rx_opt.rcv_wscale
+    if wscale and sk.sk_net.ipv4.sysctl_tcp_shrink_window:
+        return _shrinking_window(sk, free_space, full_space, allowed_space, mss)
     if free_space < full_space >> 1:
         sk.icsk_ack.quick = 0
         free_space = max(free_space, 0) >> wscale << wscale
@@ -449,6 +451,20 @@ def __tcp_select_window(sk: tcp_sock) -> int:
     if mss == full_space and free_space > window + (full_space >> 1):
         return free_space
     return window
+
+
+def _shrinking_window(sk: tcp_sock, free_space: int, full_space: int, allowed_space: int, mss: int) -> int:
+    """The part of __tcp_select_window() for tcp_shrink_window: what the buffer really has room for, rounded down to
+    what can be said, so that the window may close before the buffer is exceeded."""
+    wscale = sk.rx_opt.rcv_wscale
+    free_space = max(free_space, 0) >> wscale << wscale
+    if free_space < full_space >> 1:
+        sk.icsk_ack.quick = 0
+        if free_space < allowed_space >> 4 or free_space < mss or free_space < 1 << wscale:
+            return 0
+    if free_space > sk.rcv_ssthresh:
+        free_space = (sk.rcv_ssthresh + (1 << wscale) - 1) >> wscale << wscale
+    return free_space
 
 
 # -- ECN (RFC 3168) -----------------------------------------------------------------------------------------------

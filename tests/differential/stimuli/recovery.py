@@ -17,6 +17,7 @@ from tests.differential.script import (
     accept,
     ack,
     close,
+    icmp,
     info,
     listen,
     recv,
@@ -899,4 +900,124 @@ _WINDOW = [
     lossy("cwnd-clamp", EST, flight(30), *(acks(10 * n, wait=10) for n in (1, 2, 3)), info(), **NO_TLP),
 ]
 
-STIMULI = [*_DUPLICATES, *_RACK, *_TIMEOUTS, *_PROBES, *_BLOCKS, *_ECN, *_WINDOW]
+
+def frag_needed(mtu: int, segment: int = 0) -> Step:
+    """ICMP: the packet at full segment ``segment`` does not fit."""
+    return icmp(3, 4, rest=mtu, seq=1 + segment * FULL_MSS)
+
+
+FULL_MSS = 1448
+ETHERNET = (listen(), syn(wait=RTT), ack(), accept())
+
+_PATH_MTU = [
+    lossy(
+        f"pmtu-{how}",
+        ETHERNET,
+        send(b"x" * size, wait=RTT),
+        *steps,
+        info(),
+        ack(ack=1 + size),
+        info(),
+        **NO_TLP,
+    )
+    for how, size, steps in (
+        ("in-flight", 5792, [frag_needed(1000)]),
+        ("in-flight-sack", 5792, [ack(ack=1, sack=((1449, 2897),), wait=0), frag_needed(1000)]),
+        ("middle", 5792, [frag_needed(1000, 2)]),
+        ("twice", 2896, [frag_needed(1200), frag_needed(800)]),
+        ("after-rto", 2896, [wait(RTO_MS), frag_needed(1000)]),
+        ("zero", 1448, [frag_needed(0)]),
+    )
+]
+
+_IN_RECOVERY = [
+    lossy(
+        f"in-recovery-{how}",
+        EST,
+        flight(10),
+        sacks((1, 4), wait=10),
+        *steps,
+        info(),
+        acks(10),
+        info(),
+        **NO_TLP,
+    )
+    for how, steps in (
+        ("fin", [shutdown(socket.SHUT_WR), wait(10)]),
+        ("new-data", [send(b"y" * 400, wait=10)]),
+        ("peers-data", [ack(b"a", ack=1, sack=((201, 1001),), wait=10), recv()]),
+        ("old-time-stamp", [ack(ack=at(10), tsval=500, wait=10)]),
+        ("keepalive", [ack(seq=0, ack=1, wait=10)]),
+        ("smaller-window", [sacks((1, 5), win=8, wait=10)]),
+        ("closed-window", [sacks((1, 5), win=0, wait=60)]),
+    )
+] + [
+    lossy(
+        "fin-sacked",
+        EST,
+        flight(3, 0),
+        shutdown(socket.SHUT_WR),
+        wait(RTT),
+        ack(ack=1, sack=((201, 602),), wait=60),
+        info(),
+        ack(ack=602),
+        info(),
+        **NO_TLP,
+    ),
+    lossy(
+        "fin-not-sacked",
+        EST,
+        flight(3, 0),
+        shutdown(socket.SHUT_WR),
+        wait(RTT),
+        sacks((1, 3), wait=60),
+        info(),
+        acks(3),
+        info(),
+        ack(ack=602),
+        **NO_TLP,
+    ),
+]
+
+_ONCE_MORE = (
+    close(wait=4), seg("FA"), syn(sport=40001, wait=RTT, mss=SYN_MSS), ack(sport=40001), accept(into="d"),
+    info("reordering", "snd_ssthresh", "snd_cwnd", sock="d"),
+)  # fmt: skip
+_REORDERED = (EST, flight(10), sacks((8, 9)), acks(9, wait=10), acks(10, wait=10))
+
+# What a connection leaves to the next with the same peer (tcp_metrics).
+_METRICS = [
+    lossy("metrics-reordering-slow-start", _REORDERED, _ONCE_MORE, **NO_TLP),
+    lossy(
+        "metrics-reordering-after-loss",
+        _REORDERED,
+        flight(4, RTO_MS),
+        acks(14, wait=10),
+        info(),
+        _ONCE_MORE,
+        **NO_TLP,
+    ),
+    lossy(
+        "metrics-reordering-avoidance",
+        _REORDERED,
+        flight(10),
+        sacks((11, 19), una=10, wait=RTT),
+        acks(20, wait=10),
+        _ONCE_MORE,
+        **NO_TLP,
+    ),
+    lossy(
+        "metrics-ssthresh",
+        EST,
+        flight(10),
+        sacks((1, 4), wait=RTT),
+        acks(10, wait=10),
+        _ONCE_MORE,
+        tcp_no_ssthresh_metrics_save=0,
+        **NO_TLP,
+    ),
+]
+
+STIMULI = [
+    *_DUPLICATES, *_RACK, *_TIMEOUTS, *_PROBES, *_BLOCKS, *_ECN, *_WINDOW, *_PATH_MTU, *_IN_RECOVERY, *_METRICS
+]  # fmt: skip

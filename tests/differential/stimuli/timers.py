@@ -15,6 +15,7 @@ from tests.differential.script import (
     ack,
     close,
     established,
+    icmp,
     info,
     listen,
     poll,
@@ -236,4 +237,45 @@ _KEEPALIVE = [
     ),
 ]
 
-STIMULI = [*_RTO, *_GIVING_UP, *_KEEPALIVE]
+# RFC 6069: an ICMP error about the packet that is being resent says that the path is broken, not congested.
+_ICMP = [
+    timer(
+        "icmp-takes-a-backoff-back",
+        EST,
+        send(b"hello", wait=RTO_MS),
+        STATE,
+        icmp(3, 1, seq=1, wait=160),
+        STATE,
+        ack(),
+        recv(),
+    ),
+    timer(
+        "icmp-about-another-packet",
+        EST,
+        send(b"hello", wait=RTO_MS),
+        icmp(3, 1, seq=3, wait=160),
+        STATE,
+        ack(),
+        recv(),
+    ),
+    timer(
+        "icmp-no-backoff-yet",
+        EST,
+        send(b"hello", wait=100),
+        icmp(3, 1, seq=1, wait=160),
+        STATE,
+        ack(),
+        recv(),
+    ),
+    timer(
+        "icmp-then-gives-up",
+        EST,
+        send(b"hello", wait=RTO_MS),
+        icmp(3, 1, seq=1, wait=1000),
+        recv(),
+        STATE,
+        tcp_retries2=1,
+    ),
+]
+
+STIMULI = [*_RTO, *_GIVING_UP, *_KEEPALIVE, *_ICMP]

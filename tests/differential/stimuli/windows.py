@@ -12,6 +12,7 @@ from tests.differential.script import (
     close,
     established,
     info,
+    poll,
     recv,
     seg,
     send,
@@ -22,7 +23,7 @@ from tests.differential.script import (
 )
 
 TCP, SOL = socket.IPPROTO_TCP, socket.SOL_SOCKET
-MSG_OOB, MSG_PEEK, MSG_MORE = 1, 2, 0x8000
+MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_MORE = 1, 2, 0x20, 0x8000
 NODELAY = setopt(TCP, socket.TCP_NODELAY, 1)
 CORK, UNCORK = setopt(TCP, socket.TCP_CORK, 1), setopt(TCP, socket.TCP_CORK, 0)
 WINDOW_CLAMP = 10
@@ -388,4 +389,96 @@ _OWN = [
     ),
 ]
 
-STIMULI = [*_CLOSED, *_ODD, *_OWN]
+
+def sndbuf(size: int, **fields: Any) -> Any:
+    return established((SOL, socket.SO_SNDBUF, size), **fields)
+
+
+_BUFFER = [
+    window(
+        "sndbuf-full",
+        sndbuf(2304),
+        send(b"x" * 6000, wait=4),
+        poll(),
+        info("notsent_bytes", "unacked"),
+        ack(),
+        poll(),
+        send(b"x" * 6000, wait=4),
+        ack(),
+    ),
+    window(
+        "sndbuf-full-of-small",
+        sndbuf(2304, mss=MSS + 12),
+        NODELAY,
+        *[sent(1, 1) for _ in range(8)],
+        poll(),
+        ack(ack=401),
+        poll(),
+        sent(1),
+        ack(),
+    ),
+    window(
+        "sndbuf-full-window-closed",
+        sndbuf(2304, win=0),
+        *[send(b"x" * 1000, wait=1) for _ in range(6)],
+        poll(),
+        ack(win=3000),
+        poll(),
+        COUNTS,
+    ),
+    window(
+        "sndbuf-lowered",
+        established(),
+        setopt(SOL, socket.SO_SNDBUF, 2304),
+        send(b"x" * 7000, wait=4),
+        poll(),
+        ack(ack=1449),
+        poll(),
+        ack(),
+        poll(),
+    ),
+    window(
+        "shrinks-ours",
+        rcvbuf(65536),
+        *(ack(b"x" * 600) for _ in range(12)),
+        recv(3000, MSG_TRUNC),
+        info(*OURS),
+        tcp_shrink_window=1,
+    ),
+    window(
+        "shrinks-ours-a-little",
+        established(),
+        *(ack(b"x" * 1448) for _ in range(5)),
+        recv(),
+        info(*OURS),
+        tcp_shrink_window=1,
+    ),
+    window(
+        "shrinks-ours-no-scale",
+        rcvbuf(4096),
+        *(ack(b"x" * 536) for _ in range(8)),
+        recv(500),
+        recv(),
+        tcp_shrink_window=1,
+    ),
+    window(
+        "urgent-twice",
+        peer(2),
+        send(b"abc", MSG_OOB, wait=4),
+        send(b"def", MSG_OOB, wait=4),
+        ack(win=1000),
+        ack(win=1000),
+    ),
+    window(
+        "urgent-stdurg",
+        established(),
+        send(b"abc", MSG_OOB, wait=4),
+        ack(),
+        seg("AU", b"hello", urg=2),
+        recv(),
+        recv(),
+        tcp_stdurg=1,
+    ),
+]
+
+STIMULI = [*_CLOSED, *_ODD, *_OWN, *_BUFFER]

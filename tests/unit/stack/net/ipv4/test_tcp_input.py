@@ -210,6 +210,22 @@ def test_established_small_packet_takes_a_small_buffer_by_profile(
     assert e.sk.sk_rmem_alloc == truesize
 
 
+@pytest.mark.parametrize("shrink", [0, 1])
+def test_established_unread_data_move_the_right_edge_back_only_with_the_sysctl(
+    established: Make, shrink: int
+) -> None:
+    """tcp_shrink_window: the window is what the buffer has room for, even if more was offered before.  A packet takes
+    more of it than its bytes."""
+    e = established(sysctl={"tcp_shrink_window": shrink})
+    edges = []
+    for _ in range(10):
+        e.conn.send("A", b"x" * 600)
+        answer = wanted(e)
+        edges.append(answer.ack + (answer.window << 7))
+    moved_back = any(after < before for before, after in itertools.pairwise(edges))
+    assert moved_back == bool(shrink)
+
+
 def test_established_raised_window_clamp_keeps_what_is_offered(established: Make) -> None:
     """The window is two segments, below the first clamp of 3000."""
     e = established(before=((SOL_TCP, TCP_WINDOW_CLAMP, 3000),))

@@ -18,10 +18,12 @@ from stack.include.snmp import (
 from stack.include.tcp import (
     SOL_TCP,
     TCP_CONGESTION,
+    TCP_INFINITE_SSTHRESH,
     TCP_NODELAY,
     TCP_CA_Disorder,
     TCP_CA_Recovery,
 )
+from stack.net.ipv4 import tcp_metrics
 
 Make = Callable[..., Any]
 MSS = 200
@@ -197,3 +199,37 @@ def test_established_send_buffer_counts_what_a_packet_takes_in_the_kernel(
     e = established(window=0, profile=profile)
     e.sock.send(b"x")
     assert e.sk.sk_wmem_queued == cost + 1
+
+
+# -- the path MTU, the metrics cache ---------------------------------------------------------------------------------
+
+
+def test_loss_path_mtu_that_shrinks_again_makes_what_was_resent_lost_again(established: Make) -> None:
+    e = established(features=TSO)
+    e.sock.send(bytes(2896))
+    e.flight()
+    lengths = []
+    for mtu in (1200, 800):
+        ports = b"\0\x50" + e.conn.sport.to_bytes(2, "big")
+        quoted = e.conn.peer.ip_packet(
+            6, ports + (e.conn.irs + 1).to_bytes(4, "big"), "10.0.2.15", src="10.0.2.2"
+        )
+        e.conn.peer.send_icmp("10.0.2.2", 3, 4, mtu, quoted)
+        lengths.append(sum(len(s.payload) for s in e.flight()))
+    assert lengths == [2896, 2896]
+    assert e.sk.mss_cache == 748
+
+
+@pytest.mark.parametrize(
+    ("cwnd", "ssthresh", "noted"), [(10, TCP_INFINITE_SSTHRESH, 0), (10, 5, 0), (2, 5, 9)]
+)
+def test_close_reordering_is_noted_in_slow_start_after_a_loss_only(
+    established: Make, cwnd: int, ssthresh: int, noted: int
+) -> None:
+    """tcp_metrics: neither by a connection that never lost anything nor in congestion avoidance."""
+    sk = Sender(established, 2).sk
+    sk.reordering, sk.snd_cwnd, sk.snd_ssthresh = 9, cwnd, ssthresh
+    tcp_metrics.tcp_update_metrics(sk)
+    metrics = tcp_metrics.tcp_get_metrics(sk, sk.sk_dst_cache, False)
+    assert metrics is not None
+    assert metrics.reordering == noted
