@@ -240,7 +240,7 @@ def inet_csk_listen_start(sk: inet_connection_sock) -> int:
     reqsk_queue_alloc(sk.icsk_accept_queue)
     sk.sk_ack_backlog = 0
     inet_csk_delack_init(sk)
-    #> set sk->sk_state = TCP_LISTEN
+    #> -> set sk->sk_state = TCP_LISTEN
     sk.sk_state = TCP_LISTEN
     err: int = sk.sk_prot.get_port(sk, sk.sk_num)
     if not err:

@@ -358,6 +358,7 @@ def __inet_hash(sk: inet_connection_sock, osk: sock_common | None) -> int:
         err = inet_reuseport_add_sock(sk, inet_lhash2_bucket_sk(hashinfo, sk))
         if err:
             return err
+    #> ^ tcp_hashinfo.listening_hash[X] add node
     sk_add_node_rcu(sk, hashinfo.listening_hash.setdefault(inet_lhashfn(sk.sk_num), []))
     chain = inet_lhash2_bucket_sk(hashinfo, sk)
     chain.insert(0, sk)

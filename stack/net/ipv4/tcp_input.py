@@ -2851,7 +2851,7 @@ def tcp_urg(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> None:
 
 def tcp_init_transfer(sk: tcp_sock, skb: sk_buff | None) -> None:
     """All that begins with ESTABLISHED: MTU probing, congestion control, buffers."""
-    sk.icsk_af_ops.rebuild_header(sk)
+    sk.icsk_af_ops.rebuild_header(sk)  #> // icsk->icsk_af_ops->rebuild_header
     # Initialize the congestion window: one segment if the SYN-ACK was lost more than once (RFC 5681, section 3.1;
     # measured: 10 after one resend, 1 after two).
     if sk.total_retrans > 1 and sk.undo_marker:
@@ -3022,7 +3022,7 @@ def _rcv_listen(sk: tcp_sock, skb: sk_buff, flags: int) -> int:
         if flags & TCPHDR_FIN:
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_FLAGS)
             return 0
-        reason: int = sk.icsk_af_ops.conn_request(sk, skb)
+        reason: int = sk.icsk_af_ops.conn_request(sk, skb)  #> // icsk->icsk_af_ops->conn_request
         if reason < 0:
             return -reason
         if reason:
@@ -3038,7 +3038,7 @@ def _rcv_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
     """What a good ACK does in each state; (True, result) if the packet ends here."""
     state = sk.sk_state
     if state == TCP_SYN_RECV:
-        #> sk_state == TCP_SYN_RECV
+        #> -> sk_state == TCP_SYN_RECV
         _syn_recv_acked(sk, skb)
     elif state == TCP_FIN_WAIT1:
         return _fin_wait1_acked(sk, skb)
@@ -3085,7 +3085,7 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
         sk.copied_seq = sk.rcv_nxt
     tcp.tcp_set_state(sk, TCP_ESTABLISHED)
     #> TCP_ESTABLISHED
-    sk.sk_state_change(sk)
+    sk.sk_state_change(sk)  #> sk->sk_state_change ->
     if req is None:
         # Where older kernels have it; newer ones begin tcp_init_transfer with it, to the same effect.
         tcp_metrics.tcp_init_metrics(sk)
@@ -3099,7 +3099,7 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     tcp_fast_path_on(sk)
     if sk.sk_shutdown & SEND_SHUTDOWN:
         tcp.tcp_shutdown(sk, SEND_SHUTDOWN)
-    #> out of switch
+    #> // out of switch
 
 
 def _fin_wait1_acked(sk: tcp_sock, skb: sk_buff) -> tuple[bool, int]:
@@ -3170,7 +3170,7 @@ def _rcv_data(sk: tcp_sock, skb: sk_buff) -> int:
         tcp_data_queue(sk, skb)
         queued = True
     elif state == TCP_ESTABLISHED:
-        #> switch TCP_ESTABLISHED
+        #> // switch TCP_ESTABLISHED
         tcp_data_queue(sk, skb)
         queued = True
     if sk.sk_state != TCP_CLOSE:
@@ -3428,7 +3428,7 @@ def tcp_conn_request(
     if sk_acceptq_is_full(sk):
         NET_INC_STATS(net, LINUX_MIB_LISTENOVERFLOWS)
         return _listen_drop(sk, SKB_DROP_REASON_TCP_LISTEN_OVERFLOW)
-    req = inet_reqsk_alloc(rsk_ops, sk, not want_cookie)
+    req = inet_reqsk_alloc(rsk_ops, sk, not want_cookie)  #> req =
     req.syncookie = want_cookie
     req.af_specific = af_ops
     tmp_opt = tcp_options_received()

@@ -907,7 +907,7 @@ def tcp_v4_do_rcv(sk: tcp_sock, skb: sk_buff) -> int:
         return 0
     rsk = sk
     if state == TCP_LISTEN:
-        #> sk_state == TCP_LISTEN
+        #> ^ sk_state == TCP_LISTEN
         nsk = tcp_v4_cookie_check(sk, skb)
         if nsk is None:
             # An answer to a cookie of ours that comes to nothing.
@@ -1017,7 +1017,7 @@ def _bad_packet(net: Stack, skb: sk_buff, reason: int) -> int:
 def _rcv_request(net: Stack, skb: sk_buff, iph: iphdr, th: tcphdr, req: tcp_request_sock) -> Any:
     """A segment for a request.  Whom to try next: the listener if that has to answer, whoever the tables say (None:
     nobody) if the listener is gone; _DONE if the segment has been dealt with."""
-    #> sk->sk_state == TCP_NEW_SYN_RECV
+    #> -> sk->sk_state == TCP_NEW_SYN_RECV
     sk: tcp_sock = req.rsk_listener
     unsigned = tcp.tcp_inbound_hash(sk, req, skb, iph.saddr, AF_INET)
     if unsigned:

@@ -505,7 +505,8 @@ def _third_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, flg: int) -> A
         req.acked = True
         NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPDEFERACCEPTDROP)
         return None
-    child, own_req = sk.icsk_af_ops.syn_recv_sock(sk, skb, req, None, req)
+    ops = sk.icsk_af_ops
+    child, own_req = ops.syn_recv_sock(sk, skb, req, None, req)  #> // inet_csk(sk)->icsk_af_ops->syn_recv_sock
     if child is None:
         return _listen_overflow(sk, skb, req, flg)
     sock_rps_save_rxhash(child, skb)
@@ -543,5 +544,5 @@ def tcp_child_process(parent: tcp_sock, child: tcp_sock, skb: sk_buff) -> int:
     state = child.sk_state
     ret = tcp_input.tcp_rcv_state_process(child, skb)
     if state == TCP_SYN_RECV and child.sk_state != state:
-        parent.sk_data_ready(parent)
+        parent.sk_data_ready(parent)  #> -> parent->sk_data_ready ->
     return ret
