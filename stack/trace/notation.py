@@ -143,7 +143,7 @@ def _shown(call: Call, owner: str, level: str) -> Iterator[Call | str]:
     for child in call.children:
         if isinstance(child, str) or level != "notes" or _is_shown(owner, child):
             yield child
-        else:
+        elif owner in SHOWN or child.name not in NOISE:
             yield from _shown(child, owner, level)
 
 
@@ -152,7 +152,7 @@ def _is_shown(owner: str, child: Call) -> bool:
     if chosen is not None:
         return child.name in chosen
     helper = child.name.startswith("_") and not child.name.startswith("__")
-    if helper or child.name in NOISE or "." in child.name:
+    if helper or child.name in NOISE or "." in child.name or child.code.co_name == "__init__":
         return False
     path = child.code.co_filename.removeprefix(_ROOT_DIRECTORY)
     return not path.startswith(NOISE_FILES)

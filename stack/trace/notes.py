@@ -4,7 +4,8 @@
 A person who draws a call tree leaves most of it out.  Level "notes" does so by this table; level "full" asks it only
 for arguments and results.  ``SHOWN`` names, for a function, the calls that are drawn under it: what these call through
 functions that are not drawn themselves counts as theirs.  For a function without an entry everything is drawn but
-``NOISE``: accessors, counters, memory, clocks and timers.
+``NOISE`` and what is called there: accessors, counters, memory, clocks and timers; and but for the helpers that the
+kernel has not, whose calls count as their caller's.
 """
 
 from __future__ import annotations
@@ -177,16 +178,22 @@ NOISE_FILES: Final = (
     "stack/clock.py",
     "stack/rng.py",
 )
-NOISE: Final = frozenset(
-    {
-        "kfree_skb_reason",
-        "consume_skb",
-        "skb_net",
-        "skb_orphan",
-        "mem_cgroup_charge",
-        "sk_stream_moderate_sndbuf",
-    }
-)
+_NOISE: Final = """
+sockfd_lookup_light get_unused_fd_flags fd_install sock_alloc sock_alloc_file
+kfree_skb_reason consume_skb skb_net skb_orphan skb_clone skb_set_owner_r sk_rmem_schedule sk_forced_mem_schedule
+sock_rfree skb_slices tcp_init_nondata_skb tcp_stream_alloc_skb tcp_write_queue_purge sk_stream_kill_queues
+tcp_release_cb tcp_checksum_complete tcp_try_rmem_schedule
+tcp_mstamp_refresh tcp_rate_skb_sent tcp_rate_skb_delivered tcp_rate_check_app_limited tcp_update_skb_after_send
+tcp_chrono_start tcp_chrono_stop tcp_rbtree_insert tcp_acceptable_seq tcp_rack_sent_after tcp_minshall_update
+tcp_current_mss ipv4_mtu ipv4_default_advmss ip4_dst_hoplimit ip_mtu_locked ip_select_ident_segs sk_can_gso
+tcp_init_tso_segs tcp_set_skb_tso_segs tcp_check_space tcp_check_oom tcp_rto_min_us tcp_rto_delta_us
+tcp_stream_memory_free tcp_should_autocork tcp_mark_push __sk_dst_check sk_setup_caps tcp_event_ack_sent
+tcp_clear_xmit_timers sk_reset_timer sk_stop_timer sock_needs_netstamp tcp_clear_md5_list
+tcp_fastopen_destroy_cipher tcp_metrics_block __tcp_get_metrics
+inet_addr_type inet_bhash2_update_saddr inet_bind2_bucket_find inet_bind2_bucket_create inet_bind2_bucket_destroy
+inet_send_prepare cookie_hash tcp_reset_key ip_hdr_protocol signature_size begin_numbers
+"""
+NOISE: Final = frozenset(_NOISE.split())
 
 _CA_STATES: Final = {
     TCP_CA_Open: "TCP_CA_Open",
@@ -198,7 +205,7 @@ _CA_STATES: Final = {
 
 _ARGUMENTS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "tcp_set_ca_state": lambda values: _CA_STATES[values["ca_state"]],
-    "tcp_set_state": lambda values: TCP_STATE_NAMES[values["state"]],
+    "tcp_set_state": lambda values: f"TCP_{TCP_STATE_NAMES[values['state']]}",
 }
 
 

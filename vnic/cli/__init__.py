@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from vnic import errors
-from vnic.cli import doctor, image, output, replay, serve, version, vm
+from vnic.cli import callgraph, doctor, image, output, replay, serve, version, vm
 
 app = typer.Typer(
     name="vnic",
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command("vm")(vm.vm)
 app.command("serve")(serve.serve)
 app.command("replay")(replay.replay)
+app.command("callgraph")(callgraph.callgraph)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")
