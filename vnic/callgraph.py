@@ -16,7 +16,7 @@ from typing import Final
 from stack.api.bsd import Socket
 from stack.api.sim import MSEC, SEC, RawTcp, Sim
 from stack.trace.notation import render
-from stack.trace.recorder import Recorder, Tree
+from stack.trace.recorder import ROOTS, Recorder, Tree
 
 PORT: Final = 2222
 CLIENT_PORT: Final = 40000
@@ -249,12 +249,12 @@ SCENES: Final[dict[str, Scene]] = {
 
 
 def trace(scene: Scene, root: str = "") -> Tree:
-    """The first tree of the scene with that root; LookupError if there is none."""
+    """The first tree of the scene with its root, or another one; LookupError if there is none."""
     world = World()
     scene.before(world)
-    with Recorder(time.perf_counter_ns) as recorder:
-        scene.step(world)
     wanted = root or scene.root
+    with Recorder(time.perf_counter_ns, roots=ROOTS if wanted in ROOTS else frozenset({wanted})) as recorder:
+        scene.step(world)
     trees = recorder.take()
     for tree in trees:
         if tree.root.name == wanted:

@@ -35,7 +35,8 @@ inet_csk_delack_init:
 inet_hash: __inet_hash
 __inet_hash:
 
-tcp_v4_rcv: __inet_lookup_skb tcp_v4_do_rcv tcp_check_req tcp_child_process tcp_timewait_state_process tcp_v4_send_reset
+tcp_v4_rcv: __inet_lookup_skb tcp_v4_do_rcv tcp_check_req tcp_child_process tcp_timewait_state_process
+  tcp_v4_timewait_ack tcp_v4_send_reset
 __inet_lookup_skb: __inet_lookup
 __inet_lookup: __inet_lookup_established __inet_lookup_listener
 __inet_lookup_established:

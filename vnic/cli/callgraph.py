@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from vnic import callgraph as scenes
 from vnic import errors
 
 DOCS = Path("docs/callgraph.md")
@@ -34,37 +33,33 @@ def callgraph(
     docs: Annotated[
         bool, typer.Option("--docs", help=f"Write {DOCS} of the checkout that this is run in.")
     ] = False,
+    kernel: Annotated[
+        bool,
+        typer.Option(
+            "--kernel", help="Show the kernel's own trees, recorded in a guest that is booted for it."
+        ),
+    ] = False,
+    diff: Annotated[
+        bool,
+        typer.Option("--diff", help="With --kernel: both trees in one; + is ours only, - the kernel's only."),
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="With --kernel: what ftrace wrote, unread.")] = False,
+    image: Annotated[str, typer.Option(help="The guest image for --kernel.")] = "debian12",
 ) -> int:
     """Show the stack's call trees of bind, listen, accept, connect, read, write, close and each kind of segment.
 
-    Each is recorded on the spot, in virtual time: no guest is needed.
+    Each is recorded on the spot, in virtual time: no guest is needed, but for --kernel.
     """
+    from vnic.cli import trees  # the whole stack, which no other verb has to wait for
+
+    if (diff or raw) and not kernel:
+        raise errors.UsageError("--diff and --raw are about the kernel's trees", remedy="add --kernel")
     if docs:
-        if not DOCS.parent.is_dir():
-            raise errors.UsageError(
-                f"cannot write {DOCS}",
-                evidence=f"{Path.cwd()} has no directory {DOCS.parent}",
-                remedy="run it at the top of a checkout",
-            )
-        head = DOCS.read_text().partition(scenes.MARK)[0] if DOCS.exists() else ""
-        DOCS.write_text(head + scenes.MARK + scenes.document())
+        trees.write_docs(DOCS)
     elif list_:
-        for name, scene in scenes.SCENES.items():
-            typer.echo(f"{name:26}{scene.title}")
+        trees.list_steps()
+    elif kernel:
+        trees.show_kernel(names, image, diff=diff, raw=raw)
     else:
-        _show(names or list(scenes.SCENES), level.value)
+        trees.show(names, level.value)
     return errors.EXIT_OK
-
-
-def _show(names: list[str], level: str) -> None:
-    unknown = [name for name in names if name not in scenes.SCENES]
-    if unknown:
-        raise errors.UsageError(
-            f"there is no step {unknown[0]}",
-            evidence=f"the steps are {', '.join(scenes.SCENES)}",
-            remedy="`vnic callgraph --list` tells what each of them is",
-        )
-    for number, name in enumerate(names):
-        scene = scenes.SCENES[name]
-        typer.echo(f"{chr(10) if number else ''}# {scene.title}")
-        typer.echo(scenes.drawn(scene, level))

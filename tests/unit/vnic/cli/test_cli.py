@@ -173,3 +173,32 @@ def test_stage_on_a_closed_terminal_is_no_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stderr", HungUp())
     output.stage("nobody reads this")
     output.show_error(ValueError("nor this"))
+
+
+def test_callgraph_shows_the_steps_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["callgraph", "bind", "listen"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("# bind\nsys_bind\n  -> inet_bind\n")
+    assert "\n\n# listen\nsys_listen\n" in told
+
+
+def test_callgraph_lists_the_steps_and_which_the_kernel_shows_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["callgraph", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-2:] for line in lines if line.startswith("bind ")] == [["kernel", "too"]]
+    assert any(line.startswith("connect ") and not line.endswith("too") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        (["nonsense"], "there is no step nonsense"),
+        (["--diff", "bind"], "about the kernel's trees"),
+        (["--kernel", "connect"], "the kernel's tree of connect is not recorded"),
+    ],
+)
+def test_callgraph_refuses_what_it_has_not(
+    arguments: list[str], fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["callgraph", *arguments]) == 2
+    assert fact in capsys.readouterr().err
