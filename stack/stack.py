@@ -51,7 +51,16 @@ from stack.include.netdevice import net_device
 from stack.include.request_sock import SynVerdict
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
 from stack.include.snmp import netns_mib
-from stack.include.sysctl import SysctlValue, netns_core, netns_ipv4, netns_ipv6, sysctl_get, sysctl_set
+from stack.include.sysctl import (
+    SysctlValue,
+    netns_core,
+    netns_ipv4,
+    netns_ipv6,
+    sysctl_get,
+    sysctl_names,
+    sysctl_parse,
+    sysctl_set,
+)
 from stack.inspect import snapshot as inspect_snapshot
 from stack.kernel.time import timer
 from stack.kernel.time.timer import timer_base
@@ -199,6 +208,14 @@ class Stack:
             self._set_congestion_control(short, value)
             return
         sysctl_set(self.core, self.ipv4, self.ipv6, name, value)
+
+    def sysctl_write(self, name: str, text: str) -> None:
+        """Set one as writing ``text`` to its file would; as sysctl_set, and ValueError for a text that is no value."""
+        self.sysctl_set(name, sysctl_parse(self.sysctl_get(name), text))
+
+    def sysctls(self) -> dict[str, SysctlValue]:
+        """All of them by their full names."""
+        return {name: self.sysctl_get(name) for name in sysctl_names(self.core, self.ipv4, self.ipv6)}
 
     def _set_congestion_control(self, name: str, value: SysctlValue) -> None:
         if name == "tcp_available_congestion_control":

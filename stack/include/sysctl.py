@@ -261,6 +261,34 @@ def sysctl_set(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str, 
     setattr(owner, field, value)
 
 
+def sysctl_names(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6) -> list[str]:
+    """The full names of all: "net.core.somaxconn", "net.ipv4.tcp_rmem" ...; in alphabetical order."""
+    names: list[str] = []
+    tables: tuple[tuple[str, object, dict[str, str]], ...] = (
+        ("net.core.", core, {"netdev_max_backlog": "netdev_max_backlog"}),
+        ("net.ipv4.", ipv4, _IPV4_FIELDS),
+        ("net.ipv6.", ipv6, _IPV6_FIELDS),
+    )
+    for prefix, owner, renamed in tables:
+        fields = {f: n for n, f in renamed.items()}
+        plain = [f for f in vars(owner) if f.startswith("sysctl_") and f not in fields]
+        names += [prefix + f.removeprefix("sysctl_") for f in plain]
+        names += [prefix + name for field, name in fields.items() if hasattr(owner, field)]
+    return sorted(names)
+
+
+def sysctl_parse(old: SysctlValue, text: str) -> SysctlValue:
+    """A value of the same kind from what one would write to the file below /proc/sys; ValueError if it is none."""
+    words = text.split()
+    if isinstance(old, str):
+        return text.strip()
+    if isinstance(old, tuple | frozenset):
+        return tuple(int(word, 0) for word in words)
+    if len(words) != 1:
+        raise ValueError(f"{text!r} is not one number")
+    return type(old)(int(words[0], 0))
+
+
 def _same_kind(old: object, value: SysctlValue) -> bool:
     """An int for an int, a string for a string, as many numbers for a tuple of numbers."""
     if isinstance(old, tuple) and isinstance(value, tuple):

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from vnic import errors
-from vnic.cli import callgraph, doctor, image, output, replay, serve, version, vm
+from vnic.cli import callgraph, doctor, image, output, replay, serve, version, views, vm
 
 app = typer.Typer(
     name="vnic",
@@ -33,6 +33,9 @@ app.command("vm")(vm.vm)
 app.command("serve")(serve.serve)
 app.command("replay")(replay.replay)
 app.command("callgraph")(callgraph.callgraph)
+app.command("trace")(views.trace)
+app.command("nstat")(views.nstat)
+app.command("sysctl")(views.sysctl)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")

@@ -11,16 +11,23 @@ import asyncio
 import contextlib
 import gc
 import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guest.vm.rundir import check_socket_path
 from vnic import errors
 from vnic.cli import output
 from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
 
+if TYPE_CHECKING:
+    from vnic.host import Host
+
 READY = "ready:"
+NO_CONTROL = "none"
 
 VhostUserPath = Annotated[
     str | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
@@ -53,6 +60,13 @@ Thaw = Annotated[
 Record = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write the run down, for vnic replay.")
 ]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|none",
+        help="Where vnic trace, nstat and the like ask; a place that they find unless given.",
+    ),
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -71,6 +85,7 @@ def serve(
     freeze: Freeze = None,
     thaw: Thaw = None,
     record: Record = None,
+    control: Control = None,
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
@@ -95,11 +110,11 @@ def serve(
     )
     if freeze is not None:
         write_whole(freeze, "")  # what cannot be written is said before anybody relies on it
-    asyncio.run(_serve(options))
+    asyncio.run(_serve(options, control))
     return errors.EXIT_OK
 
 
-async def _serve(options: Options) -> None:
+async def _serve(options: Options, control: str | None) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,13 +125,32 @@ async def _serve(options: Options) -> None:
     # What is loaded now stays: the collector need not look at it again on the packet path.
     gc.collect()
     gc.freeze()
-    async with Host.open(options) as host:
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(Host.open(options))
+        if control != NO_CONTROL:
+            await stack.enter_async_context(_controlled(host, options, control))
         _announce(options)
         await ended.wait()
         if options.freeze is not None:
             write_whole(options.freeze, host.freeze())
             output.stage(f"frozen: {options.freeze}")
         output.stage(f"ending: {_totals(host.port.stats())}")
+
+
+@asynccontextmanager
+async def _controlled(host: Host, options: Options, where: str | None) -> AsyncIterator[None]:
+    """The control socket, for the verbs that look at a running back end."""
+    from vnic.control import ControlServer, socket_path
+
+    fixed = "the run is recorded, and its sysctls belong to what was recorded" if options.record else ""
+    path = Path(where) if where is not None else socket_path()
+    check_socket_path(path)
+    async with AsyncExitStack() as open_:
+        try:
+            await open_.enter_async_context(ControlServer(host.runner.stack, fixed=fixed).listen(path))
+        except OSError as error:
+            raise errors.from_oserror(error, f"listen on {path}") from error
+        yield
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that look at a running back end over its control socket: nstat, sysctl, trace."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vnic import errors
+
+Control = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="The back end's control socket; the one that runs unless given."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def nstat(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Counters to show: names, or patterns.")
+    ] = None,
+    all_: Annotated[
+        bool, typer.Option("-a", "--ignore", help="Absolute values, not what came since last time.")
+    ] = False,
+    zeros: Annotated[bool, typer.Option("-z", "--zeros", help="Those that are zero too.")] = False,
+    no_update: Annotated[bool, typer.Option("-s", "--noupdate", help="Leave the history as it is.")] = False,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Show the stack's counters as nstat shows the kernel's: what they grew by since the last call.
+
+    The history is kept for each back end in the directory of its control socket.
+    """
+    from vnic import counters
+
+    values = counters.read(control, absolute=all_, update=not no_update)
+    shown = counters.chosen(values, patterns or [], zeros=zeros)
+    typer.echo(json.dumps({"kernel": shown}) if json_ else counters.text(shown), nl=json_)
+    return errors.EXIT_OK
+
+
+def sysctl(
+    names: Annotated[list[str] | None, typer.Argument(help="NAME to read, NAME=VALUE to set.")] = None,
+    all_: Annotated[bool, typer.Option("-a", "--all", help="Show all of them.")] = False,
+    values_only: Annotated[bool, typer.Option("-n", "--values", help="Without the names.")] = False,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Read and change the sysctls of a running stack: vnic sysctl net.ipv4.tcp_syncookies=2"""
+    from vnic.control import Client, choose
+
+    if not names and not all_:
+        raise errors.UsageError("nothing to read or set", remedy="vnic sysctl -a, or name one")
+    found: dict[str, str] = {}
+    with Client(choose(control)) as back_end:
+        if all_:
+            found.update(back_end.ask("sysctls"))
+        for word in names or []:
+            name, equals, value = word.partition("=")
+            found[name.strip()] = back_end.ask(
+                "sysctl", name=name.strip(), value=value.strip() if equals else None
+            )
+    if json_:
+        typer.echo(json.dumps(found))
+    else:
+        for name, value in found.items():
+            typer.echo(value if values_only else f"{name} = {value}")
+    return errors.EXIT_OK
+
+
+def trace(
+    level: Annotated[
+        Literal["notes", "full", "times"],
+        typer.Option(help="What notes would show, every call, or with microseconds."),
+    ] = "notes",
+    port: Annotated[
+        int | None, typer.Option(help="Only segments and sockets with this port at either end.")
+    ] = None,
+    peer: Annotated[
+        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those of this peer: 10.0.2.15:40000")
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(metavar="FUNCTION", help="Only trees that begin with it: tcp_v4_rcv, sys_bind ..."),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-c", "--count", min=1, help="End after so many trees.")
+    ] = None,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Print the call tree of what a running stack does, as it happens (Ctrl-C ends it)."""
+    from vnic.control import Client, choose
+
+    wanted = {"level": level, "port": port, "peer": peer, "root": root}
+    if count is not None:
+        wanted["count"] = count
+    with Client(choose(control)) as back_end:
+        for answer in back_end.stream("trace", **wanted):
+            if "dropped" in answer:
+                print(
+                    f"... {answer['dropped']} trees were lost: they came too fast",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            elif json_:
+                print(json.dumps(answer), flush=True)
+            else:
+                print(
+                    f"# {answer['flow']}\n{answer['tree']}\n" if answer["flow"] else f"{answer['tree']}\n",
+                    flush=True,
+                )
+    return errors.EXIT_OK

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control socket of a running back end: what ``vnic ss``, ``nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
+
+A line of JSON is a request, ``{"verb": "snapshot", ...}``; answers are lines of JSON too: ``{"ok": ...}`` or
+``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" one for each call tree until the client
+leaves.  Nothing of it is on the packet path: the server is a guest of the back end's event loop between two batches.
+
+Who may ask: processes of the user who runs the back end, and root.  The socket lies in a directory that is closed to
+others, and the kernel says who connects (SO_PEERCRED).
+
+A client that misbehaves is cut off and costs nothing more: a request has 64 KiB and ten seconds to arrive, an answer
+that is not read for ten seconds ends the connection, and 16 clients are served at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from guest.vm.rundir import base_dir
+from vnic.errors import UsageError, VnicError
+
+if TYPE_CHECKING:
+    from stack.stack import Stack
+    from stack.trace.recorder import Tree
+
+MAX_REQUEST: Final = 65536
+PATIENCE_S: Final = 10.0
+MAX_CLIENTS: Final = 16
+TRACE_PERIOD_S: Final = 0.1
+TRACE_BUFFER: Final = 1000  # trees that may wait for that
+ROOT: Final = 0
+ANSWER_S: Final = 30.0  # that a client waits for an answer
+
+_UCRED: Final = struct.Struct("3i")  # pid, uid, gid
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class ControlError(VnicError):
+    """The back end refused a request, or there is none to ask."""
+
+
+# -- the server's side ------------------------------------------------------------------------------------------------
+
+
+class ControlServer:
+    """Answers for one Stack; made by ``listen``."""
+
+    def __init__(self, net: Stack, *, fixed: str = "") -> None:
+        """``fixed`` says why sysctls cannot be changed, if they cannot."""
+        self._net = net
+        self._fixed = fixed
+        self._clients = 0
+        self._tracing = False
+        self._verbs: dict[str, Callable[[Request], Any]] = {
+            "snapshot": lambda request: self._net.snapshot(),
+            "counters": self._counters,
+            "sysctls": lambda request: {k: sysctl_text(v) for k, v in self._net.sysctls().items()},
+            "sysctl": self._sysctl,
+        }
+
+    @asynccontextmanager
+    async def listen(self, path: Path) -> AsyncIterator[Path]:
+        """Serve at ``path`` until the block is left.  OSError."""
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._serve, path, limit=MAX_REQUEST)
+        try:
+            path.chmod(0o600)
+            yield path
+        finally:
+            server.close()
+            path.unlink(missing_ok=True)
+            history(path).unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._clients >= MAX_CLIENTS or not _is_ours(writer.get_extra_info("socket")):
+            writer.close()
+            return
+        self._clients += 1
+        try:
+            while await self._answer(reader, writer):
+                pass
+        except (ConnectionError, TimeoutError):
+            pass
+        finally:
+            self._clients -= 1
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request; whether the client may have another."""
+        try:
+            line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+        except ValueError:  # longer than the limit
+            await _send(
+                writer,
+                _refusal("the request is too long", f"more than {MAX_REQUEST} bytes without a line end"),
+            )
+            return False
+        if not line.endswith(b"\n"):
+            return False
+        try:
+            request = json.loads(line)
+            verb = request["verb"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            await _send(writer, _refusal("the request is not understood", repr(line[:60])))
+            return False
+        if verb == "trace":
+            await self._trace(request, reader, writer)
+            return False
+        await _send(writer, self._call(verb, request))
+        return True
+
+    def _call(self, verb: object, request: Request) -> Answer:
+        function = self._verbs.get(verb) if isinstance(verb, str) else None
+        if function is None:
+            return _refusal(f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace")
+        try:
+            return {"ok": function(request)}
+        except ControlError as error:
+            return {"error": [error.fact, error.evidence, error.remedy]}
+
+    # -- verbs ---------------------------------------------------------------------------------------------------
+
+    def _counters(self, request: Request) -> dict[str, int]:
+        """Every counter of /proc/net/snmp, netstat and snmp6, named as by nstat: "TcpExtListenDrops"."""
+        from stack.net.ipv4 import proc
+        from stack.net.ipv6 import proc as proc6
+
+        groups = {**proc.snmp_groups(self._net), **proc.netstat_groups(self._net)}
+        named = {group + name: value for group, names in groups.items() for name, value in names.items()}
+        return {**named, **proc6.snmp6_counters(self._net)}
+
+    def _sysctl(self, request: Request) -> str:
+        """Read a sysctl, or set it if there is a value; its text."""
+        name, value = request.get("name"), request.get("value")
+        if not isinstance(name, str) or not isinstance(value, str | None):
+            raise ControlError("a sysctl has a name, and a value if it is to be set", f"{name!r}, {value!r}")
+        if value is not None and self._fixed:
+            raise ControlError(f"cannot set {name}", self._fixed)
+        try:
+            if value is not None:
+                self._net.sysctl_write(name, value)
+            return sysctl_text(self._net.sysctl_get(name))
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            fact = f"cannot {'read' if value is None else 'set'} {name}"
+            raise ControlError(
+                fact, str(error.args[0]), "`vnic sysctl -a` lists them with their values"
+            ) from error
+
+    async def _trace(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Call trees as they happen, until the client hangs up or has as many as it asked for."""
+        from stack.trace.recorder import Recorder
+
+        try:
+            wanted = TraceFilter.of(request)
+        except ControlError as error:
+            await _send(writer, {"error": [error.fact, error.evidence, error.remedy]})
+            return
+        if self._tracing:
+            await _send(
+                writer, _refusal("somebody else is tracing", "one at a time", "end the other vnic trace")
+            )
+            return
+        recorder = Recorder(time.perf_counter_ns, max_trees=TRACE_BUFFER)
+        gone = asyncio.ensure_future(reader.read(1))
+        self._tracing = True
+        try:
+            recorder.start()
+            await _send(writer, {"ok": "tracing"})
+            left = wanted.count
+            while not gone.done() and left > 0:
+                await asyncio.wait([gone], timeout=TRACE_PERIOD_S)
+                found = [tree for tree in recorder.take() if wanted.takes(tree)][:left]
+                left -= len(found)
+                for tree in found:
+                    await _send(writer, {"tree": wanted.draw(tree), "flow": flow_text(tree.flow)})
+                if recorder.dropped:
+                    await _send(writer, {"dropped": recorder.dropped})
+                    recorder.dropped = 0
+        except RuntimeError as error:
+            await _send(writer, _refusal("cannot trace", str(error)))
+        finally:
+            recorder.stop()
+            self._tracing = False
+            gone.cancel()
+
+
+class TraceFilter:
+    """Which trees a client wants, and how they are drawn."""
+
+    def __init__(self, level: str, port: int | None, peer: str | None, root: str | None, count: int) -> None:
+        self.level = level
+        self.port = port
+        self.peer = peer
+        self.root = root
+        self.count = count
+
+    @classmethod
+    def of(cls, request: Request) -> TraceFilter:
+        """From a request; ControlError for what cannot be."""
+        from stack.trace.notation import LEVELS
+        from stack.trace.recorder import ROOTS
+
+        level, port, peer = request.get("level", "notes"), request.get("port"), request.get("peer")
+        root, count = request.get("root"), request.get("count", 1 << 62)
+        if level not in LEVELS:
+            raise ControlError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
+        if root is not None and root not in ROOTS:
+            raise ControlError(f"no tree begins with {root!r}", f"they begin with {', '.join(sorted(ROOTS))}")
+        if not isinstance(port, int | None) or not isinstance(peer, str | None) or not isinstance(count, int):
+            raise ControlError(
+                "the filter is not understood", f"port {port!r}, peer {peer!r}, count {count!r}"
+            )
+        return cls(level, port, peer, root, count)
+
+    def takes(self, tree: Tree) -> bool:
+        if self.root is not None and tree.root.name != self.root:
+            return False
+        if self.port is None and self.peer is None:
+            return True
+        if tree.flow is None:
+            return False
+        if self.port is not None and self.port not in (tree.flow[1], tree.flow[3]):
+            return False
+        return self.peer is None or flow_text(tree.flow).partition(" < ")[2] == self.peer
+
+    def draw(self, tree: Tree) -> str:
+        from stack.trace.notation import render
+
+        return render(tree, self.level)
+
+
+def flow_text(flow: tuple[int, int, int, int] | None) -> str:
+    """ "10.0.2.2:80 < 10.0.2.15:40000", local end first; "" for none."""
+    if flow is None:
+        return ""
+    local, lport, peer, pport = flow
+    return f"{_end(local, lport)} < {_end(peer, pport)}"
+
+
+def _end(address: int, port: int) -> str:
+    from stack.include.ip import in_ntoa
+    from stack.include.ipv6 import in6_ntop
+
+    if address >> 32:
+        return f"[{in6_ntop(address)}]:{port}"
+    return f"{in_ntoa(address)}:{port}"
+
+
+def sysctl_text(value: object) -> str:
+    """As sysctl(8) shows it: several numbers with tabs between."""
+    if isinstance(value, tuple | frozenset):
+        return "\t".join(map(str, sorted(value) if isinstance(value, frozenset) else value))
+    return str(value)
+
+
+def _is_ours(sock: socket.socket) -> bool:
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return uid in (os.getuid(), ROOT)
+
+
+def _refusal(fact: str, evidence: str = "", remedy: str = "") -> Answer:
+    return {"error": [fact, evidence, remedy]}
+
+
+async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
+    writer.write(json.dumps(answer).encode() + b"\n")
+    await asyncio.wait_for(writer.drain(), PATIENCE_S)
+
+
+# -- the client's side ------------------------------------------------------------------------------------------------
+
+
+def directory() -> Path:
+    """Where this user's back ends have their control sockets."""
+    return base_dir() / "control"
+
+
+def socket_path() -> Path:
+    """For this process's back end; the directory is made."""
+    where = directory()
+    where.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return where / f"{os.getpid()}.sock"
+
+
+def history(path: Path) -> Path:
+    """Where ``vnic nstat`` keeps what it showed last of the back end with that socket."""
+    return path.with_name(path.name + ".nstat")
+
+
+def running() -> list[Path]:
+    """The sockets of back ends that run, oldest first; those of ended ones are removed."""
+    found = []
+    for path in sorted(directory().glob("*.sock"), key=lambda p: p.stat().st_mtime):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.settimeout(1.0)
+            probe.connect(str(path))
+            found.append(path)
+            continue
+        path.unlink(missing_ok=True)
+    return found
+
+
+def choose(wanted: Path | None) -> Path:
+    """The back end to ask: ``wanted``, or the only one that runs."""
+    if wanted is not None:
+        return wanted
+    paths = running()
+    if len(paths) == 1:
+        return paths[0]
+    if not paths:
+        raise ControlError(
+            "no back end runs",
+            f"none answers in {directory()}",
+            "start one: make vm, or vnic serve --stream PATH",
+        )
+    raise UsageError(
+        f"{len(paths)} back ends run",
+        " ".join(map(str, paths)),
+        "say which one: --control PATH",
+    )
+
+
+class Client:
+    """Asks one back end; a context manager.  ControlError for what it refuses, and if it does not answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(ANSWER_S)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            raise ControlError(
+                f"no back end answers at {path}",
+                str(error),
+                "`vnic ss` without --control finds the one that runs",
+            ) from error
+        self._lines = self._socket.makefile("rb")
+
+    def ask(self, verb: str, **more: object) -> Any:
+        """One request and its answer."""
+        self._request(verb, more)
+        return self._read()["ok"]
+
+    def stream(self, verb: str, **more: object) -> Iterator[Answer]:
+        """One request and its answers, until the back end ends or the caller has enough.  The back end has taken the
+        request when this returns."""
+        self._request(verb, more)
+        self._read()
+        self._socket.settimeout(None)
+        return self._answers()
+
+    def _answers(self) -> Iterator[Answer]:
+        while True:
+            try:
+                yield self._read()
+            except EOFError:
+                return
+
+    def _request(self, verb: str, more: dict[str, object]) -> None:
+        self._socket.sendall(json.dumps({"verb": verb, **more}).encode() + b"\n")
+
+    def _read(self) -> Answer:
+        try:
+            line = self._lines.readline()
+        except OSError as error:
+            raise ControlError(f"the back end at {self.path} does not answer", str(error)) from error
+        if not line:
+            raise EOFError(f"the back end at {self.path} hung up")
+        answer: Answer = json.loads(line)
+        if "error" in answer:
+            raise ControlError(*answer["error"])
+        return answer
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lines.close()
+        self._socket.close()
