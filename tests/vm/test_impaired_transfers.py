@@ -129,7 +129,8 @@ WORSE_NETEM = {
     "loss 5%": Case(WIRE, **LOST),
     "delay 40ms 10ms reorder 25% 50%": Case(WIRE, **REORDERED),
     "duplicate 10%": Case(WIRE, **DUPLICATED),
-    "delay 20ms rate 10mbit limit 60": Case(WIRE, **LOST, rtt_s=0.04, rate=1.25e6),
+    # No losses in common: the guest's TCP is told of a full qdisc of its own and slows down, ours learns by them.
+    "delay 20ms rate 10mbit limit 60": Case(WIRE, rtt_s=0.04, rate=1.25e6),
     "delay 5ms 2ms loss 1% duplicate 2% reorder 10%": Case(
         WIRE, sender=LOST["sender"] + DUPLICATED["sender"], receiver=LOST["receiver"] + DUPLICATED["receiver"]
     ),
