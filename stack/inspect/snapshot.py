@@ -193,6 +193,9 @@ def tcp_tables(net: Stack) -> dict[str, Any]:
             for slot, chain in info.bhash.items()
             for tb in chain
         ],
+        "listening_buckets": {
+            slot: [ref(sk) for sk in chain] for slot, chain in info.listening_hash.items() if chain
+        },
         "ehash_buckets": {slot: [ref(sk) for sk in chain] for slot, chain in info.ehash.items() if chain},
     }
 
@@ -248,6 +251,7 @@ def _connection(sk: Any, ref: _Refs) -> dict[str, Any]:
         "recv_q": (sk.rcv_nxt - sk.copied_seq) & 0xFFFFFFFF if sk.sk_state != TCP_LISTEN else 0,
         "send_q": (sk.write_seq - sk.snd_una) & 0xFFFFFFFF,
         "error": sk.sk_err,
+        "bind_bucket": sk.icsk_bind_hash.port if sk.icsk_bind_hash is not None else None,
         "info": tcp_info(sk),
     }
 

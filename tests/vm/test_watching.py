@@ -93,5 +93,7 @@ def test_verbs_look_into_the_back_end_that_a_guest_uses(
     assert "cookie_v4_init_sequence" in syn["tree"]
     assert "cookie_v4_check" in ack["tree"]
     assert syn["flow"].startswith(f"{SERVER}:7 < 10.0.2.15:")
+    hashinfo = verb(path, "tables", "bhash")[0]
+    assert {"name": "bhash[7]", "value": "", "to": ["tb7"]} in hashinfo["rows"]
     counted = verb(path, "nstat", "TcpExtSyncookies*", "TcpPassiveOpens")["kernel"]
     assert counted == {"TcpPassiveOpens": 1, "TcpExtSyncookiesSent": 1, "TcpExtSyncookiesRecv": 1}

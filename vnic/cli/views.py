@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs that look at a running back end over its control socket: nstat, sysctl, trace."""
+"""The verbs that look at a running back end over its control socket: trace, tables, nstat, sysctl."""
 
 from __future__ import annotations
 
@@ -114,4 +114,46 @@ def trace(
                     f"# {answer['flow']}\n{answer['tree']}\n" if answer["flow"] else f"{answer['tree']}\n",
                     flush=True,
                 )
+    return errors.EXIT_OK
+
+
+def tables(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ehash|bhash|lhash|all]...", help="Which; all unless given."),
+    ] = None,
+    format_: Annotated[
+        Literal["text", "dot", "svg", "json"], typer.Option("--format", "-f", help="svg needs graphviz.")
+    ] = "text",
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")
+    ] = None,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Draw the TCP tables of a running stack: buckets, structs with the kernel's field names, pointers."""
+    from stack.inspect import tables as pictures
+    from vnic import graphviz
+    from vnic.control import Client, choose
+
+    chosen = [name for name in names or [] if name != "all"] or list(pictures.TABLES)
+    with Client(choose(control)) as back_end:
+        tcp = back_end.ask("snapshot")["tcp"]
+    try:
+        boxes = pictures.picture(tcp, chosen)
+    except ValueError as error:
+        raise errors.UsageError(str(error), remedy="vnic tables all") from error
+    if json_ or format_ == "json":
+        text = json.dumps(pictures.plain(boxes)) + "\n"
+    elif format_ == "text":
+        text = pictures.text(boxes)
+    else:
+        text = pictures.dot(boxes) if format_ == "dot" else graphviz.svg(pictures.dot(boxes))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        try:
+            out.write_text(text)
+        except OSError as error:
+            raise errors.from_oserror(error, f"write {out}") from error
     return errors.EXIT_OK
