@@ -59,6 +59,8 @@ class Profile:
     fin_in_zero_window: bool = False
     # A small received frame has a buffer of 576 bytes; else one of a power of two.
     small_heads: bool = False
+    # The receiver's round trip estimate follows the smallest sample; else time stamps' samples are smoothed.
+    rcv_rtt_minimal: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -110,6 +112,7 @@ PROFILES: dict[str, Profile] = {
             fin_in_cwnd=True,
             ofo_measured=True,
             small_heads=True,
+            rcv_rtt_minimal=True,
             fin_in_zero_window=True,
         ),
     )

@@ -323,6 +323,9 @@ class Run:
         self._record(name, sock, self._try(sock, name, args, into))
 
     def do_info(self, fields: tuple[str, ...], sock: str) -> None:
+        if sock not in self.socks:
+            self.infos.append({})
+            return
         raw = self.socks[sock].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
         found = dict(zip(_INFO_NAMES, _INFO.unpack(raw), strict=True))
         self.infos.append({name: found[name] for name in fields})

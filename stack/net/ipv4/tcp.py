@@ -118,7 +118,6 @@ from stack.include.tcp import (
     TCP_AO_DEL_KEY,
     TCP_AO_INFO,
     TCP_CHRONO_BUSY,
-    TCP_CHRONO_SNDBUF_LIMITED,
     TCP_CM_INQ,
     TCP_CONGESTION,
     TCP_CORK,
@@ -404,9 +403,11 @@ def tcp_push(sk: tcp_sock, flags: int, mss_now: int, nonagle: int, size_goal: in
 
 
 def tcp_stream_alloc_skb(sk: tcp_sock) -> sk_buff:
-    """An empty packet for a queue of the socket's, of as much memory as the kernel's."""
+    """An empty packet for a queue of the socket's, of as much memory as the kernel's.  For a device that does not
+    segment each segment is a packet here, where the kernel has one for many (software GSO): those count for less."""
     skb = sk_buff(b"", 0, 0)
-    skb.truesize = sk.sk_net.profile.tx_skb_truesize
+    if tcp_output.sk_can_gso(sk):
+        skb.truesize = sk.sk_net.profile.tx_skb_truesize
     skb.ip_summed = CHECKSUM_PARTIAL
     return skb
 
@@ -526,7 +527,6 @@ def _wait_for_space(
     """The buffer is full: send what is there, and ask for a wake-up."""
     if sk.sk_socket is not None:
         sk.sk_socket.flags |= SOCK_NOSPACE
-    tcp_output.tcp_chrono_start(sk, TCP_CHRONO_SNDBUF_LIMITED)
     if copied:
         if tsflags:
             tcp_tx_timestamp(sk, tsflags)
@@ -1395,13 +1395,21 @@ def _info_timing(sk: tcp_sock, info: dict[str, int]) -> None:
         rttvar=sk.mdev_us >> 2,
         rcv_rtt=sk.rcv_rtt_est.rtt_us >> 3,
         min_rtt=tcp_min_rtt(sk),
-        busy_time=jiffies_to_usecs(sum(sk.chrono_stat)),
-        rwnd_limited=jiffies_to_usecs(sk.chrono_stat[1]),
-        sndbuf_limited=jiffies_to_usecs(sk.chrono_stat[2]),
     )
+    tcp_get_info_chrono_stats(sk, info)
     if sk.rate_interval_us:
         info["delivery_rate"] = sk.rate_delivered * sk.mss_cache * 1_000_000 // sk.rate_interval_us
     info["delivery_rate_app_limited"] = int(sk.rate_app_limited)
+
+
+def tcp_get_info_chrono_stats(sk: tcp_sock, info: dict[str, int]) -> None:
+    """How long the connection was busy sending, and of that held back by the peer's window and by the send buffer; what
+    it is now held back by counts until now."""
+    stats = list(sk.chrono_stat)
+    if sk.chrono_type:
+        stats[sk.chrono_type - 1] += (tcp_jiffies32(sk.sk_net) - sk.chrono_start) & MASK32
+    busy, rwnd_limited, sndbuf_limited = (jiffies_to_usecs(n) for n in (sum(stats), *stats[1:]))
+    info.update(busy_time=busy, rwnd_limited=rwnd_limited, sndbuf_limited=sndbuf_limited)
 
 
 def _info_counters(sk: tcp_sock, info: dict[str, int]) -> None:

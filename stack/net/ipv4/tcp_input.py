@@ -643,10 +643,14 @@ def tcp_initialize_rcv_mss(sk: tcp_sock) -> None:
 
 def tcp_rcv_rtt_update(tp: tcp_sock, sample: int, win_dep: bool) -> None:
     """Smooth the receiver's round trip estimate (us, scaled by 8); samples that depend on our own window only
-    lower it."""
+    lower it.  Under the profile switch ``rcv_rtt_minimal`` any smaller sample does at once, and larger ones count only
+    when the application has read all there is."""
     old = tp.rcv_rtt_est.rtt_us
     new = sample << 3
-    if old:
+    minimal = tp.sk_net.profile.rcv_rtt_minimal
+    if old and not (minimal and new < old):
+        if minimal and tp.rcv_nxt != tp.copied_seq:
+            return
         if win_dep:
             new = min(new, old)
         else:

@@ -95,6 +95,7 @@ from stack.include.tcp import (
     MAX_TCP_WINDOW,
     TCP_CHRONO_BUSY,
     TCP_CHRONO_RWND_LIMITED,
+    TCP_CHRONO_SNDBUF_LIMITED,
     TCP_CHRONO_UNSPEC,
     TCP_DELACK_MAX,
     TCP_DELACK_MIN,
@@ -186,6 +187,8 @@ from stack.include.tcp import (
 from stack.include.tcp_states import (
     TCP_CLOSE,
     TCPF_CLOSE,
+    TCPF_CLOSE_WAIT,
+    TCPF_ESTABLISHED,
     TCPF_LISTEN,
     TCPF_SYN_SENT,
 )
@@ -837,6 +840,7 @@ def tcp_queue_skb(sk: tcp_sock, skb: sk_buff) -> None:
     sk.write_seq = skb.cb.end_seq
     sk.sk_write_queue.append(skb)
     sk.sk_wmem_queued += skb.truesize
+    tcp_chrono_start(sk, TCP_CHRONO_BUSY)
 
 
 def tcp_set_skb_tso_segs(skb: sk_buff, mss_now: int) -> int:
@@ -1121,6 +1125,15 @@ def tcp_cwnd_validate(sk: tcp_sock, is_cwnd_limited: bool) -> None:
         and not (ca_ops is not None and ca_ops.cong_control)
     ):
         tcp_cwnd_application_limited(sk)
+    socket_ = sk.sk_socket
+    if (
+        not sk.sk_write_queue
+        and socket_ is not None
+        and socket_.flags & SOCK_NOSPACE
+        and 1 << sk.sk_state & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)
+    ):
+        # All was sent, cwnd has room, and the application could not write more: the buffer is too small.
+        tcp_chrono_start(sk, TCP_CHRONO_SNDBUF_LIMITED)
 
 
 def tcp_minshall_update(tp: tcp_sock, mss_now: int, skb: sk_buff) -> None:

@@ -33,7 +33,8 @@ USER_TIMEOUT = 18
 EST, NOTS = established(), established(ts=None)
 RTO_MS = 300.0  # the first, not the second
 STATE = info(
-    "retransmits", "backoff", "probes", "unacked", "total_retrans", "snd_cwnd", "snd_ssthresh", "ca_state", "state"
+    "retransmits", "backoff", "probes", "unacked", "total_retrans", "snd_cwnd", "snd_ssthresh", "ca_state", "state",
+    "rto", "busy_time",
 )  # fmt: skip
 NODELAY = setopt(TCP, socket.TCP_NODELAY, 1)
 

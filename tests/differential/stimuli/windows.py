@@ -30,7 +30,8 @@ WINDOW_CLAMP = 10
 MSS = 200  # small: the guest's calls come over its console
 PROBE_MS = 300.0  # one RTO of 204 ms, but not the second
 COUNTS = info(
-    "probes", "backoff", "retransmits", "unacked", "notsent_bytes", "snd_wnd", "bytes_sent", "bytes_retrans"
+    "probes", "backoff", "retransmits", "unacked", "notsent_bytes", "snd_wnd", "bytes_sent", "bytes_retrans",
+    "busy_time", "rwnd_limited", "sndbuf_limited",
 )  # fmt: skip
 QUIET = {"tcp_early_retrans": 0, "tcp_min_tso_segs": 64}
 
@@ -424,7 +425,7 @@ _BUFFER = [
         poll(),
         ack(win=3000),
         poll(),
-        COUNTS,
+        info("notsent_bytes", "unacked", "snd_wnd"),
     ),
     window(
         "sndbuf-lowered",

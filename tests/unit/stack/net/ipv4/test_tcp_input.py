@@ -226,6 +226,26 @@ def test_established_unread_data_move_the_right_edge_back_only_with_the_sysctl(
     assert moved_back == bool(shrink)
 
 
+@pytest.mark.parametrize(
+    ("profile", "read", "estimate"),
+    [("linux-6.1", True, 12), ("linux-6.1", False, 12), ("linux-6.18", True, 12), ("linux-6.18", False, 10)],
+)
+def test_established_longer_round_trip_of_the_receiver_by_profile(
+    established: Make, profile: str, read: bool, estimate: int
+) -> None:
+    """A first sample of 10 ms, then one of 26: an eighth of the difference is added, under 6.18 only to a reader who
+    keeps up."""
+    e = established(profile=profile)
+    for delay in (10, 26):
+        e.sim.run_for(delay * MSEC)
+        e.conn.send("A", b"x" * MSS)
+        e.flight()
+        if read:
+            e.sock.recv(MSS)
+            e.flight()
+    assert e.sk.rcv_rtt_est.rtt_us // 8000 == estimate
+
+
 def test_established_raised_window_clamp_keeps_what_is_offered(established: Make) -> None:
     """The window is two segments, below the first clamp of 3000."""
     e = established(before=((SOL_TCP, TCP_WINDOW_CLAMP, 3000),))

@@ -231,3 +231,41 @@ def test_small_queue_limit_is_two_packets_or_a_millisecond(established: Make) ->
         assert sk.tsq_flags & TSQF_THROTTLED
         assert not tcp_output.tcp_small_queue_check(sk, skb, 1)
     sk.sk_wmem_alloc = 0
+
+
+# -- what held the sender back (struct tcp_info) ------------------------------------------------------------------
+
+
+def held_back(e: Any) -> tuple[int, int, int]:
+    """tcpi_busy_time, tcpi_rwnd_limited and tcpi_sndbuf_limited in milliseconds."""
+    info = tcp.tcp_get_info(e.sk)
+    return tuple(info[f"tcpi_{name}"] // 1000 for name in ("busy_time", "rwnd_limited", "sndbuf_limited"))
+
+
+def test_established_closed_window_counts_until_now(established: Make) -> None:
+    e = established(window=0)
+    e.sock.send(b"hello")
+    e.sim.run_for(100 * MSEC)
+    assert held_back(e) == (100, 100, 0)
+    e.conn.send("A", window=100)
+    e.sim.run_for(100 * MSEC)
+    assert held_back(e) == (200, 100, 0)
+
+
+def test_established_full_buffer_counts_as_such_once_all_of_it_was_sent(established: Make) -> None:
+    """What fits into the buffer fits into cwnd; into the window only when that opens."""
+    e = established(mss=1012, window=0)
+    e.sock.setsockopt(1, 7, 2304)
+    assert e.sock.send(bytes(60000)) < 10000
+    e.sim.run_for(100 * MSEC)
+    assert held_back(e) == (100, 100, 0)
+    e.conn.send("A", window=65535)
+    e.sim.run_for(100 * MSEC)
+    assert held_back(e) == (200, 100, 100)
+
+
+def test_fin_wait1_fin_alone_is_business(established: Make) -> None:
+    e = established()
+    e.sock.shutdown(1)
+    e.sim.run_for(100 * MSEC)
+    assert held_back(e) == (100, 0, 0)
