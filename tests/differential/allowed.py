@@ -72,7 +72,7 @@ ALLOWED: tuple[Allowed, ...] = (
         "memory sizes: a buffer of 4 KiB holds two or three packets, by what the driver's buffers weigh",
         "host",
     ),
-    Allowed("count call Ip.* IpExt.* Tcp.* TcpExt.*", "est-zero-receive-window", _DRIVER, "guest"),
+    Allowed("win count call Ip.* IpExt.* Tcp.* TcpExt.*", "est-zero-receive-window", _DRIVER, "guest"),
     Allowed(
         "win info.rcv_ssthresh TcpExt.TCPHPHits TcpExt.TCPRcvCoalesce",
         "win-clamp-raised win-read-* win-last-fraction win-past-the-edge win-shrinks-*",

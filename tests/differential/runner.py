@@ -5,7 +5,7 @@ A ``Side`` is a server that takes IPv4 packets and gives some back while time pa
 of Python's ``socket``: our Stack in virtual time (ours.py) or the host's kernel behind a TUN device (real.py).  The
 outcome is a plain dict that json takes: ``answers`` (one dict of normalised fields per packet), ``calls`` (results of
 the socket calls), ``infos`` (fields of each TCP_INFO asked for), ``mib`` (what the counters of /proc/net/snmp and
-netstat grew by) and ``took`` (how long each step really took, in ms).
+netstat grew by), ``took`` (how long each step really took, in ms) and ``called`` (its call alone).
 
 Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
 the first one of its flow with the elapsed time taken off, a later initial sequence number that follows the clock is
@@ -131,16 +131,19 @@ class Run:
     def run(self) -> dict[str, Any]:
         before = self.side.counters()
         took: list[float] = []
+        called: list[float] = []
         for number, step in enumerate(self.stimulus.steps):
             start = self.side.now_ms()
             getattr(self, "do_" + step.kind)(**step.args)
             self.elapsed = self.side.now_ms()
+            called.append(round(self.elapsed - start, 3))
             for ms, packet in self.side.advance(step.wait):
                 self._answer(number, ms, packet)
             took.append(round(self.side.now_ms() - start, 3))
         after = self.side.counters()
         mib = {k: after[k] - before.get(k, 0) for k in after if after[k] != before.get(k, 0)}
-        return {"answers": self.answers, "calls": self.calls, "infos": self.infos, "mib": mib, "took": took}
+        times = {"took": took, "called": called}
+        return {"answers": self.answers, "calls": self.calls, "infos": self.infos, "mib": mib, **times}
 
     # -- sending ---------------------------------------------------------------------------------------------------
 

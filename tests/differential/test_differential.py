@@ -20,7 +20,7 @@ import pytest
 from stack.profile import PROFILES
 from tests.differential import script
 from tests.differential.allowed import OPEN
-from tests.differential.compare import Verdict
+from tests.differential.compare import Verdict, judge
 from tests.differential.docs import MARK, PATH, generated
 from tests.differential.ours import judge_ours, run_ours
 from tests.differential.table import GROUPS, TABLE
@@ -112,6 +112,18 @@ def test_kernel_that_was_slow_is_judged_by_the_time_its_steps_took() -> None:
     assert not judge_ours(stimulus, "linux-6.1", real, "guest").differences
     real["answers"][-1]["win"] += 1
     assert judge_ours(stimulus, "linux-6.1", real, "guest").differences
+
+
+def test_what_a_slow_call_made_the_kernel_send_may_be_as_old_as_the_call() -> None:
+    stimulus = script.stimulus("", script.established(), script.send(b"hello"))
+    ours = run_ours(stimulus, "linux-6.1")
+    real = run_ours(stimulus, "linux-6.1") | {"sysctl": []}
+    real["answers"][-1]["tsval"] -= 60
+    assert judge("", ours, real, "guest").differences
+    real["called"][real["answers"][-1]["step"]] += 60
+    assert not judge("", ours, real, "guest").differences
+    real["answers"][-1]["tsval"] -= 60
+    assert judge("", ours, real, "guest").differences
 
 
 def test_open_differences_name_stimuli() -> None:

@@ -71,7 +71,7 @@ _QUICK = [
         "used-up-three-no-push-read-in-one",
         EST,
         used_up(),
-        *(data(1448, 2, "A") for _ in range(3)),
+        *(data(536, 2, "A") for _ in range(3)),
         recv(),
         wait(LATE),
     ),

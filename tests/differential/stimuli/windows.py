@@ -421,7 +421,8 @@ _BUFFER = [
     window(
         "sndbuf-full-window-closed",
         sndbuf(2304, win=0),
-        *[send(b"x" * 1000, wait=1) for _ in range(6)],
+        send(b"x" * 5000, wait=1),
+        send(b"y", wait=1),
         poll(),
         ack(win=3000),
         poll(),
