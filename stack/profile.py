@@ -61,6 +61,10 @@ class Profile:
     small_heads: bool = False
     # The receiver's round trip estimate follows the smallest sample; else time stamps' samples are smoothed.
     rcv_rtt_minimal: bool = False
+    # Socket options as kernels after 6.1 have them: SO_PEEK_OFF of streams; SO_PASSCRED, SO_PASSSEC and a datagram
+    # socket's SO_TXREHASH are refused; TCP_RTO_MIN_US, TCP_DELACK_MAX_US and TCP_IS_MPTCP are known; a negative
+    # TCP_WINDOW_CLAMP is the smallest, a negative TCP_TX_DELAY is refused.
+    newer_options: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -114,6 +118,7 @@ PROFILES: dict[str, Profile] = {
             small_heads=True,
             rcv_rtt_minimal=True,
             fin_in_zero_window=True,
+            newer_options=True,
         ),
     )
 }

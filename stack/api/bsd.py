@@ -65,6 +65,8 @@ EventCallback = Callable[["Socket", int], None]
 # protocol (6 TCP, 17 UDP), local address and port, remote address and port ("" and 0 if there is none)
 Ends = tuple[int, str, int, str, int]
 
+_SIZEOF_INT = 4
+
 # What each errno means here, and what to do about it; OSError shows it as strerror.
 _REASONS = {
     errno.EBADF: "the socket is closed",
@@ -96,6 +98,8 @@ _REASONS = {
     errno.ENOBUFS: "no buffer space",
     errno.ENOMEM: "no buffer space",
     errno.ENODEV: "no such device",
+    errno.EPERM: "not allowed in the socket's state",
+    errno.ENODATA: "there is no such thing of this socket",
     errno.EDOM: "the value is out of range",
     errno.ENOTTY: "no such request of this socket",
 }
@@ -475,14 +479,16 @@ class Socket:
             _raise(err, f"setsockopt({level}, {optname})")
 
     def getsockopt(self, level: int, optname: int, buflen: int = 0) -> Any:
-        """An int, or with ``buflen`` at most that many bytes of the C struct."""
-        err, value = net_socket.sys_getsockopt(self._net, self._fd, level, optname)
+        """An int (of a struct its first four bytes), or with ``buflen`` at most that many bytes of the C struct."""
+        err, value = net_socket.sys_getsockopt(self._net, self._fd, level, optname, buflen or _SIZEOF_INT)
         if err < 0:
             _raise(err, f"getsockopt({level}, {optname})")
-        if not buflen:
-            return int.from_bytes(value[:4], "little", signed=True) if isinstance(value, bytes) else value
-        raw = value.to_bytes(4, "little", signed=value < 1 << 31) if isinstance(value, int) else value
-        return raw[:buflen]
+        raw = (value & 0xFFFFFFFF).to_bytes(_SIZEOF_INT, "little") if isinstance(value, int) else value
+        return (
+            raw[:buflen]
+            if buflen
+            else int.from_bytes(raw[:_SIZEOF_INT], "little", signed=len(raw) >= _SIZEOF_INT)
+        )
 
 
 def open_sockets(stack: Stack) -> dict[Ends, list[Socket]]:

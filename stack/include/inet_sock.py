@@ -54,6 +54,7 @@ class inet_sock(sock):
     names for members of sock_common, here as there; ``inet_saddr`` and ``inet_sport`` are its own."""
 
     __slots__ = (
+        "bind_address_no_port",
         "cmsg_flags",
         "cork_queue",
         "freebind",
@@ -61,6 +62,10 @@ class inet_sock(sock):
         "inet_opt",
         "inet_saddr",
         "inet_sport",
+        "local_port_range",
+        "mc_addr",
+        "mc_all",
+        "mc_index",
         "mc_loop",
         "mc_ttl",
         "min_ttl",
@@ -68,8 +73,10 @@ class inet_sock(sock):
         "pmtudisc",
         "rcv_tos",
         "recverr",
+        "recverr_rfc4884",
         "tos",
         "transparent",
+        "uc_index",
         "uc_ttl",
     )
 
@@ -84,10 +91,17 @@ class inet_sock(sock):
         self.uc_ttl = -1
         self.mc_ttl = 1
         self.mc_loop = True
+        self.mc_all = False
+        self.mc_index = 0  # the device that multicasts leave by
+        self.mc_addr = 0  # and the address that they come from
+        self.uc_index = 0  # the same of anything else, if nothing decides
+        self.local_port_range = 0  # the upper end's 16 bits, then the lower end's
+        self.bind_address_no_port = False
         self.min_ttl = 0
         self.pinet6: ipv6_pinfo | None = None  # of an AF_INET6 socket
         self.pmtudisc = IP_PMTUDISC_WANT
         self.recverr = False
+        self.recverr_rfc4884 = False
         self.freebind = False
         self.transparent = False
         self.cmsg_flags = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
@@ -60,6 +60,7 @@ IP_TOS: Final = 1
 IP_TTL: Final = 2
 IP_HDRINCL: Final = 3
 IP_OPTIONS: Final = 4
+IP_ROUTER_ALERT: Final = 5
 IP_RECVOPTS: Final = 6
 IP_RETOPTS: Final = 7
 IP_PKTINFO: Final = 8
@@ -70,9 +71,22 @@ IP_RECVTOS: Final = 13
 IP_MTU: Final = 14
 IP_FREEBIND: Final = 15
 IP_TRANSPARENT: Final = 19
+IP_PASSSEC: Final = 18
+IP_ORIGDSTADDR: Final = 20
+IP_RECVORIGDSTADDR: Final = IP_ORIGDSTADDR
 IP_MINTTL: Final = 21
+IP_NODEFRAG: Final = 22
+IP_CHECKSUM: Final = 23
+IP_BIND_ADDRESS_NO_PORT: Final = 24
+IP_RECVFRAGSIZE: Final = 25
+IP_RECVERR_RFC4884: Final = 26
+IP_MULTICAST_IF: Final = 32
 IP_MULTICAST_TTL: Final = 33
 IP_MULTICAST_LOOP: Final = 34
+IP_MULTICAST_ALL: Final = 49
+IP_UNICAST_IF: Final = 50
+IP_LOCAL_PORT_RANGE: Final = 51
+IP_PROTOCOL: Final = 52
 
 MSG_OOB: Final = 1
 MSG_PEEK: Final = 2
@@ -305,6 +319,31 @@ def in_ntoa(addr: int) -> str:
     return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
 
 
+class inet_skb_parm:
+    """struct inet_skb_parm, IPCB(skb): of a datagram put together from fragments, the length of the longest (else 0);
+    how many datagrams its socket had dropped before, and whether it was peeked at while empty (members of SOCK_SKB_CB
+    and of struct sk_buff in the kernel)."""
+
+    __slots__ = ("dropcount", "frag_max_size", "peeked")
+
+    def __init__(self, frag_max_size: int = 0) -> None:
+        self.frag_max_size = frag_max_size
+        self.dropcount = 0
+        self.peeked = False
+
+
 def inet_get_local_port_range(net: Stack) -> tuple[int, int]:
     """The first and the last port of the ephemeral range, both included."""
     return net.ipv4.ip_local_ports_range
+
+
+def inet_sk_get_local_port_range(sk: Any) -> tuple[int, int]:
+    """net/ipv4/inet_connection_sock.c: the range of one socket (IP_LOCAL_PORT_RANGE), each end of which counts if it
+    is within the stack's."""
+    low, high = inet_get_local_port_range(sk.sk_net)
+    if not sk.local_port_range:
+        return low, high
+    sk_low, sk_high = sk.local_port_range & 0xFFFF, sk.local_port_range >> 16
+    if low <= sk_low <= high:
+        low = sk_low
+    return low, sk_high if low <= sk_high <= high else high

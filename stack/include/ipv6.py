@@ -88,23 +88,40 @@ ICMPV6_UNK_OPTION: Final = 2
 IPV6_ADDRFORM: Final = 1
 IPV6_2292PKTINFO: Final = 2
 IPV6_CHECKSUM: Final = 7
+IPV6_2292HOPLIMIT: Final = 8
+IPV6_FLOWINFO: Final = 11
 IPV6_UNICAST_HOPS: Final = 16
 IPV6_MULTICAST_IF: Final = 17
 IPV6_MULTICAST_HOPS: Final = 18
 IPV6_MULTICAST_LOOP: Final = 19
+IPV6_ROUTER_ALERT: Final = 22
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_MTU: Final = 24
 IPV6_RECVERR: Final = 25
 IPV6_V6ONLY: Final = 26
+IPV6_MULTICAST_ALL: Final = 29
+IPV6_RECVERR_RFC4884: Final = 31
 IPV6_FLOWINFO_SEND: Final = 33
 IPV6_RECVPKTINFO: Final = 49
+IPV6_PKTINFO: Final = 50
 IPV6_RECVHOPLIMIT: Final = 51
 IPV6_HOPLIMIT: Final = 52
+IPV6_RECVHOPOPTS: Final = 53
+IPV6_HOPOPTS: Final = 54
+IPV6_RECVRTHDR: Final = 56
+IPV6_RTHDR: Final = 57
+IPV6_RECVDSTOPTS: Final = 58
+IPV6_DSTOPTS: Final = 59
+IPV6_DONTFRAG: Final = 62
 IPV6_RECVTCLASS: Final = 66
 IPV6_TCLASS: Final = 67
 IPV6_AUTOFLOWLABEL: Final = 70
 IPV6_MINHOPCOUNT: Final = 73
+IPV6_ORIGDSTADDR: Final = 74
+IPV6_RECVORIGDSTADDR: Final = IPV6_ORIGDSTADDR
 IPV6_TRANSPARENT: Final = 75
+IPV6_UNICAST_IF: Final = 76
+IPV6_RECVFRAGSIZE: Final = 77
 IPV6_FREEBIND: Final = 78
 
 IPV6_PMTUDISC_DONT: Final = 0
@@ -182,6 +199,17 @@ class ipv6_txoptions:
         self.opt_flen = len(dst1opt)
 
 
+# ipv6_pinfo.rxopt.bits: what recvmsg() tells
+IPV6_RXOPT_RXINFO: Final = 1 << 0
+IPV6_RXOPT_RXOINFO: Final = 1 << 1
+IPV6_RXOPT_RXHLIM: Final = 1 << 2
+IPV6_RXOPT_RXOHLIM: Final = 1 << 3
+IPV6_RXOPT_RXFLOW: Final = 1 << 4
+IPV6_RXOPT_RXTCLASS: Final = 1 << 5
+IPV6_RXOPT_RXORIGDSTADDR: Final = 1 << 6
+IPV6_RXOPT_RECVFRAGSIZE: Final = 1 << 7
+
+
 class ipv6_pinfo:
     """struct ipv6_pinfo: what an AF_INET6 socket has beyond an inet_sock.  -1 stands for the route's or the system's
     default of hop limit and traffic class."""
@@ -189,8 +217,11 @@ class ipv6_pinfo:
     __slots__ = (
         "autoflowlabel",
         "daddr_cache",
+        "dontfrag",
         "flow_label",
+        "frag_size",
         "hop_limit",
+        "mc_all",
         "mc_loop",
         "mcast_hops",
         "mcast_oif",
@@ -199,11 +230,13 @@ class ipv6_pinfo:
         "pmtudisc",
         "rcv_flowinfo",
         "recverr",
+        "recverr_rfc4884",
         "repflow",
         "rxopt",
         "saddr",
         "sndflow",
         "tclass",
+        "ucast_oif",
     )
 
     def __init__(self) -> None:
@@ -213,7 +246,12 @@ class ipv6_pinfo:
         self.hop_limit = -1
         self.mcast_hops = IPV6_DEFAULT_MCASTHOPS
         self.mcast_oif = 0
+        self.ucast_oif = 0
         self.mc_loop = True
+        self.mc_all = True
+        self.frag_size = 0
+        self.dontfrag = False
+        self.recverr_rfc4884 = False
         self.min_hopcount = 0
         self.tclass = 0
         self.pmtudisc = IPV6_PMTUDISC_WANT
@@ -222,7 +260,7 @@ class ipv6_pinfo:
         self.sndflow = False
         self.autoflowlabel = True
         self.rcv_flowinfo = 0
-        self.rxopt = 0
+        self.rxopt = 0  # IPV6_RXOPT_*
         self.opt: ipv6_txoptions | None = None
 
 

@@ -113,7 +113,7 @@ class proto_ops:
     Signatures: ``release(sock)``, ``bind(sock, addr)``, ``connect(sock, addr, flags)``,
     ``accept(sock, newsock, flags)``, ``getname(sock, peer) -> addr | int``, ``poll(sock) -> mask``,
     ``listen(sock, backlog)``, ``shutdown(sock, how)``, ``setsockopt(sock, level, optname, optval)``,
-    ``getsockopt(sock, level, optname) -> (err, value)``, ``sendmsg(sock, data, flags, addr, msg=None) -> int``,
+    ``getsockopt(sock, level, optname, optlen) -> (err, value)``, ``sendmsg(sock, data, flags, addr, msg=None) -> int``,
     ``recvmsg(sock, size, flags, msg=None)`` -> bytes of a stream, (bytes, addr) of a datagram, or a negative errno;
     ``msg`` is a ``msghdr`` where ancillary data go along.  ``ioctl(sock, cmd) -> (err, value)``.
     """

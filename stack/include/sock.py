@@ -47,10 +47,20 @@ SOCK_RCU_FREE: Final = 1 << 8
 SOCK_RCVTSTAMPNS: Final = 1 << 9
 SOCK_TIMESTAMPING_RX_SOFTWARE: Final = 1 << 10
 SOCK_SELECT_ERR_QUEUE: Final = 1 << 11
+SOCK_DBG: Final = 1 << 12
+SOCK_LOCALROUTE: Final = 1 << 13
+SOCK_RXQ_OVFL: Final = 1 << 14
+SOCK_WIFI_STATUS: Final = 1 << 15
+SOCK_NOFCS: Final = 1 << 16
+SOCK_TSTAMP_NEW: Final = 1 << 17
+SOCK_RCVMARK: Final = 1 << 18
+SOCK_PASSCRED: Final = 1 << 19  # socket.flags in the kernel
+SOCK_PASSSEC: Final = 1 << 20
 
 # sk_userlocks
 SOCK_SNDBUF_LOCK: Final = 1
 SOCK_RCVBUF_LOCK: Final = 2
+SOCK_BUF_LOCK_MASK: Final = SOCK_SNDBUF_LOCK | SOCK_RCVBUF_LOCK
 SOCK_BINDADDR_LOCK: Final = 4
 SOCK_BINDPORT_LOCK: Final = 8
 
@@ -72,6 +82,7 @@ SOCK_MIN_SNDBUF: Final = 4608
 SOCK_MIN_RCVBUF: Final = 2304
 
 INT_MAX: Final = 0x7FFFFFFF
+MAX_SCHEDULE_TIMEOUT: Final = (1 << 63) - 1  # include/linux/sched.h: jiffies, for ever
 
 
 class sock_common:
@@ -128,6 +139,7 @@ class sock(sock_common):
 
     __slots__ = (
         "sk_ack_backlog",
+        "sk_cookie",
         "sk_data_ready",
         "sk_destruct",
         "sk_drops",
@@ -146,12 +158,16 @@ class sock(sock_common):
         "sk_incoming_cpu",
         "sk_ino",
         "sk_lingertime",
+        "sk_ll_usec",
         "sk_mark",
         "sk_max_ack_backlog",
         "sk_max_pacing_rate",
+        "sk_no_check_tx",
         "sk_pacing_rate",
         "sk_pacing_shift",
         "sk_pacing_status",
+        "sk_peek_off",
+        "sk_prefer_busy_poll",
         "sk_priority",
         "sk_protocol",
         "sk_rcvbuf",
@@ -172,6 +188,7 @@ class sock(sock_common):
         "sk_timer",
         "sk_tsflags",
         "sk_tskey",
+        "sk_txrehash",
         "sk_type",
         "sk_user_data",
         "sk_userlocks",
@@ -202,8 +219,8 @@ class sock(sock_common):
         self.sk_rcvbuf = 0
         self.sk_sndbuf = 0
         self.sk_rcvlowat = 1
-        self.sk_rcvtimeo: float | None = None
-        self.sk_sndtimeo: float | None = None
+        self.sk_rcvtimeo = MAX_SCHEDULE_TIMEOUT  # jiffies; kept for the application, as no call waits
+        self.sk_sndtimeo = MAX_SCHEDULE_TIMEOUT
         self.sk_lingertime = 0
         self.sk_priority = 0
         self.sk_mark = 0
@@ -221,7 +238,13 @@ class sock(sock_common):
         self.sk_pacing_status = SK_PACING_NONE
         self.sk_pacing_shift = 10
         self.sk_rxhash = 0
-        self.sk_incoming_cpu = 0
+        self.sk_incoming_cpu = -1
+        self.sk_no_check_tx = 0
+        self.sk_peek_off = -1
+        self.sk_ll_usec = 0
+        self.sk_prefer_busy_poll = 0
+        self.sk_txrehash = 0
+        self.sk_cookie = 0
         self.sk_receive_queue: deque[sk_buff] = deque()
         self.sk_write_queue: deque[sk_buff] = deque()
         self.sk_error_queue: deque[sk_buff] = deque()
@@ -284,9 +307,9 @@ def sock_prot_inuse_add(net: Stack, prot: Any, inc: int) -> None:
 
 
 def sk_rethink_txhash(sk: Any) -> bool:
-    """Choose another transmit hash (core.txrehash); whether that was allowed.  The hash picks queues, paths and IPv6
+    """Choose another transmit hash (SO_TXREHASH); whether that was allowed.  The hash picks queues, paths and IPv6
     flow labels: nothing of it is on an IPv4 wire, so the choice itself is not kept."""
-    return bool(sk.sk_net.core.sysctl_txrehash)
+    return bool(sk.sk_txrehash)
 
 
 def sk_acceptq_added(sk: sock) -> None:
@@ -365,6 +388,7 @@ _PROTO_FUNCTIONS: Final = (
     "release_cb",
     "rsk_prot",
     "sendmsg",
+    "set_rcvlowat",
     "setsockopt",
     "shutdown",
     "slab",
@@ -402,6 +426,7 @@ class proto:
     release_cb: Any
     rsk_prot: Any
     sendmsg: Any
+    set_rcvlowat: Any  # a member of struct proto_ops in the kernel
     setsockopt: Any
     shutdown: Any
     slab: Any

@@ -31,6 +31,7 @@ class netns_core:
         self.sysctl_txrehash = 1
         self.sysctl_optmem_max = 20480
         self.netdev_max_backlog = 1000
+        self.cookie_last = 0  # of the SO_COOKIE given out last
         self.netstamp_needed = 0  # sockets that want to know when packets came
         self.prot_inuse: dict[str, int] = {}  # sock_prot_inuse_add(): sockets in the tables, by protocol
 

@@ -230,19 +230,27 @@ TCP_QUICKACK: Final = 12
 TCP_CONGESTION: Final = 13
 TCP_USER_TIMEOUT: Final = 18
 TCP_MD5SIG: Final = 14
+TCP_THIN_LINEAR_TIMEOUTS: Final = 16
+TCP_THIN_DUPACK: Final = 17
 TCP_FASTOPEN: Final = 23
 TCP_TIMESTAMP: Final = 24
 TCP_NOTSENT_LOWAT: Final = 25
+TCP_CC_INFO: Final = 26
 TCP_SAVE_SYN: Final = 27
 TCP_SAVED_SYN: Final = 28
+TCP_ULP: Final = 31
 TCP_MD5SIG_EXT: Final = 32
 TCP_FASTOPEN_KEY: Final = 33
 TCP_FASTOPEN_NO_COOKIE: Final = 34
 TCP_INQ: Final = 36
 TCP_CM_INQ: Final = TCP_INQ
+TCP_TX_DELAY: Final = 37
 TCP_AO_ADD_KEY: Final = 38
 TCP_AO_DEL_KEY: Final = 39
 TCP_AO_INFO: Final = 40
+TCP_IS_MPTCP: Final = 43
+TCP_RTO_MIN_US: Final = 45
+TCP_DELACK_MAX_US: Final = 46
 
 TCP_AO_MAXKEYLEN: Final = 80
 TCP_AO_KEYF_EXCLUDE_OPT: Final = 2  # the MAC leaves the other options out
@@ -698,16 +706,21 @@ class ack_sample:
         self.in_flight = in_flight
 
 
+TCP_CA_NAME_MAX: Final = 16
+
+
 class tcp_congestion_ops:
     """struct tcp_congestion_ops: one congestion control.  ``ssthresh``, ``undo_cwnd`` and ``cong_avoid`` (or
     ``cong_control``) are required; ``cong_avoid(sk, ack, acked)`` gets the number of segments newly
-    acknowledged, ``pkts_acked(sk, sample)`` each ACK.  State lives in ``icsk.icsk_ca_priv``."""
+    acknowledged, ``pkts_acked(sk, sample)`` each ACK; ``get_info(sk)`` gives the struct that TCP_CC_INFO shows.  State
+    lives in ``icsk.icsk_ca_priv``."""
 
     __slots__ = (
         "cong_avoid",
         "cong_control",
         "cwnd_event",
         "flags",
+        "get_info",
         "in_ack_event",
         "init",
         "min_tso_segs",
@@ -737,7 +750,9 @@ class tcp_congestion_ops:
         min_tso_segs: Callable[[tcp_sock], int] | None = None,
         cong_control: Callable[[tcp_sock, rate_sample], None] | None = None,
         sndbuf_expand: Callable[[tcp_sock], int] | None = None,
+        get_info: Callable[[tcp_sock], bytes] | None = None,
     ) -> None:
+        self.get_info = get_info
         self.name = name
         self.flags = flags
         self.ssthresh = ssthresh
@@ -871,6 +886,7 @@ class tcp_sock(inet_connection_sock):
         "tcp_header_len",
         "tcp_mstamp",
         "tcp_rtx_queue",
+        "tcp_tx_delay",
         "tcp_usec_ts",
         "tcp_wstamp_ns",
         "thin_lto",
@@ -977,7 +993,8 @@ class tcp_sock(inet_connection_sock):
         self.advmss = 0
         self.keepalive_time = self.keepalive_intvl = self.keepalive_probes = 0
         self.linger2 = 0
-        self.thin_lto = False
+        self.thin_lto = 0
+        self.tcp_tx_delay = 0  # us
         self.repair = False
         self.save_syn = 0
         self.scaling_ratio = 0  # payload per memory of full segments, of 256; 0: tcp_adv_win_scale decides
@@ -1029,6 +1046,11 @@ def tcp_win_from_space(sk: tcp_sock, space: int) -> int:
         return space * sk.scaling_ratio >> TCP_RMEM_TO_WIN_SCALE
     scale = sk.sk_net.ipv4.sysctl_tcp_adv_win_scale
     return space >> -scale if scale <= 0 else space - (space >> scale)
+
+
+def tcp_space_from_win(sk: tcp_sock, win: int) -> int:
+    """The reverse: how much buffer a window of ``win`` bytes takes; twice as much before there was a ratio."""
+    return (win << TCP_RMEM_TO_WIN_SCALE) // sk.scaling_ratio if sk.scaling_ratio else win << 1
 
 
 def tcp_space(sk: tcp_sock) -> int:

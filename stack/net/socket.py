@@ -32,7 +32,7 @@ from stack.include.net import (
     sockaddr,
     socket,
 )
-from stack.include.sock import AF_INET, AF_INET6
+from stack.include.sock import AF_INET, AF_INET6, INT_MAX
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import af_inet
 from stack.net.ipv6 import af_inet6
@@ -348,15 +348,16 @@ def sys_setsockopt(net: Stack, fd: int, level: int, optname: int, optval: optval
     return err
 
 
-def sys_getsockopt(net: Stack, fd: int, level: int, optname: int) -> tuple[int, Any]:
-    """(0, value) or (negative errno, 0)."""
+def sys_getsockopt(net: Stack, fd: int, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, Any]:
+    """(0, value) for a buffer of ``optlen`` bytes, or (negative errno, 0).  An int stands for a C int, which a shorter
+    buffer gets the first bytes of; ``bytes`` are as many as the call in C gives."""
     sock = sockfd_lookup_light(net, fd)
     if sock is None:
         return -errno.EBADF, 0
     if level == core_sock.SOL_SOCKET:
-        result: tuple[int, Any] = core_sock.sock_getsockopt(sock, level, optname)
+        result: tuple[int, Any] = core_sock.sock_getsockopt(sock, level, optname, optlen)
     else:
-        result = sock.ops.getsockopt(sock, level, optname)
+        result = sock.ops.getsockopt(sock, level, optname, optlen)
     fput_light(sock.file, 0)
     return result
 

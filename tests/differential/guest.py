@@ -201,8 +201,8 @@ class GuestSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> GuestSocket:
-        return GuestSocket(self._agent, self._agent.ask("socket", int(socket.AF_INET), int(kind))[0])
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> GuestSocket:
+        return GuestSocket(self._agent, self._agent.ask("socket", int(family), int(kind))[0])
 
     def poll(self, sock: GuestSocket) -> int:
         return sock.poll(POLL_ALL)

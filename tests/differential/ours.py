@@ -10,7 +10,7 @@ from typing import Any
 from devmodel.netdev.offload import finish
 from devmodel.port import VnetHdr
 from devmodel.virtio.spec import VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
-from stack.api.bsd import SOCK_STREAM, Socket
+from stack.api.bsd import AF_INET, SOCK_STREAM, Socket
 from stack.clock import ManualClock
 from stack.include.ip import in_aton
 from stack.include.netdevice import (
@@ -86,8 +86,8 @@ class OurSide:
     def now_ms(self) -> float:
         return self.clock.now_ns() / MSEC
 
-    def socket(self, kind: int = SOCK_STREAM) -> Socket:
-        return Socket(self.net, type=kind)
+    def socket(self, kind: int = SOCK_STREAM, family: int = AF_INET) -> Socket:
+        return Socket(self.net, family, kind)
 
     def poll(self, sock: Socket) -> int:
         return sock.poll() & POLL_ALL

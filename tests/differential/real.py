@@ -144,8 +144,8 @@ class RealSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        s = socket.socket(socket.AF_INET, kind)
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+        s = socket.socket(family, kind)
         s.setblocking(False)
         self.kept.append(s)
         return s

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
 from stack.include.net import MSG_TRUNC
-from stack.include.sock import SOCK_DGRAM, SOCK_STREAM
+from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
 from tests.differential import signature
 from tests.differential.script import Stimulus
@@ -83,7 +83,7 @@ class Side(Protocol):
     def now_ms(self) -> float:
         """Its clock."""
 
-    def socket(self, kind: int = SOCK_STREAM) -> Any:
+    def socket(self, kind: int = SOCK_STREAM, family: int = AF_INET) -> Any:
         """A new socket that does not block."""
 
     def poll(self, sock: Any) -> int:
@@ -322,6 +322,28 @@ class Run:
         if peer:
             s.connect((CLIENT, peer))
 
+    def do_newsocket(self, sock: str, v6: bool, dgram: bool) -> None:
+        self.socks[sock] = self.side.socket(SOCK_DGRAM if dgram else SOCK_STREAM, AF_INET6 if v6 else AF_INET)
+
+    def do_options(
+        self, level: int, name: int, values: tuple[Any, ...], sizes: tuple[int, ...], sock: str
+    ) -> None:
+        def read() -> str:
+            found = [self._read_option(sock, level, name, size) for size in (0, *sizes)]
+            return " ".join(text for i, text in enumerate(found) if not i or text != found[i - 1])
+
+        self._record("getsockopt", sock, read())
+        for value in values:
+            result = self._try(sock, "setsockopt", (level, name, value))
+            self._record(f"setsockopt {value!r}", sock, f"{result}: {read()}")
+
+    def _read_option(self, sock: str, level: int, name: int, size: int) -> str:
+        try:
+            result = self.socks[sock].getsockopt(level, name, size)
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, str(error.errno))
+        return result.hex() or "empty" if isinstance(result, bytes) else str(result)
+
     def do_call(self, name: str, args: tuple[Any, ...], sock: str, into: str | None = None) -> None:
         self._record(name, sock, self._try(sock, name, args, into))
 
@@ -485,7 +507,7 @@ def _message(data: bytes, control: list[tuple[int, int, bytes]], flags: int, pee
 
 
 def _control(level: int, kind: int, value: bytes) -> str:
-    if level == 1 and kind in (29, 35, 37):
+    if level == 1 and kind in (29, 35, 37, 63, 64, 65):
         times = [value[i : i + 16] != bytes(16) for i in range(0, len(value), 16)]
         return f"{level}/{kind} times {times}"
     return f"{level}/{kind} {value.hex()}"

@@ -121,6 +121,17 @@ def datagram(port: int, *options: tuple[int, int, Any], peer: int = 0, sock: str
     return Step("datagram", {"port": port, "sock": sock, "peer": peer, "options": options}, CALL_MS)
 
 
+def newsocket(sock: str, *, v6: bool = False, datagram: bool = False) -> Step:
+    """socket() and nothing more."""
+    return Step("newsocket", {"sock": sock, "v6": v6, "dgram": datagram}, 0)
+
+
+def options(level: int, name: int, values: Iterable[Any], sizes: Iterable[int] = (), sock: str = "c") -> Step:
+    """getsockopt() of an option as an int and into a buffer of each size, before and after each setsockopt()."""
+    args = {"level": level, "name": name, "values": tuple(values), "sizes": tuple(sizes), "sock": sock}
+    return Step("options", args, 0)
+
+
 def accept(sock: str = "L", into: str = "c") -> Step:
     return _call("accept", sock=sock, into=into)
 
@@ -159,8 +170,9 @@ def setopt(level: int, name: int, value: Any, sock: str = "c") -> Step:
     return _call("setsockopt", level, name, value, sock=sock)
 
 
-def getopt(level: int, name: int, sock: str = "c") -> Step:
-    return _call("getsockopt", level, name, sock=sock)
+def getopt(level: int, name: int, *size: int, sock: str = "c") -> Step:
+    """The value as an int, or with ``size`` as so many bytes."""
+    return _call("getsockopt", level, name, *size, sock=sock)
 
 
 # Of struct tcp_info, in the order of the C struct: what follows from the segments and not from the time they took.

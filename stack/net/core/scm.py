@@ -21,7 +21,13 @@ from stack.include.net_tstamp import (
     SOF_TIMESTAMPING_TX_SOFTWARE,
 )
 from stack.include.sk_buff import skb_shared_info
-from stack.include.sock import SOCK_RCVTSTAMP, SOCK_RCVTSTAMPNS
+from stack.include.sock import (
+    SOCK_RCVMARK,
+    SOCK_RCVTSTAMP,
+    SOCK_RCVTSTAMPNS,
+    SOCK_RXQ_OVFL,
+    SOCK_TSTAMP_NEW,
+)
 
 if TYPE_CHECKING:
     from stack.include.net import cmsg_t
@@ -32,6 +38,11 @@ SOL_SOCKET: Final = 1
 SCM_TIMESTAMP: Final = 29
 SCM_TIMESTAMPNS: Final = 35
 SCM_TIMESTAMPING: Final = 37
+SO_MARK: Final = 36
+SO_RXQ_OVFL: Final = 40
+SCM_TIMESTAMP_NEW: Final = 63  # the same bytes on a 64-bit machine
+SCM_TIMESTAMPNS_NEW: Final = 64
+SCM_TIMESTAMPING_NEW: Final = 65
 
 _CMSG_HEADER: Final = 16
 _TWO_LONGS: Final = Struct("=qq")
@@ -64,12 +75,15 @@ def __sock_recv_timestamp(msg: msghdr, sk: sock, skb: sk_buff) -> None:
 
 def put_timestamps(msg: msghdr, sk: sock, ns: int) -> None:
     """What a socket asked to be told of a time ``ns`` (of the epoch; 0 is unknown)."""
+    new = sk.sk_flags & SOCK_TSTAMP_NEW
     if sk.sk_flags & SOCK_RCVTSTAMPNS:
-        put_cmsg(msg, SOL_SOCKET, SCM_TIMESTAMPNS, _timespec(ns))
+        put_cmsg(msg, SOL_SOCKET, SCM_TIMESTAMPNS_NEW if new else SCM_TIMESTAMPNS, _timespec(ns))
     elif sk.sk_flags & SOCK_RCVTSTAMP:
-        put_cmsg(msg, SOL_SOCKET, SCM_TIMESTAMP, _TWO_LONGS.pack(ns // 1_000_000_000, ns // 1000 % 1_000_000))
+        timeval = _TWO_LONGS.pack(ns // 1_000_000_000, ns // 1000 % 1_000_000)
+        put_cmsg(msg, SOL_SOCKET, SCM_TIMESTAMP_NEW if new else SCM_TIMESTAMP, timeval)
     if ns and sk.sk_tsflags & SOF_TIMESTAMPING_SOFTWARE:
-        put_cmsg(msg, SOL_SOCKET, SCM_TIMESTAMPING, _timespec(ns) + bytes(32))
+        kind = SCM_TIMESTAMPING_NEW if new else SCM_TIMESTAMPING
+        put_cmsg(msg, SOL_SOCKET, kind, _timespec(ns) + bytes(32))
 
 
 def sock_recv_timestamp(msg: msghdr, sk: sock, skb: sk_buff) -> None:
@@ -79,6 +93,15 @@ def sock_recv_timestamp(msg: msghdr, sk: sock, skb: sk_buff) -> None:
         skb.tstamp and flags & SOF_TIMESTAMPING_SOFTWARE
     ):
         __sock_recv_timestamp(msg, sk, skb)
+
+
+def sock_recv_cmsgs(msg: msghdr, sk: sock, skb: sk_buff) -> None:
+    """What SOL_SOCKET tells of a datagram: when it came, how many were dropped before it, its mark."""
+    sock_recv_timestamp(msg, sk, skb)
+    if sk.sk_flags & SOCK_RXQ_OVFL and skb.cb is not None and skb.cb.dropcount:
+        put_cmsg(msg, SOL_SOCKET, SO_RXQ_OVFL, skb.cb.dropcount.to_bytes(4, "little"))
+    if sk.sk_flags & SOCK_RCVMARK:
+        put_cmsg(msg, SOL_SOCKET, SO_MARK, skb.mark.to_bytes(4, "little"))
 
 
 def __sock_tx_timestamp(tsflags: int) -> skb_shared_info:

@@ -20,6 +20,7 @@ beyond each socket's sk_rcvbuf.
 
 An option's value is an int, or ``bytes`` in the layout of the C struct (SO_LINGER two native ints, SO_RCVTIMEO two
 native longs, SO_BINDTODEVICE a name).  ``sk_getsockopt`` returns (0, value) or (negative errno, 0).
+docs/sockets.md has the list of all options, and of those that are not there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-from stack.include.ip import IPPROTO_TCP
+from stack.include.ip import IPPROTO_TCP, MSG_PEEK, inet_skb_parm
 from stack.include.net import SOCK_NOSPACE, optval_t
 from stack.include.net_tstamp import (
     SOF_TIMESTAMPING_BIND_PHC,
@@ -42,6 +43,8 @@ from stack.include.netdevice import NETIF_F_GSO_MASK, NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import MAX_TCP_HEADER
 from stack.include.snmp import LINUX_MIB_TCPMEMORYPRESSURES, NET_INC_STATS
 from stack.include.sock import (
+    AF_INET,
+    AF_INET6,
     EPOLLERR,
     EPOLLIN,
     EPOLLOUT,
@@ -50,24 +53,36 @@ from stack.include.sock import (
     EPOLLWRBAND,
     EPOLLWRNORM,
     INT_MAX,
+    MAX_SCHEDULE_TIMEOUT,
     SEND_SHUTDOWN,
     SK_PACING_NEEDED,
     SK_PACING_NONE,
     SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
+    SOCK_BUF_LOCK_MASK,
+    SOCK_DBG,
     SOCK_DEAD,
     SOCK_DONE,
     SOCK_KEEPOPEN,
     SOCK_LINGER,
+    SOCK_LOCALROUTE,
     SOCK_MIN_RCVBUF,
     SOCK_MIN_SNDBUF,
+    SOCK_NOFCS,
+    SOCK_PASSCRED,
+    SOCK_PASSSEC,
     SOCK_RCVBUF_LOCK,
+    SOCK_RCVMARK,
     SOCK_RCVTSTAMP,
     SOCK_RCVTSTAMPNS,
+    SOCK_RXQ_OVFL,
     SOCK_SELECT_ERR_QUEUE,
     SOCK_SNDBUF_LOCK,
+    SOCK_STREAM,
     SOCK_TIMESTAMPING_RX_SOFTWARE,
+    SOCK_TSTAMP_NEW,
     SOCK_URGINLINE,
+    SOCK_WIFI_STATUS,
     sock,
     sock_error,
     sock_writeable,
@@ -76,11 +91,12 @@ from stack.include.tcp_states import TCP_CLOSE, TCP_LISTEN
 from stack.include.timer import HZ, timer_list
 from stack.include.wait import wake_up_interruptible_poll, wake_up_interruptible_sync_poll
 from stack.kernel.time.timer import del_timer, jiffies, mod_timer, timer_setup
+from stack.net.core import sock_reuseport
 from stack.net.core.skbuff import skb_orphan
 
 if TYPE_CHECKING:
     from stack.include.dst import dst_entry
-    from stack.include.net import sockaddr_in, socket
+    from stack.include.net import sockaddr, sockaddr_in, socket
     from stack.include.sk_buff import sk_buff
     from stack.include.sock import proto
     from stack.stack import Stack
@@ -100,33 +116,73 @@ SO_SNDBUF: Final = 7
 SO_RCVBUF: Final = 8
 SO_KEEPALIVE: Final = 9
 SO_OOBINLINE: Final = 10
+SO_NO_CHECK: Final = 11
 SO_PRIORITY: Final = 12
 SO_LINGER: Final = 13
+SO_BSDCOMPAT: Final = 14
 SO_REUSEPORT: Final = 15
+SO_PASSCRED: Final = 16
+SO_PEERCRED: Final = 17
 SO_RCVLOWAT: Final = 18
 SO_SNDLOWAT: Final = 19
 SO_RCVTIMEO: Final = 20
 SO_SNDTIMEO: Final = 21
 SO_BINDTODEVICE: Final = 25
+SO_DETACH_FILTER: Final = 27
+SO_PEERNAME: Final = 28
 SO_TIMESTAMP: Final = 29
-SO_TIMESTAMPNS: Final = 35
-SO_TIMESTAMPING: Final = 37
-SO_SELECT_ERR_QUEUE: Final = 45
 SO_ACCEPTCONN: Final = 30
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
+SO_PASSSEC: Final = 34
+SO_TIMESTAMPNS: Final = 35
 SO_MARK: Final = 36
+SO_TIMESTAMPING: Final = 37
 SO_PROTOCOL: Final = 38
 SO_DOMAIN: Final = 39
+SO_RXQ_OVFL: Final = 40
+SO_WIFI_STATUS: Final = 41
+SO_PEEK_OFF: Final = 42
+SO_NOFCS: Final = 43
+SO_LOCK_FILTER: Final = 44
+SO_SELECT_ERR_QUEUE: Final = 45
+SO_BUSY_POLL: Final = 46
 SO_MAX_PACING_RATE: Final = 47
+SO_BPF_EXTENSIONS: Final = 48
 SO_INCOMING_CPU: Final = 49
+SO_CNX_ADVICE: Final = 53
+SO_MEMINFO: Final = 55
+SO_INCOMING_NAPI_ID: Final = 56
+SO_COOKIE: Final = 57
+SO_PEERGROUPS: Final = 59
+SO_ZEROCOPY: Final = 60
 SO_BINDTOIFINDEX: Final = 62
+SO_TIMESTAMP_NEW: Final = 63
+SO_TIMESTAMPNS_NEW: Final = 64
+SO_TIMESTAMPING_NEW: Final = 65
+SO_RCVTIMEO_NEW: Final = 66
+SO_SNDTIMEO_NEW: Final = 67
+SO_DETACH_REUSEPORT_BPF: Final = 68
+SO_PREFER_BUSY_POLL: Final = 69
+SO_BUSY_POLL_BUDGET: Final = 70
+SO_NETNS_COOKIE: Final = 71
+SO_BUF_LOCK: Final = 72
+SO_RESERVE_MEM: Final = 73
+SO_TXREHASH: Final = 74
+SO_RCVMARK: Final = 75
 
 SK_CAN_REUSE: Final = 1
 _NO_RATE: Final = (1 << 64) - 1
 
-_LINGER: Final = Struct("=ii")
+IFNAMSIZ: Final = 16
+_INT: Final = Struct("=i")
+_TWO_INTS: Final = Struct("=ii")
+_LINGER: Final = Struct("=iI")
 _TIMEVAL: Final = Struct("=qq")
+_MEMINFO: Final = Struct("=9I")
+struct_ucred: Final = Struct("=iii")  # pid, uid, gid
+_SOCKADDR_IN: Final = Struct("=H2s4s8x")
+_SOCKADDR_IN6: Final = Struct("=H2s4s16sI")
 
 
 # -- birth and death ---------------------------------------------------------------------------------------------
@@ -154,6 +210,7 @@ def sock_init_data_uid(sock_: socket | None, sk: sock) -> None:
     sk.sk_timer = timer_setup(_no_timer, sk)
     sk.sk_rcvbuf = core.sysctl_rmem_default
     sk.sk_sndbuf = core.sysctl_wmem_default
+    sk.sk_txrehash = core.sysctl_txrehash
     sk.sk_state = TCP_CLOSE
     sk.sk_socket = sock_
     if sock_ is not None:
@@ -197,6 +254,12 @@ def sock_copy(nsk: sock, osk: sock) -> None:
     nsk.sk_lingertime = osk.sk_lingertime
     nsk.sk_priority = osk.sk_priority
     nsk.sk_mark = osk.sk_mark
+    nsk.sk_no_check_tx = osk.sk_no_check_tx
+    nsk.sk_peek_off = osk.sk_peek_off
+    nsk.sk_ll_usec = osk.sk_ll_usec
+    nsk.sk_prefer_busy_poll = osk.sk_prefer_busy_poll
+    nsk.sk_txrehash = osk.sk_txrehash
+    nsk.sk_incoming_cpu = osk.sk_incoming_cpu
     nsk.sk_max_pacing_rate = osk.sk_max_pacing_rate
     nsk.sk_pacing_rate = osk.sk_pacing_rate
     nsk.sk_pacing_status = osk.sk_pacing_status
@@ -451,13 +514,23 @@ def sock_alloc_send_pskb(sk: sock) -> int:
 def sock_queue_rcv_skb(sk: sock, skb: sk_buff) -> int:
     """Queue a datagram for reading; -ENOMEM if the receive buffer is full."""
     if sk.sk_rmem_alloc >= sk.sk_rcvbuf:
+        sk.sk_drops += 1
         return -errno.ENOMEM
+    if sk.sk_flags & SOCK_RXQ_OVFL:
+        sock_skb_set_dropcount(sk, skb)
     sk_rmem_schedule(sk, skb, skb.truesize)
     skb_set_owner_r(skb, sk)
     sk.sk_receive_queue.append(skb)
     if not sk.sk_flags & SOCK_DEAD:
         sk.sk_data_ready(sk)
     return 0
+
+
+def sock_skb_set_dropcount(sk: sock, skb: sk_buff) -> None:
+    """A datagram says how many had been dropped when it came (SO_RXQ_OVFL)."""
+    if skb.cb is None:
+        skb.cb = inet_skb_parm()
+    skb.cb.dropcount = sk.sk_drops
 
 
 # -- options -----------------------------------------------------------------------------------------------------
@@ -467,6 +540,20 @@ def _flag(bit: int) -> Callable[[sock, int], int]:
     def set_flag(sk: sock, val: int) -> int:
         sk.sk_flags = sk.sk_flags | bit if val else sk.sk_flags & ~bit
         return 0
+
+    return set_flag
+
+
+def _has(bit: int) -> Callable[[sock], int]:
+    return lambda sk: int(sk.sk_flags & bit != 0)
+
+
+def _dst_flag(bit: int) -> Callable[[sock, int], int]:
+    """A flag that the route depends on."""
+
+    def set_flag(sk: sock, val: int) -> int:
+        sk.sk_dst_cache = None
+        return _flag(bit)(sk, val)
 
     return set_flag
 
@@ -487,10 +574,18 @@ def _change_timestamping(sk: sock, clear: int, set_: int) -> None:
 def _set_timestamp(unit: int) -> Callable[[sock, int], int]:
     def set_timestamp(sk: sock, val: int) -> int:
         set_ = SOCK_RCVTSTAMP | unit if val else 0
-        _change_timestamping(sk, SOCK_RCVTSTAMP | SOCK_RCVTSTAMPNS, set_)
+        _change_timestamping(sk, _TSTAMP_KIND, set_)
         return 0
 
     return set_timestamp
+
+
+_TSTAMP_KIND: Final = SOCK_RCVTSTAMP | SOCK_RCVTSTAMPNS | SOCK_TSTAMP_NEW
+
+
+def _get_timestamp(unit: int) -> Callable[[sock], int]:
+    """One of SO_TIMESTAMP, SO_TIMESTAMPNS and their _NEW forms is on at a time."""
+    return lambda sk: int(sk.sk_flags & _TSTAMP_KIND == SOCK_RCVTSTAMP | unit)
 
 
 def sock_set_timestamping(sk: Any, val: int) -> int:
@@ -513,6 +608,21 @@ def sock_set_timestamping(sk: Any, val: int) -> int:
     wanted = SOCK_TIMESTAMPING_RX_SOFTWARE if val & SOF_TIMESTAMPING_RX_SOFTWARE else 0
     _change_timestamping(sk, SOCK_TIMESTAMPING_RX_SOFTWARE, wanted)
     return 0
+
+
+def _set_timestamping_new(sk: sock, val: int) -> int:
+    err = sock_set_timestamping(sk, val)
+    return err or _flag(SOCK_TSTAMP_NEW)(sk, 1)
+
+
+def _set_timestamping_old(sk: sock, val: int) -> int:
+    err = sock_set_timestamping(sk, val)
+    return err or _flag(SOCK_TSTAMP_NEW)(sk, 0)
+
+
+def _get_timestamping(sk: sock) -> bytes:
+    """struct so_timestamping: the flags, and the hardware clock, which there is none of."""
+    return _TWO_INTS.pack(sk.sk_tsflags, 0)
 
 
 def _set_reuseaddr(sk: sock, val: int) -> int:
@@ -562,18 +672,78 @@ def _set_keepalive(sk: sock, val: int) -> int:
 
 
 def _set_rcvlowat(sk: sock, val: int) -> int:
-    sk.sk_rcvlowat = (INT_MAX if val < 0 else val) or 1
+    """A stream has an opinion of its own (tcp_set_rcvlowat)."""
+    val = INT_MAX if val < 0 else val
+    if sk.sk_prot.set_rcvlowat is not None:
+        err: int = sk.sk_prot.set_rcvlowat(sk, val)
+        return err
+    sk.sk_rcvlowat = val or 1
     return 0
 
 
-def _set_priority(sk: sock, val: int) -> int:
-    sk.sk_priority = val
+def _member(name: str) -> Callable[[sock, int], int]:
+    def set_member(sk: sock, val: int) -> int:
+        setattr(sk, name, val)
+        return 0
+
+    return set_member
+
+
+def _dst_member(name: str) -> Callable[[sock, int], int]:
+    """A number that the route depends on."""
+
+    def set_member(sk: sock, val: int) -> int:
+        if getattr(sk, name) != val:
+            setattr(sk, name, val)
+            sk.sk_dst_cache = None
+        return 0
+
+    return set_member
+
+
+def _bool_member(name: str) -> Callable[[sock, int], int]:
+    return lambda sk, val: _member(name)(sk, int(bool(val)))
+
+
+def _set_busy_poll(sk: sock, val: int) -> int:
+    """Kept and shown: a stack that is called with each packet has no queue to look into."""
+    if val < 0:
+        return -errno.EINVAL
+    sk.sk_ll_usec = val
     return 0
 
 
-def _set_mark(sk: sock, val: int) -> int:
-    sk.sk_mark = val
+def _set_busy_poll_budget(sk: sock, val: int) -> int:
+    return 0 if 0 <= val <= 0xFFFF else -errno.EINVAL
+
+
+def sk_set_peek_off(sk: sock, val: int) -> int:
+    """Where the next MSG_PEEK begins, in bytes behind what was read; negative: at the first of them, always."""
+    if not _knows_peek_off(sk):
+        return -errno.EOPNOTSUPP
+    sk.sk_peek_off = val
     return 0
+
+
+def _knows_peek_off(sk: sock) -> bool:
+    return sk.sk_type != SOCK_STREAM or sk.sk_net.profile.newer_options
+
+
+def sk_peek_offset(sk: sock, flags: int) -> int:
+    """include/net/sock.h: where this MSG_PEEK begins."""
+    return max(sk.sk_peek_off, 0) if flags & MSG_PEEK else 0
+
+
+def sk_peek_offset_bwd(sk: sock, val: int) -> None:
+    """So much was read and is gone."""
+    if sk.sk_peek_off >= 0:
+        sk.sk_peek_off = max(sk.sk_peek_off - val, 0)
+
+
+def sk_peek_offset_fwd(sk: sock, val: int) -> None:
+    """So much was peeked at."""
+    if sk.sk_peek_off >= 0:
+        sk.sk_peek_off += val
 
 
 def _set_max_pacing_rate(sk: sock, val: int) -> int:
@@ -587,16 +757,61 @@ def _set_max_pacing_rate(sk: sock, val: int) -> int:
     return 0
 
 
+def _set_cnx_advice(sk: sock, val: int) -> int:
+    """The application says that the connection does not go on: 1 makes the next packet look for another way."""
+    if val == 1:
+        sk.sk_dst_cache = None
+    return 0
+
+
 def _set_bindtoifindex(sk: sock, val: int) -> int:
-    if val < 0:
+    """A number that no device has (yet) is taken, too."""
+    return -errno.EINVAL if val < 0 else sock_bindtoindex(sk, val)
+
+
+def _set_buf_lock(sk: sock, val: int) -> int:
+    """Whether the sizes of the buffers are the application's: without a lock they adapt to the connection."""
+    if val & ~SOCK_BUF_LOCK_MASK:
         return -errno.EINVAL
-    if val and val not in sk.sk_net.devices:
-        return -errno.ENODEV
-    return sock_bindtoindex(sk, val)
+    sk.sk_userlocks = sk.sk_userlocks & ~SOCK_BUF_LOCK_MASK | val
+    return 0
 
 
-def _refused(sk: sock, val: int) -> int:
-    return -errno.ENOPROTOOPT
+def _set_reserve_mem(sk: sock, val: int) -> int:
+    """Memory is reserved with a control group's account, which there is none of."""
+    return -errno.EINVAL if val < 0 else -errno.EOPNOTSUPP
+
+
+def _set_txrehash(sk: sock, val: int) -> int:
+    if not _knows_txrehash(sk):
+        return -errno.EOPNOTSUPP
+    if not -1 <= val <= 1:
+        return -errno.EINVAL
+    sk.sk_txrehash = sk.sk_net.core.sysctl_txrehash if val == -1 else val
+    return 0
+
+
+def _knows_txrehash(sk: sock) -> bool:
+    return sk.sk_type == SOCK_STREAM or not sk.sk_net.profile.newer_options
+
+
+def _set_credentials(bit: int) -> Callable[[sock, int], int]:
+    """SO_PASSCRED and SO_PASSSEC are about sockets of one machine; older kernels keep the flag of any socket."""
+
+    def set_flag(sk: sock, val: int) -> int:
+        return -errno.EOPNOTSUPP if sk.sk_net.profile.newer_options else _flag(bit)(sk, val)
+
+    return set_flag
+
+
+def _get_credentials(bit: int) -> Callable[[sock], int]:
+    return lambda sk: -errno.EOPNOTSUPP if sk.sk_net.profile.newer_options else int(sk.sk_flags & bit != 0)
+
+
+def _detach_reuseport_bpf(sk: sock, val: int) -> int:
+    if sk.sk_reuseport_cb is None:
+        return -errno.ENOENT if sk.sk_reuseport else -errno.EINVAL
+    return sock_reuseport.reuseport_detach_prog(sk)
 
 
 def _ignored(sk: sock, val: int) -> int:
@@ -604,16 +819,10 @@ def _ignored(sk: sock, val: int) -> int:
 
 
 _SETTERS: dict[int, Callable[[sock, int], int]] = {
-    SO_DEBUG: _ignored,
+    SO_DEBUG: _flag(SOCK_DBG),
     SO_REUSEADDR: _set_reuseaddr,
     SO_REUSEPORT: _set_reuseport,
-    SO_TYPE: _refused,
-    SO_PROTOCOL: _refused,
-    SO_DOMAIN: _refused,
-    SO_ERROR: _refused,
-    SO_ACCEPTCONN: _refused,
-    SO_SNDLOWAT: _refused,
-    SO_DONTROUTE: _ignored,
+    SO_DONTROUTE: _dst_flag(SOCK_LOCALROUTE),
     SO_BROADCAST: _flag(SOCK_BROADCAST),
     SO_SNDBUF: _set_sndbuf,
     SO_SNDBUFFORCE: _set_sndbufforce,
@@ -621,16 +830,36 @@ _SETTERS: dict[int, Callable[[sock, int], int]] = {
     SO_RCVBUFFORCE: _set_rcvbufforce,
     SO_KEEPALIVE: _set_keepalive,
     SO_OOBINLINE: _flag(SOCK_URGINLINE),
-    SO_PRIORITY: _set_priority,
+    SO_NO_CHECK: _bool_member("sk_no_check_tx"),
+    SO_PRIORITY: _member("sk_priority"),
+    SO_BSDCOMPAT: _ignored,
+    SO_PASSCRED: _set_credentials(SOCK_PASSCRED),
+    SO_PASSSEC: _set_credentials(SOCK_PASSSEC),
     SO_RCVLOWAT: _set_rcvlowat,
     SO_TIMESTAMP: _set_timestamp(0),
+    SO_TIMESTAMP_NEW: _set_timestamp(SOCK_TSTAMP_NEW),
     SO_TIMESTAMPNS: _set_timestamp(SOCK_RCVTSTAMPNS),
-    SO_TIMESTAMPING: sock_set_timestamping,
+    SO_TIMESTAMPNS_NEW: _set_timestamp(SOCK_RCVTSTAMPNS | SOCK_TSTAMP_NEW),
+    SO_TIMESTAMPING: _set_timestamping_old,
+    SO_TIMESTAMPING_NEW: _set_timestamping_new,
+    SO_MARK: _dst_member("sk_mark"),
+    SO_RXQ_OVFL: _flag(SOCK_RXQ_OVFL),
+    SO_WIFI_STATUS: _flag(SOCK_WIFI_STATUS),
+    SO_PEEK_OFF: sk_set_peek_off,
+    SO_NOFCS: _flag(SOCK_NOFCS),
     SO_SELECT_ERR_QUEUE: _flag(SOCK_SELECT_ERR_QUEUE),
-    SO_MARK: _set_mark,
+    SO_BUSY_POLL: _set_busy_poll,
+    SO_PREFER_BUSY_POLL: _bool_member("sk_prefer_busy_poll"),
+    SO_BUSY_POLL_BUDGET: _set_busy_poll_budget,
     SO_MAX_PACING_RATE: _set_max_pacing_rate,
+    SO_INCOMING_CPU: _member("sk_incoming_cpu"),
+    SO_CNX_ADVICE: _set_cnx_advice,
     SO_BINDTOIFINDEX: _set_bindtoifindex,
-    SO_INCOMING_CPU: _ignored,
+    SO_DETACH_REUSEPORT_BPF: _detach_reuseport_bpf,
+    SO_BUF_LOCK: _set_buf_lock,
+    SO_RESERVE_MEM: _set_reserve_mem,
+    SO_TXREHASH: _set_txrehash,
+    SO_RCVMARK: _flag(SOCK_RCVMARK),
 }
 
 
@@ -642,7 +871,7 @@ def sock_bindtoindex(sk: sock, ifindex: int) -> int:
 
 def sock_setbindtodevice(sk: sock, name: bytes) -> int:
     """Only packets of that device; an empty name lifts it."""
-    text = name.split(b"\0", 1)[0].decode("ascii", "replace")
+    text = name[: IFNAMSIZ - 1].split(b"\0", 1)[0].decode("ascii", "replace")
     if not text:
         return sock_bindtoindex(sk, 0)
     dev = sk.sk_net.devices_by_name.get(text)
@@ -650,54 +879,68 @@ def sock_setbindtodevice(sk: sock, name: bytes) -> int:
 
 
 def _set_linger(sk: sock, raw: bytes) -> int:
-    if len(raw) < _LINGER.size:
+    """A time below zero is for ever.  Without the flag the time stays what it was."""
+    if len(raw) < _TWO_INTS.size:
         return -errno.EINVAL
-    onoff, seconds = _LINGER.unpack_from(raw)
+    onoff, seconds = _TWO_INTS.unpack_from(raw)
     if onoff:
-        sk.sk_lingertime = (seconds & 0x7FFFFFFF) * HZ
+        sk.sk_lingertime = MAX_SCHEDULE_TIMEOUT if seconds < 0 else seconds * HZ
     return _flag(SOCK_LINGER)(sk, onoff)
 
 
-def sock_set_timeout(raw: bytes) -> tuple[int, float | None]:
-    """struct timeval to seconds; (0, None) for no limit."""
+def sock_set_timeout(raw: bytes) -> int:
+    """struct timeval to jiffies, rounded up; MAX_SCHEDULE_TIMEOUT is no limit; or -EINVAL, -EDOM."""
     if len(raw) < _TIMEVAL.size:
-        return -errno.EINVAL, None
+        return -errno.EINVAL
     seconds, usec = _TIMEVAL.unpack_from(raw)
     if not 0 <= usec < 1_000_000:
-        return -errno.EDOM, None
+        return -errno.EDOM
     if seconds < 0:
-        return 0, 0.0
-    return 0, (seconds + usec / 1e6) or None
+        return 0
+    if not (seconds or usec) or seconds >= MAX_SCHEDULE_TIMEOUT // HZ - 1:
+        return MAX_SCHEDULE_TIMEOUT
+    return int(seconds * HZ + -(-usec * HZ // 1_000_000))
 
 
-def _set_timeout(sk: sock, optname: int, raw: bytes) -> int:
-    err, value = sock_set_timeout(raw)
-    if not err:
-        if optname == SO_RCVTIMEO:
-            sk.sk_rcvtimeo = value
-        else:
-            sk.sk_sndtimeo = value
-    return err
+def _set_timeout(name: str) -> Callable[[sock, bytes], int]:
+    def set_timeout(sk: sock, raw: bytes) -> int:
+        timeout = sock_set_timeout(raw)
+        if timeout < 0:
+            return timeout
+        setattr(sk, name, timeout)
+        return 0
+
+    return set_timeout
+
+
+# Options whose value is a struct
+_RAW_SETTERS: dict[int, Callable[[sock, bytes], int]] = {
+    SO_LINGER: _set_linger,
+    SO_RCVTIMEO: _set_timeout("sk_rcvtimeo"),
+    SO_RCVTIMEO_NEW: _set_timeout("sk_rcvtimeo"),
+    SO_SNDTIMEO: _set_timeout("sk_sndtimeo"),
+    SO_SNDTIMEO_NEW: _set_timeout("sk_sndtimeo"),
+}
 
 
 def sk_setsockopt(sk: sock, level: int, optname: int, optval: optval_t) -> int:
-    """SOL_SOCKET options; 0 or -EINVAL, -ENOPROTOOPT, -ENODEV, -EDOM."""
-    if optname in (SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SO_BINDTODEVICE):
-        if isinstance(optval, int):
-            return -errno.EINVAL
-        if optname == SO_BINDTODEVICE:
-            return sock_setbindtodevice(sk, optval)
-        return _set_linger(sk, optval) if optname == SO_LINGER else _set_timeout(sk, optname, optval)
+    """SOL_SOCKET options; 0 or -EINVAL (also for anything shorter than an int, known or not), -ENOPROTOOPT, -ENODEV,
+    -EDOM, -EOPNOTSUPP."""
     setter = _SETTERS.get(optname)
+    if setter is not None and isinstance(optval, int):
+        return setter(sk, optval)
+    raw = optval.to_bytes(4, "little", signed=optval < 0) if isinstance(optval, int) else optval
+    if optname == SO_BINDTODEVICE:
+        return sock_setbindtodevice(sk, raw)
+    if len(raw) < 4:
+        return -errno.EINVAL
+    if optname in _RAW_SETTERS:
+        return _RAW_SETTERS[optname](sk, raw)
     if setter is None:
         return -errno.ENOPROTOOPT
-    if not isinstance(optval, int):
-        if len(optval) < 4:
-            return -errno.EINVAL
-        if optname == SO_MAX_PACING_RATE and len(optval) >= 8:
-            return setter(sk, int.from_bytes(optval[:8], "little"))
-        optval = int.from_bytes(optval[:4], "little", signed=True)
-    return setter(sk, optval)
+    if optname == SO_MAX_PACING_RATE and len(raw) == 8:
+        return setter(sk, int.from_bytes(raw, "little"))
+    return setter(sk, int.from_bytes(raw[:4], "little", signed=True))
 
 
 def sock_setsockopt(sock_: socket, level: int, optname: int, optval: optval_t) -> int:
@@ -714,12 +957,14 @@ def _get_error(sk: sock) -> int:
 
 
 def _get_linger(sk: sock) -> bytes:
-    return _LINGER.pack(1 if sk.sk_flags & SOCK_LINGER else 0, sk.sk_lingertime // HZ)
+    return _LINGER.pack(1 if sk.sk_flags & SOCK_LINGER else 0, sk.sk_lingertime // HZ & 0xFFFFFFFF)
 
 
-def sock_get_timeout(value: float | None) -> bytes:
-    seconds = value or 0.0
-    return _TIMEVAL.pack(int(seconds), round((seconds - int(seconds)) * 1e6))
+def sock_get_timeout(timeo: int) -> bytes:
+    """Jiffies as a struct timeval; zeros for no limit."""
+    if timeo == MAX_SCHEDULE_TIMEOUT:
+        return bytes(_TIMEVAL.size)
+    return _TIMEVAL.pack(timeo // HZ, timeo % HZ * 1_000_000 // HZ)
 
 
 def _get_bindtodevice(sk: sock) -> bytes:
@@ -727,8 +972,24 @@ def _get_bindtodevice(sk: sock) -> bytes:
     return dev.name.encode() + b"\0" if dev is not None else b""
 
 
+def sk_get_meminfo(sk: sock) -> bytes:
+    """SO_MEMINFO: the nine numbers of SK_MEMINFO_*; there is no backlog and no memory for options."""
+    return _MEMINFO.pack(
+        sk.sk_rmem_alloc, sk.sk_rcvbuf, sk.sk_wmem_alloc, sk.sk_sndbuf, max(sk.sk_forward_alloc, 0),
+        sk.sk_wmem_queued, 0, 0, sk.sk_drops,
+    )  # fmt: skip
+
+
+def sock_gen_cookie(sk: sock) -> int:
+    """A number that no other socket of this stack has had; made when it is first asked for."""
+    if not sk.sk_cookie:
+        core = sk.sk_net.core
+        core.cookie_last = sk.sk_cookie = core.cookie_last + 1
+    return sk.sk_cookie
+
+
 _GETTERS: dict[int, Callable[[sock], optval_t]] = {
-    SO_DEBUG: lambda sk: 0,
+    SO_DEBUG: _has(SOCK_DBG),
     SO_REUSEADDR: lambda sk: sk.sk_reuse,
     SO_REUSEPORT: lambda sk: int(sk.sk_reuseport),
     SO_TYPE: lambda sk: sk.sk_type,
@@ -736,40 +997,97 @@ _GETTERS: dict[int, Callable[[sock], optval_t]] = {
     SO_DOMAIN: lambda sk: sk.sk_family,
     SO_ERROR: _get_error,
     SO_ACCEPTCONN: lambda sk: int(sk.sk_state == TCP_LISTEN),
-    SO_DONTROUTE: lambda sk: 0,
-    SO_BROADCAST: lambda sk: int(sk.sk_flags & SOCK_BROADCAST != 0),
+    SO_DONTROUTE: _has(SOCK_LOCALROUTE),
+    SO_BROADCAST: _has(SOCK_BROADCAST),
     SO_SNDBUF: lambda sk: sk.sk_sndbuf,
     SO_RCVBUF: lambda sk: sk.sk_rcvbuf,
-    SO_KEEPALIVE: lambda sk: int(sk.sk_flags & SOCK_KEEPOPEN != 0),
-    SO_OOBINLINE: lambda sk: int(sk.sk_flags & SOCK_URGINLINE != 0),
+    SO_KEEPALIVE: _has(SOCK_KEEPOPEN),
+    SO_OOBINLINE: _has(SOCK_URGINLINE),
+    SO_NO_CHECK: lambda sk: sk.sk_no_check_tx,
     SO_PRIORITY: lambda sk: sk.sk_priority,
     SO_LINGER: _get_linger,
+    SO_BSDCOMPAT: lambda sk: 0,
+    SO_PASSCRED: _get_credentials(SOCK_PASSCRED),
+    SO_PASSSEC: _get_credentials(SOCK_PASSSEC),
+    SO_PEERCRED: lambda sk: struct_ucred.pack(0, -1, -1),  # nobody's: peers of this machine only have any
+    SO_PEERGROUPS: lambda sk: -errno.ENODATA,
     SO_RCVLOWAT: lambda sk: sk.sk_rcvlowat,
     SO_SNDLOWAT: lambda sk: 1,
     SO_RCVTIMEO: lambda sk: sock_get_timeout(sk.sk_rcvtimeo),
+    SO_RCVTIMEO_NEW: lambda sk: sock_get_timeout(sk.sk_rcvtimeo),
     SO_SNDTIMEO: lambda sk: sock_get_timeout(sk.sk_sndtimeo),
+    SO_SNDTIMEO_NEW: lambda sk: sock_get_timeout(sk.sk_sndtimeo),
     SO_BINDTODEVICE: _get_bindtodevice,
-    SO_TIMESTAMP: lambda sk: int(sk.sk_flags & (SOCK_RCVTSTAMP | SOCK_RCVTSTAMPNS) == SOCK_RCVTSTAMP),
-    SO_TIMESTAMPNS: lambda sk: int(sk.sk_flags & SOCK_RCVTSTAMPNS != 0),
-    SO_TIMESTAMPING: lambda sk: sk.sk_tsflags,
-    SO_SELECT_ERR_QUEUE: lambda sk: int(sk.sk_flags & SOCK_SELECT_ERR_QUEUE != 0),
+    SO_TIMESTAMP: _get_timestamp(0),
+    SO_TIMESTAMP_NEW: _get_timestamp(SOCK_TSTAMP_NEW),
+    SO_TIMESTAMPNS: _get_timestamp(SOCK_RCVTSTAMPNS),
+    SO_TIMESTAMPNS_NEW: _get_timestamp(SOCK_RCVTSTAMPNS | SOCK_TSTAMP_NEW),
+    SO_TIMESTAMPING: _get_timestamping,
+    SO_TIMESTAMPING_NEW: lambda sk: _get_timestamping(sk) if sk.sk_flags & SOCK_TSTAMP_NEW else bytes(8),
     SO_MARK: lambda sk: sk.sk_mark,
+    SO_RXQ_OVFL: _has(SOCK_RXQ_OVFL),
+    SO_WIFI_STATUS: _has(SOCK_WIFI_STATUS),
+    SO_PEEK_OFF: lambda sk: _INT.pack(sk.sk_peek_off) if _knows_peek_off(sk) else -errno.EOPNOTSUPP,
+    SO_NOFCS: _has(SOCK_NOFCS),
+    SO_SELECT_ERR_QUEUE: _has(SOCK_SELECT_ERR_QUEUE),
+    SO_BUSY_POLL: lambda sk: sk.sk_ll_usec,
+    SO_PREFER_BUSY_POLL: lambda sk: sk.sk_prefer_busy_poll,
     SO_MAX_PACING_RATE: lambda sk: min(sk.sk_max_pacing_rate, 0xFFFFFFFF),
-    SO_INCOMING_CPU: lambda sk: sk.sk_incoming_cpu,
+    SO_INCOMING_CPU: lambda sk: _INT.pack(sk.sk_incoming_cpu),
+    SO_INCOMING_NAPI_ID: lambda sk: 0,
+    SO_MEMINFO: sk_get_meminfo,
+    SO_COOKIE: lambda sk: sock_gen_cookie(sk).to_bytes(8, "little"),
     SO_BINDTOIFINDEX: lambda sk: sk.sk_bound_dev_if,
+    SO_BUF_LOCK: lambda sk: sk.sk_userlocks & SOCK_BUF_LOCK_MASK,
+    SO_RESERVE_MEM: lambda sk: 0,
+    SO_TXREHASH: lambda sk: sk.sk_txrehash if _knows_txrehash(sk) else -errno.EOPNOTSUPP,
+    SO_RCVMARK: _has(SOCK_RCVMARK),
 }
 
 
-def sk_getsockopt(sk: sock, level: int, optname: int) -> tuple[int, optval_t]:
+def sk_getsockopt(sk: sock, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    """(0, value) of a SOL_SOCKET option into a buffer of ``optlen`` bytes, or (negative errno, 0).  Most values are cut
+    to the buffer; a device's name, a cookie and an address longer than it are -EINVAL."""
     getter = _GETTERS.get(optname)
     if getter is None:
         return -errno.ENOPROTOOPT, 0
-    return 0, getter(sk)
+    value = getter(sk)
+    if isinstance(value, int):
+        if optname == SO_MAX_PACING_RATE and optlen >= 8:
+            return 0, sk.sk_max_pacing_rate.to_bytes(8, "little")
+        return (value, 0) if optname in _MAY_FAIL and value < 0 else (0, value)
+    if (optname == SO_BINDTODEVICE and value and optlen < IFNAMSIZ) or (optname == SO_COOKIE and optlen < 8):
+        return -errno.EINVAL, 0
+    return 0, value[:optlen]
 
 
-def sock_getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, optval_t]:
-    """(0, value) of a SOL_SOCKET option, or (-ENOPROTOOPT, 0)."""
-    return sk_getsockopt(sock_.sk, level, optname)
+_MAY_FAIL: Final = frozenset((SO_PASSCRED, SO_PASSSEC, SO_PEERGROUPS, SO_PEEK_OFF, SO_TXREHASH))
+
+
+def sock_getsockopt(sock_: socket, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    """(0, value) of a SOL_SOCKET option, or (negative errno, 0): sk_getsockopt, and what the ``socket`` knows."""
+    if optname == SO_PEERNAME:
+        return _get_peername(sock_, optlen)
+    return sk_getsockopt(sock_.sk, level, optname, optlen)
+
+
+def _get_peername(sock_: socket, optlen: int) -> tuple[int, optval_t]:
+    """struct sockaddr_in or sockaddr_in6 of the peer; a longer buffer than that is -EINVAL."""
+    name = sock_.ops.getname(sock_, 1)
+    if isinstance(name, int):
+        return -errno.ENOTCONN, 0
+    raw = sockaddr_bytes(name)
+    return (0, raw[:optlen]) if optlen <= len(raw) else (-errno.EINVAL, 0)
+
+
+def sockaddr_bytes(name: sockaddr) -> bytes:
+    """An address as C has it: struct sockaddr_in (16 bytes) or sockaddr_in6 (28)."""
+    if len(name) == 2:
+        return _SOCKADDR_IN.pack(AF_INET, name[1].to_bytes(2, "big"), name[0].to_bytes(4, "big"))
+    addr, port, flowinfo, scope_id = name
+    return _SOCKADDR_IN6.pack(
+        AF_INET6, port.to_bytes(2, "big"), flowinfo.to_bytes(4, "big"), addr.to_bytes(16, "big"), scope_id
+    )
 
 
 def sock_common_setsockopt(sock_: socket, level: int, optname: int, optval: optval_t) -> int:
@@ -779,7 +1097,7 @@ def sock_common_setsockopt(sock_: socket, level: int, optname: int, optval: optv
     return err
 
 
-def sock_common_getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, Any]:
+def sock_common_getsockopt(sock_: socket, level: int, optname: int, optlen: int) -> tuple[int, Any]:
     sk = sock_.sk
-    result: tuple[int, Any] = sk.sk_prot.getsockopt(sk, level, optname)
+    result: tuple[int, Any] = sk.sk_prot.getsockopt(sk, level, optname, optlen)
     return result

@@ -119,6 +119,7 @@ def inet_create(net: Stack, sock_: socket, protocol: int) -> int:
         return answer
     sock_.ops = answer.ops
     sk: inet_sock = core_sock.sk_alloc(net, AF_INET, answer.prot)
+    sk.mc_all = True
     sk.pmtudisc = IP_PMTUDISC_DONT if net.ipv4.sysctl_ip_no_pmtu_disc else IP_PMTUDISC_WANT
     core_sock.sock_init_data(sock_, sk)
     sk.sk_protocol = answer.protocol
@@ -186,7 +187,7 @@ def inet_bind(sock_: socket, addr: sockaddr_in) -> int:
     sk.sk_rcv_saddr = sk.inet_saddr = s_addr
     if chk_addr_ret in (RTN_BROADCAST, RTN_MULTICAST):
         sk.inet_saddr = 0
-    if sk.sk_prot.get_port(sk, snum):
+    if (snum or not sk.bind_address_no_port) and sk.sk_prot.get_port(sk, snum):
         sk.inet_saddr = sk.sk_rcv_saddr = 0
         return -errno.EADDRINUSE
     if sk.sk_rcv_saddr:
@@ -431,8 +432,8 @@ def _setsockopt(sock_: socket, level: int, optname: int, optval: optval_t) -> in
     return core_sock.sock_common_setsockopt(sock_, level, optname, optval)
 
 
-def _getsockopt(sock_: socket, level: int, optname: int) -> tuple[int, Any]:
-    return core_sock.sock_common_getsockopt(sock_, level, optname)
+def _getsockopt(sock_: socket, level: int, optname: int, optlen: int) -> tuple[int, Any]:
+    return core_sock.sock_common_getsockopt(sock_, level, optname, optlen)
 
 
 inet_stream_ops: proto_ops = proto_ops(

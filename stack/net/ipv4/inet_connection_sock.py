@@ -38,7 +38,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_delack_init,
     inet_csk_reqsk_queue_added,
 )
-from stack.include.ip import IPPROTO_TCP, IPTOS_RT_MASK
+from stack.include.ip import IPPROTO_TCP, IPTOS_RT_MASK, inet_sk_get_local_port_range
 from stack.include.request_sock import (
     reqsk_free,
     reqsk_put,
@@ -184,7 +184,7 @@ def _scan(sk: inet_connection_sock, low: int, remaining: int, offset: int) -> in
 
 def inet_csk_find_open_port(sk: inet_connection_sock) -> int:
     """A free port of the ephemeral range, or 0.  With SO_REUSEADDR one half of the range is tried before the other."""
-    low, high = sk.sk_net.ipv4.ip_local_ports_range
+    low, high = inet_sk_get_local_port_range(sk)
     high += 1
     halves = [(low, high)]
     if sk.sk_reuse == SK_CAN_REUSE and high - low >= 4:
@@ -489,6 +489,11 @@ def _inet_copy(newsk: inet_connection_sock, sk: inet_connection_sock) -> None:
     newsk.rcv_tos = sk.rcv_tos
     newsk.uc_ttl = sk.uc_ttl
     newsk.mc_ttl = sk.mc_ttl
+    newsk.mc_all, newsk.mc_addr = sk.mc_all, sk.mc_addr
+    newsk.uc_index = sk.uc_index
+    newsk.local_port_range = sk.local_port_range
+    newsk.bind_address_no_port = sk.bind_address_no_port
+    newsk.recverr_rfc4884 = sk.recverr_rfc4884
     newsk.mc_loop = sk.mc_loop
     newsk.min_ttl = sk.min_ttl
     newsk.pmtudisc = sk.pmtudisc

@@ -36,6 +36,7 @@ from stack.include.inet_hashtables import (
     ipv4_portaddr_hash,
     ipv6_portaddr_hash,
 )
+from stack.include.ip import inet_sk_get_local_port_range
 from stack.include.snmp import LINUX_MIB_TIMEWAITRECYCLED, NET_INC_STATS
 from stack.include.sock import (
     AF_INET,
@@ -475,7 +476,7 @@ def __inet_hash_connect(sk: Any, port_offset: int, check_established: check_esta
             inet_ehash_nolisten(sk, None)
             return 0
         return check_established(sk, sk.sk_num, False)[0]
-    low, high = sk.sk_net.ipv4.ip_local_ports_range
+    low, high = inet_sk_get_local_port_range(sk)
     remaining = high + 1 - low
     if remaining > 1:
         remaining &= ~1

@@ -28,6 +28,7 @@ from stack.include.ip import (
     IP_MF,
     IP_OFFSET,
     IPHDR_STRUCT,
+    inet_skb_parm,
     iphdr,
 )
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_HOST, sk_buff
@@ -229,6 +230,7 @@ def ip_frag_reasm(net: Stack, qp: ipq) -> sk_buff | None:
     whole.ip_summed = CHECKSUM_UNNECESSARY if verified else CHECKSUM_NONE
     whole._skb_refdst = first._skb_refdst
     whole.ip_opt = first.ip_opt
+    whole.cb = inet_skb_parm(max(f.h_iph.ihl * 4 + f.len for _, f in qp.frags))
     whole.h_iph = iphdr(*fields, check, iph.saddr, iph.daddr)
     for _, frag in qp.frags:
         skbuff.consume_skb(frag)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Options of level SOL_IP: net/ipv4/ip_sockglue.c.
 
-Values are ints, or ``bytes`` of one or four bytes in the machine's order, as the kernel takes them; IP_OPTIONS
-takes the raw options.  What only multicast needs is stored and reported, and what is not known is -ENOPROTOOPT.
+Values are ints, or ``bytes`` in the machine's order, as the kernel takes them: an int if there are four or more, the
+first byte of fewer, and for many options 0 of none; IP_OPTIONS takes the raw options.  What is not known is
+-ENOPROTOOPT; docs/sockets.md has the list.
 
 Errors reach the application through the error queue (IP_RECVERR, read with MSG_ERRQUEUE), each with the start of the
 packet that it is about, where that was going, and who reported it.
@@ -18,26 +19,46 @@ from typing import Any, Final
 from stack.include.errqueue import SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_LOCAL, sock_exterr_skb
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT, inet_sock
 from stack.include.ip import (
+    IP_BIND_ADDRESS_NO_PORT,
+    IP_CHECKSUM,
     IP_FREEBIND,
+    IP_HDRINCL,
+    IP_LOCAL_PORT_RANGE,
     IP_MINTTL,
     IP_MTU,
     IP_MTU_DISCOVER,
+    IP_MULTICAST_ALL,
+    IP_MULTICAST_IF,
     IP_MULTICAST_LOOP,
     IP_MULTICAST_TTL,
+    IP_NODEFRAG,
     IP_OPTIONS,
+    IP_ORIGDSTADDR,
+    IP_PASSSEC,
     IP_PKTINFO,
+    IP_PROTOCOL,
     IP_RECVERR,
+    IP_RECVERR_RFC4884,
+    IP_RECVFRAGSIZE,
+    IP_RECVOPTS,
+    IP_RECVORIGDSTADDR,
     IP_RECVTOS,
     IP_RECVTTL,
+    IP_RETOPTS,
+    IP_ROUTER_ALERT,
     IP_TOS,
     IP_TRANSPARENT,
     IP_TTL,
+    IP_UNICAST_IF,
+    inet_skb_parm,
     iphdr_at,
 )
 from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, cmsg_t, msghdr, optval_t
-from stack.include.sk_buff import sk_buff
-from stack.include.sock import AF_INET, SOCK_STREAM
+from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
+from stack.include.sock import AF_INET, INT_MAX, SOCK_STREAM
+from stack.lib.checksum import csum_fold, csum_partial
 from stack.net.core import scm, skbuff
+from stack.net.ipv4 import devinet
 from stack.net.ipv4 import ip_options as ipv4_options
 
 SOL_IP: Final = 0
@@ -49,6 +70,12 @@ _SOCKADDR_IN: Final = Struct("=HH4s8x")
 IP_CMSG_PKTINFO: Final = 1 << 0
 IP_CMSG_TTL: Final = 1 << 1
 IP_CMSG_TOS: Final = 1 << 2
+IP_CMSG_RECVOPTS: Final = 1 << 3
+IP_CMSG_RETOPTS: Final = 1 << 4
+IP_CMSG_PASSSEC: Final = 1 << 5
+IP_CMSG_ORIGDSTADDR: Final = 1 << 6
+IP_CMSG_CHECKSUM: Final = 1 << 7
+IP_CMSG_RECVFRAGSIZE: Final = 1 << 8
 
 # rt_tos2priority(): the kernel's queueing priority by the four TOS bits (net/ipv4/route.c, ip_tos2prio)
 TC_PRIO_BESTEFFORT: Final = 0
@@ -62,8 +89,10 @@ _TOS_PRIORITY: Final = (TC_PRIO_BESTEFFORT, TC_PRIO_BULK, TC_PRIO_INTERACTIVE, T
 
 
 def ip_cmsg_recv(msg: msghdr, sk: inet_sock, skb: sk_buff) -> None:
-    """IP_PKTINFO, IP_RECVTTL and IP_RECVTOS of a received datagram, as far as the socket asked for them."""
+    """What the socket asked to be told of a received datagram.  There are no labels (IP_PASSSEC)."""
     flags = sk.cmsg_flags
+    if not flags:
+        return
     iph = skb.h_iph
     if flags & IP_CMSG_PKTINFO:
         ours = ipv4_options.fib_compute_spec_dst(skb)
@@ -73,6 +102,38 @@ def ip_cmsg_recv(msg: msghdr, sk: inet_sock, skb: sk_buff) -> None:
         scm.put_cmsg(msg, SOL_IP, IP_TTL, iph.ttl.to_bytes(4, "little"))
     if flags & IP_CMSG_TOS:
         scm.put_cmsg(msg, SOL_IP, IP_TOS, bytes((iph.tos,)))
+    if flags & (IP_CMSG_RECVOPTS | IP_CMSG_RETOPTS) and skb.ip_opt is not None:
+        _cmsg_options(msg, sk, skb, flags)
+    if flags & IP_CMSG_ORIGDSTADDR and skb.h_th is not None:
+        name = _SOCKADDR_IN.pack(AF_INET, _swap16(skb.h_th.dest), iph.daddr.to_bytes(4, "big"))
+        scm.put_cmsg(msg, SOL_IP, IP_ORIGDSTADDR, name)
+    if flags & IP_CMSG_CHECKSUM and skb.ip_summed == CHECKSUM_NONE and skb.h_th.check:
+        scm.put_cmsg(msg, SOL_IP, IP_CHECKSUM, _payload_sum(skb).to_bytes(4, "little"))
+    if flags & IP_CMSG_RECVFRAGSIZE and isinstance(skb.cb, inet_skb_parm):
+        scm.put_cmsg(msg, SOL_IP, IP_RECVFRAGSIZE, skb.cb.frag_max_size.to_bytes(4, "little"))
+
+
+def _swap16(port: int) -> int:
+    return (port & 0xFF) << 8 | port >> 8
+
+
+def _cmsg_options(msg: msghdr, sk: inet_sock, skb: sk_buff, flags: int) -> None:
+    """The IP options as they came, and as an answer would have them."""
+    opt = skb.ip_opt
+    assert opt is not None
+    if flags & IP_CMSG_RECVOPTS and opt.optlen:
+        scm.put_cmsg(msg, SOL_IP, IP_RECVOPTS, bytes(opt.data))
+    if flags & IP_CMSG_RETOPTS and opt.optlen:
+        echo = ipv4_options.ip_options_echo(sk.sk_net, opt, skb)
+        scm.put_cmsg(msg, SOL_IP, IP_RETOPTS, ipv4_options.ip_options_undo(echo) if echo is not None else b"")
+
+
+def _payload_sum(skb: sk_buff) -> int:
+    """The sum of a payload that was summed up to verify it (nobody else did), as the machine has it: its 16-bit words,
+    low byte first.  The kernel leaves the carries where they came up."""
+    data = bytes(memoryview(skb.head)[skb.data : skb.tail])
+    big = csum_fold(csum_partial(data)) ^ 0xFFFF
+    return _swap16(big)
 
 
 def ip_cmsg_send(control: list[cmsg_t]) -> int:
@@ -179,6 +240,26 @@ def _set_multicast_ttl(sk: inet_sock, val: int) -> int:
     return 0
 
 
+def _set_multicast_all(sk: inet_sock, val: int) -> int:
+    if val not in (0, 1):
+        return -errno.EINVAL
+    sk.mc_all = bool(val)
+    return 0
+
+
+def _set_recvfragsize(sk: inet_sock, val: int) -> int:
+    if sk.sk_type == SOCK_STREAM:
+        return -errno.EINVAL
+    return _cmsg(IP_CMSG_RECVFRAGSIZE)(sk, val)
+
+
+def _set_recverr_rfc4884(sk: inet_sock, val: int) -> int:
+    if val not in (0, 1):
+        return -errno.EINVAL
+    sk.recverr_rfc4884 = bool(val)
+    return 0
+
+
 def _set_multicast_loop(sk: inet_sock, val: int) -> int:
     sk.mc_loop = bool(val)
     return 0
@@ -218,16 +299,30 @@ _SETTERS: dict[int, Callable[[Any, int], int]] = {
     IP_PKTINFO: _cmsg(IP_CMSG_PKTINFO),
     IP_RECVTTL: _cmsg(IP_CMSG_TTL),
     IP_RECVTOS: _cmsg(IP_CMSG_TOS),
+    IP_RECVOPTS: _cmsg(IP_CMSG_RECVOPTS),
+    IP_RETOPTS: _cmsg(IP_CMSG_RETOPTS),
+    IP_PASSSEC: _cmsg(IP_CMSG_PASSSEC),
+    IP_RECVORIGDSTADDR: _cmsg(IP_CMSG_ORIGDSTADDR),
+    IP_CHECKSUM: _cmsg(IP_CMSG_CHECKSUM),
+    IP_RECVFRAGSIZE: _set_recvfragsize,
     IP_RECVERR: _set_recverr,
+    IP_RECVERR_RFC4884: _set_recverr_rfc4884,
     IP_FREEBIND: _member("freebind"),
     IP_TRANSPARENT: _member("transparent"),
+    IP_BIND_ADDRESS_NO_PORT: _member("bind_address_no_port"),
+    IP_MULTICAST_ALL: _set_multicast_all,
+    IP_ROUTER_ALERT: lambda sk, val: -errno.EINVAL,  # of raw sockets
 }
+# An empty value is an error, where for the others it is 0.
+_NOT_EMPTY: Final = frozenset(
+    (IP_TTL, IP_MINTTL, IP_FREEBIND, IP_TRANSPARENT, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL)
+)
 
 
-def _set_options(sk: inet_sock, raw: optval_t) -> int:
+def _set_options(sk: inet_sock, raw: bytes) -> int:
     """The IP options of what this socket sends; empty takes them away.  -EINVAL beyond 40 bytes and
     for malformed ones."""
-    if isinstance(raw, int) or len(raw) > 40:
+    if len(raw) > 40:
         return -errno.EINVAL
     padded = raw + b"\0" * (-len(raw) % 4)
     opt, problem = ipv4_options.ip_options_compile(sk.sk_net, padded, None)
@@ -237,23 +332,79 @@ def _set_options(sk: inet_sock, raw: optval_t) -> int:
     return 0
 
 
+def _set_multicast_if(sk: inet_sock, raw: bytes) -> int:
+    """By address (struct in_addr), or by a device's number too (struct ip_mreqn); all zeros let the route decide."""
+    if sk.sk_type == SOCK_STREAM or len(raw) < 4:
+        return -errno.EINVAL
+    addr, index = int.from_bytes(raw[4:8] if len(raw) >= 8 else raw[:4], "big"), 0
+    if len(raw) >= 12:
+        index = int.from_bytes(raw[8:12], "little", signed=True)
+    net = sk.sk_net
+    if index:
+        dev = net.devices.get(index)
+    elif addr:
+        dev = devinet.__ip_dev_find(net, addr)
+    else:
+        sk.mc_index = sk.mc_addr = 0
+        return 0
+    if dev is None:
+        return -errno.EADDRNOTAVAIL
+    if sk.sk_bound_dev_if and dev.ifindex != sk.sk_bound_dev_if:
+        return -errno.EINVAL
+    sk.mc_index, sk.mc_addr = dev.ifindex, addr
+    return 0
+
+
+def _set_unicast_if(sk: inet_sock, raw: bytes) -> int:
+    """The number of the device that datagrams leave by, in network order."""
+    if len(raw) != 4:
+        return -errno.EINVAL
+    index = int.from_bytes(raw, "big")
+    if index and index not in sk.sk_net.devices:
+        return -errno.EADDRNOTAVAIL
+    if index and sk.sk_bound_dev_if not in (0, index):
+        return -errno.EINVAL
+    sk.uc_index = index
+    return 0
+
+
+def _set_local_port_range(sk: inet_sock, raw: bytes) -> int:
+    """Two numbers of 16 bits, the lower end first; 0 is the stack's own end."""
+    if len(raw) != 4:
+        return -errno.EINVAL
+    low, high = int.from_bytes(raw[:2], "little"), int.from_bytes(raw[2:], "little")
+    if low and high and low > high:
+        return -errno.EINVAL
+    sk.local_port_range = high << 16 | low
+    return 0
+
+
+_RAW_SETTERS: dict[int, Callable[[Any, bytes], int]] = {
+    IP_OPTIONS: _set_options,
+    IP_MULTICAST_IF: _set_multicast_if,
+    IP_UNICAST_IF: _set_unicast_if,
+    IP_LOCAL_PORT_RANGE: _set_local_port_range,
+}
+
+
 def ip_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> int:
-    """0, -EINVAL or -ENOPROTOOPT."""
+    """0, -EINVAL, -ENOPROTOOPT or -EADDRNOTAVAIL."""
     if level != SOL_IP:
         return -errno.ENOPROTOOPT
     return do_ip_setsockopt(sk, level, optname, optval)
 
 
 def do_ip_setsockopt(sk: inet_sock, level: int, optname: int, optval: optval_t) -> int:
-    if optname == IP_OPTIONS:
-        return _set_options(sk, optval)
+    if optname in _RAW_SETTERS:
+        raw = (optval & 0xFFFFFFFF).to_bytes(4, "little") if isinstance(optval, int) else optval
+        return _RAW_SETTERS[optname](sk, raw)
     setter = _SETTERS.get(optname)
     if setter is None:
         return -errno.ENOPROTOOPT
     if not isinstance(optval, int):
-        if not optval:
+        if not optval and optname in _NOT_EMPTY:
             return -errno.EINVAL
-        optval = int.from_bytes(optval[:4], "little", signed=True) if len(optval) >= 4 else optval[0]
+        optval = int.from_bytes(optval[:4], "little", signed=True) if len(optval) >= 4 else sum(optval[:1])
     return setter(sk, optval)
 
 
@@ -266,6 +417,10 @@ def _get_ttl(sk: inet_sock) -> int:
     return sk.sk_net.ipv4.sysctl_ip_default_ttl if sk.uc_ttl == -1 else sk.uc_ttl
 
 
+def _has_cmsg(bit: int) -> Callable[[inet_sock], int]:
+    return lambda sk: int(sk.cmsg_flags & bit != 0)
+
+
 _GETTERS: dict[int, Callable[[inet_sock], optval_t]] = {
     IP_TOS: lambda sk: sk.tos,
     IP_TTL: _get_ttl,
@@ -273,10 +428,25 @@ _GETTERS: dict[int, Callable[[inet_sock], optval_t]] = {
     IP_MTU_DISCOVER: lambda sk: sk.pmtudisc,
     IP_MULTICAST_TTL: lambda sk: sk.mc_ttl,
     IP_MULTICAST_LOOP: lambda sk: int(sk.mc_loop),
-    IP_PKTINFO: lambda sk: int(sk.cmsg_flags & IP_CMSG_PKTINFO != 0),
-    IP_RECVTTL: lambda sk: int(sk.cmsg_flags & IP_CMSG_TTL != 0),
-    IP_RECVTOS: lambda sk: int(sk.cmsg_flags & IP_CMSG_TOS != 0),
+    IP_MULTICAST_ALL: lambda sk: int(sk.mc_all),
+    IP_MULTICAST_IF: lambda sk: sk.mc_addr.to_bytes(4, "big"),
+    IP_UNICAST_IF: lambda sk: int.from_bytes(sk.uc_index.to_bytes(4, "big"), "little"),
+    IP_HDRINCL: lambda sk: 0,  # of raw sockets, as IP_NODEFRAG
+    IP_NODEFRAG: lambda sk: 0,
+    IP_PKTINFO: _has_cmsg(IP_CMSG_PKTINFO),
+    IP_RECVTTL: _has_cmsg(IP_CMSG_TTL),
+    IP_RECVTOS: _has_cmsg(IP_CMSG_TOS),
+    IP_RECVOPTS: _has_cmsg(IP_CMSG_RECVOPTS),
+    IP_RETOPTS: _has_cmsg(IP_CMSG_RETOPTS),
+    IP_PASSSEC: _has_cmsg(IP_CMSG_PASSSEC),
+    IP_RECVORIGDSTADDR: _has_cmsg(IP_CMSG_ORIGDSTADDR),
+    IP_CHECKSUM: _has_cmsg(IP_CMSG_CHECKSUM),
+    IP_RECVFRAGSIZE: _has_cmsg(IP_CMSG_RECVFRAGSIZE),
     IP_RECVERR: lambda sk: int(sk.recverr),
+    IP_RECVERR_RFC4884: lambda sk: int(sk.recverr_rfc4884),
+    IP_BIND_ADDRESS_NO_PORT: lambda sk: int(sk.bind_address_no_port),
+    IP_LOCAL_PORT_RANGE: lambda sk: sk.local_port_range,
+    IP_PROTOCOL: lambda sk: sk.sk_num,
     IP_FREEBIND: lambda sk: int(sk.freebind),
     IP_TRANSPARENT: lambda sk: int(sk.transparent),
     IP_OPTIONS: lambda sk: ipv4_options.ip_options_undo(sk.inet_opt) if sk.inet_opt is not None else b"",
@@ -284,12 +454,23 @@ _GETTERS: dict[int, Callable[[inet_sock], optval_t]] = {
 }
 
 
-def ip_getsockopt(sk: Any, level: int, optname: int) -> tuple[int, optval_t]:
-    """(0, value), (-ENOPROTOOPT, 0), or (-ENOTCONN, 0) for IP_MTU without a route."""
-    getter = _GETTERS.get(optname) if level == SOL_IP else None
+def ip_getsockopt(sk: Any, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    """(0, value) into a buffer of ``optlen`` bytes, (-ENOPROTOOPT, 0), (-EOPNOTSUPP, 0) for another level, or
+    (-ENOTCONN, 0) for IP_MTU without a route.  A number below 256 into less than an int is one byte."""
+    if level != SOL_IP:
+        return -errno.EOPNOTSUPP, 0
+    getter = _GETTERS.get(optname)
     if getter is None:
+        if optname == IP_ROUTER_ALERT and sk.sk_net.profile.newer_options:
+            return 0, _shortened(0, optlen)
         return -errno.ENOPROTOOPT, 0
     value = getter(sk)
-    if optname == IP_MTU and isinstance(value, int) and value < 0:
+    if not isinstance(value, int):
+        return 0, value[:optlen]
+    if optname == IP_MTU and value < 0:
         return value, 0
-    return 0, value
+    return 0, _shortened(value, optlen)
+
+
+def _shortened(value: int, optlen: int) -> optval_t:
+    return bytes((value,)) if optlen < 4 and 0 <= value <= 255 else value

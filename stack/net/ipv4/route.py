@@ -52,7 +52,7 @@ from stack.include.ip import (
 )
 from stack.include.netdevice import IFF_UP
 from stack.include.snmp import IP_INC_STATS, IPSTATS_MIB_INADDRERRORS
-from stack.include.sock import AF_INET
+from stack.include.sock import AF_INET, SOCK_LOCALROUTE
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies
 from stack.net.core import skbuff
@@ -193,8 +193,12 @@ ipv4_dst_ops = dst_ops(
 
 
 def ip_route_output_flow(net: Stack, fl4: flowi4, sk: sock | None) -> rtable | int:
-    """The route of a flow, or a negative errno; fills in ``fl4.saddr`` if it was 0."""
-    return ip_route_output_key_hash_rcu(net, fl4)
+    """The route of a flow, or a negative errno; fills in ``fl4.saddr`` if it was 0.  With SO_DONTROUTE only what is on
+    a link of ours can be reached (the kernel looks in the link's scope)."""
+    rt = ip_route_output_key_hash_rcu(net, fl4)
+    if sk is not None and sk.sk_flags & SOCK_LOCALROUTE and isinstance(rt, rtable) and rt.rt_gateway:
+        return -errno.ENETUNREACH
+    return rt
 
 
 def ip_route_output_key(net: Stack, fl4: flowi4) -> rtable | int:

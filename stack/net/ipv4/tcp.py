@@ -28,7 +28,7 @@ Left out: splice, zero-copy flags, TCP_REPAIR and ULP.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from errno import EAGAIN, ECONNRESET, EINVAL, ENOPROTOOPT, ENOTCONN, ENOTTY, EPIPE
+from errno import EAGAIN, ECONNRESET, EINVAL, ENOENT, ENOPROTOOPT, ENOTCONN, ENOTTY, EPERM, EPIPE
 from struct import Struct
 from typing import Final
 
@@ -101,7 +101,9 @@ from stack.include.sock import (
     SOCK_DONE,
     SOCK_KEEPOPEN,
     SOCK_LINGER,
+    SOCK_MIN_RCVBUF,
     SOCK_MIN_SNDBUF,
+    SOCK_RCVBUF_LOCK,
     SOCK_URGINLINE,
     __sk_stream_is_writeable,
     __sk_stream_memory_free,
@@ -117,6 +119,8 @@ from stack.include.tcp import (
     TCP_AO_ADD_KEY,
     TCP_AO_DEL_KEY,
     TCP_AO_INFO,
+    TCP_CA_NAME_MAX,
+    TCP_CC_INFO,
     TCP_CHRONO_BUSY,
     TCP_CM_INQ,
     TCP_CONGESTION,
@@ -124,6 +128,7 @@ from stack.include.tcp import (
     TCP_DEFAULT_SCALING_RATIO,
     TCP_DEFER_ACCEPT,
     TCP_DELACK_MAX,
+    TCP_DELACK_MAX_US,
     TCP_ECN_OK,
     TCP_ECN_SEEN,
     TCP_FASTOPEN,
@@ -136,6 +141,7 @@ from stack.include.tcp import (
     TCP_INFO,
     TCP_INIT_CWND,
     TCP_INQ,
+    TCP_IS_MPTCP,
     TCP_KEEPCNT,
     TCP_KEEPIDLE,
     TCP_KEEPINTVL,
@@ -153,12 +159,18 @@ from stack.include.tcp import (
     TCP_QUICKACK,
     TCP_RTO_MAX,
     TCP_RTO_MIN,
+    TCP_RTO_MIN_US,
     TCP_SAVE_SYN,
     TCP_SAVED_SYN,
     TCP_SYNCNT,
+    TCP_THIN_DUPACK,
+    TCP_THIN_LINEAR_TIMEOUTS,
     TCP_TIMEOUT_INIT,
+    TCP_TIMEOUT_MIN,
     TCP_TIMESTAMP,
     TCP_TIMEWAIT_LEN,
+    TCP_TX_DELAY,
+    TCP_ULP,
     TCP_URG_READ,
     TCP_URG_VALID,
     TCP_USER_TIMEOUT,
@@ -188,6 +200,8 @@ from stack.include.tcp import (
     tcp_receive_window,
     tcp_skb_cb,
     tcp_sock,
+    tcp_space_from_win,
+    tcp_win_from_space,
 )
 from stack.include.tcp_states import (
     TCP_CLOSE,
@@ -215,6 +229,7 @@ from stack.include.tcp_states import (
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies_to_msecs, jiffies_to_usecs, tcp_jiffies32
 from stack.net.core import request_sock, scm, stream
+from stack.net.core import sock as core_sock
 from stack.net.core.skbuff import consume_skb
 from stack.net.ipv4 import (
     af_inet,
@@ -311,6 +326,28 @@ def tcp_rmem_pressure(sk: tcp_sock) -> bool:
 def sock_rcvlowat(sk: tcp_sock, waitall: int, length: int) -> int:
     """include/net/sock.h: how many bytes a reader of ``length`` waits for."""
     return (length if waitall else min(sk.sk_rcvlowat, length)) or 1
+
+
+def tcp_set_rcvlowat(sk: tcp_sock, val: int) -> int:
+    """SO_RCVLOWAT: at most half of what the buffer may become, which grows so far that so much fits into it."""
+    locked = sk.sk_userlocks & SOCK_RCVBUF_LOCK
+    cap = (sk.sk_rcvbuf if locked else sk.sk_net.ipv4.sysctl_tcp_rmem[2]) >> 1
+    sk.sk_rcvlowat = min(val, cap) or 1
+    tcp_input.tcp_data_ready(sk)
+    if not locked:
+        _grow_for_rcvlowat(sk, min(val, cap))
+    return 0
+
+
+def _grow_for_rcvlowat(sk: tcp_sock, val: int) -> None:
+    space = tcp_space_from_win(sk, val)
+    if space <= sk.sk_rcvbuf:
+        return
+    sk.sk_rcvbuf = space
+    if not sk.scaling_ratio:
+        sk.window_clamp = tcp_win_from_space(sk, space)
+    elif 0 < sk.window_clamp < val:
+        sk.window_clamp = val
 
 
 def tcp_stream_is_readable(sk: tcp_sock, target: int) -> bool:
@@ -686,6 +723,8 @@ def tcp_recvmsg_locked(
     peek = flags & MSG_PEEK
     views: list[memoryview] = []
     seq = sk.copied_seq
+    if peek and sk.sk_peek_off > 0:
+        seq = (seq + sk.sk_peek_off) & MASK32
     copied = 0
     got_fin = False
     for skb in list(sk.sk_receive_queue) if peek else _take_queue(sk):
@@ -693,6 +732,8 @@ def tcp_recvmsg_locked(
             break
         cb = skb.cb
         offset = (seq - cb.seq) & MASK32
+        if peek and offset > skb.len:
+            continue  # SO_PEEK_OFF is behind it
         used = min(skb.len - offset, size - copied)
         if used > 0:
             if sk.urg_data:
@@ -720,6 +761,8 @@ def tcp_recvmsg_locked(
             break
         if not peek:
             tcp_eat_recv_skb(sk, skb)
+    if sk.sk_peek_off >= 0:
+        (core_sock.sk_peek_offset_fwd if peek else core_sock.sk_peek_offset_bwd)(sk, copied)
     if peek:
         return views if copied or got_fin else _nothing_to_read(sk)
     result: list[memoryview] | int = views
@@ -1081,13 +1124,17 @@ def _set_linger2(sk: tcp_sock, val: int) -> int:
     return 0
 
 
-def _set_window_clamp(sk: tcp_sock, val: int) -> int:
+def tcp_set_window_clamp(sk: tcp_sock, val: int) -> int:
+    """TCP_WINDOW_CLAMP: the most that is offered; 0, of a closed socket, lifts it.  It never falls below
+    SOCK_MIN_RCVBUF / 2; older kernels take a negative number for a large one."""
     if not val:
         if sk.sk_state != TCP_CLOSE:
             return -EINVAL
         sk.window_clamp = 0
         return 0
-    sk.window_clamp = max(val, 2304 // 2)
+    if not sk.sk_net.profile.newer_options:
+        val &= MASK32
+    sk.window_clamp = max(val, SOCK_MIN_RCVBUF // 2)
     if sk.rcv_ssthresh > sk.window_clamp:
         sk.rcv_ssthresh = sk.window_clamp
     else:
@@ -1125,11 +1172,10 @@ def _set_fastopen_no_cookie(sk: tcp_sock, val: int) -> int:
     return 0
 
 
-def _set_fastopen_key(sk: tcp_sock, optval: int | bytes) -> int:
+def _set_fastopen_key(sk: tcp_sock, key: bytes) -> int:
     """One key, or the one in use and the one before it."""
-    if isinstance(optval, int) or len(optval) not in (TCP_FASTOPEN_KEY_LENGTH, TCP_FASTOPEN_KEY_BUF_LENGTH):
+    if len(key) not in (TCP_FASTOPEN_KEY_LENGTH, TCP_FASTOPEN_KEY_BUF_LENGTH):
         return -EINVAL
-    key = bytes(optval)
     backup = key[TCP_FASTOPEN_KEY_LENGTH:] or None
     return tcp_fastopen.tcp_fastopen_reset_cipher(sk.sk_net, sk, key[:TCP_FASTOPEN_KEY_LENGTH], backup)
 
@@ -1155,6 +1201,37 @@ def _set_notsent_lowat(sk: tcp_sock, val: int) -> int:
     return 0
 
 
+def _set_thin_dupack(sk: tcp_sock, val: int) -> int:
+    """Checked and forgotten, since RACK does what it was for."""
+    return 0 if val in (0, 1) else -EINVAL
+
+
+def _set_timestamp(sk: tcp_sock, val: int) -> int:
+    """Only a connection under repair has its clock set."""
+    return -EPERM
+
+
+def _set_tx_delay(sk: tcp_sock, val: int) -> int:
+    """Kept and shown: it is the fq queueing discipline that would hold packets back."""
+    if val < 0 and sk.sk_net.profile.newer_options:
+        return -EINVAL
+    sk.tcp_tx_delay = val
+    return 0
+
+
+def _set_microseconds(field: str, limit: int) -> Callable[[tcp_sock, int], int]:
+    """A time of at least TCP_TIMEOUT_MIN and at most ``limit`` jiffies, given in microseconds, rounded up."""
+
+    def setter(sk: tcp_sock, val: int) -> int:
+        when = -(-(val & MASK32) * HZ // 1_000_000)
+        if not TCP_TIMEOUT_MIN <= when <= limit:
+            return -EINVAL
+        setattr(sk, field, when)
+        return 0
+
+    return setter
+
+
 _SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
     TCP_NODELAY: _set_nodelay,
     TCP_MAXSEG: _set_maxseg,
@@ -1168,21 +1245,41 @@ _SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
     TCP_DEFER_ACCEPT: _set_defer_accept,
     TCP_FASTOPEN: _set_fastopen,
     TCP_FASTOPEN_NO_COOKIE: _set_fastopen_no_cookie,
-    TCP_WINDOW_CLAMP: _set_window_clamp,
+    TCP_WINDOW_CLAMP: tcp_set_window_clamp,
     TCP_QUICKACK: _set_quickack,
+    TCP_THIN_LINEAR_TIMEOUTS: _set_ranged("thin_lto", 0, 1),
+    TCP_THIN_DUPACK: _set_thin_dupack,
+    TCP_TIMESTAMP: _set_timestamp,
     TCP_USER_TIMEOUT: _set_ranged("icsk_user_timeout", 0, 0x7FFFFFFF),
     TCP_NOTSENT_LOWAT: _set_notsent_lowat,
     TCP_INQ: _set_ranged("recvmsg_inq", 0, 1),
+    TCP_TX_DELAY: _set_tx_delay,
+}
+_NEWER_SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
+    TCP_RTO_MIN_US: _set_microseconds("icsk_rto_min", TCP_RTO_MIN),
+    TCP_DELACK_MAX_US: _set_microseconds("icsk_delack_max", TCP_DELACK_MAX),
+}
+
+
+def _set_congestion(sk: tcp_sock, raw: bytes) -> int:
+    name = raw[: TCP_CA_NAME_MAX - 1].split(b"\0", 1)[0].decode("ascii", "replace")
+    return tcp_cong.tcp_set_congestion_control(sk, name)
+
+
+# Options whose value is a string or a struct; an int stands for its four bytes.
+_RAW_SETTERS: dict[int, Callable[[tcp_sock, bytes], int]] = {
+    TCP_CONGESTION: _set_congestion,
+    TCP_ULP: lambda sk, raw: -ENOENT,  # there is none: TLS records are made above the socket
+    TCP_FASTOPEN_KEY: _set_fastopen_key,
 }
 
 
 def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | bytes) -> int:
-    """0, -ENOPROTOOPT, -EINVAL or -ENOENT (an unknown congestion control)."""
-    if optname == TCP_CONGESTION:
-        if isinstance(optval, int):
-            return -EINVAL
-        name = optval.split(b"\0", 1)[0].decode("ascii", "replace")
-        return tcp_cong.tcp_set_congestion_control(sk, name)
+    """0, -EINVAL (also for anything shorter than an int, known or not), -ENOPROTOOPT, -EPERM or -ENOENT (an unknown
+    congestion control)."""
+    if optname in _RAW_SETTERS:
+        raw = (optval & MASK32).to_bytes(4, "little") if isinstance(optval, int) else bytes(optval)
+        return _RAW_SETTERS[optname](sk, raw) if raw else -EINVAL
     if optname in (TCP_AO_ADD_KEY, TCP_AO_DEL_KEY, TCP_AO_INFO) and sk.sk_net.profile.tcp_ao:
         return tcp_ao.tcp_parse_ao(sk, optname, optval)
     if optname in (TCP_MD5SIG, TCP_MD5SIG_EXT):
@@ -1190,16 +1287,14 @@ def do_tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | byte
             return -ENOPROTOOPT
         err: int = sk.af_specific.md5_parse(sk, optname, optval)
         return err
-    if optname == TCP_FASTOPEN_KEY:
-        return _set_fastopen_key(sk, optval)
-    setter = _SETTERS.get(optname)
-    if setter is None:
-        return -ENOPROTOOPT
     if not isinstance(optval, int):
         if len(optval) < 4:
             return -EINVAL
         optval = int.from_bytes(optval[:4], "little", signed=True)
-    return setter(sk, optval)
+    setter = _SETTERS.get(optname)
+    if setter is None and sk.sk_net.profile.newer_options:
+        setter = _NEWER_SETTERS.get(optname)
+    return -ENOPROTOOPT if setter is None else setter(sk, optval)
 
 
 def tcp_setsockopt(sk: tcp_sock, level: int, optname: int, optval: int | bytes) -> int:
@@ -1226,9 +1321,22 @@ def _get_linger2(sk: tcp_sock) -> int:
     return -1
 
 
-def _get_saved_syn(sk: tcp_sock) -> bytes:
-    saved, sk.saved_syn = sk.saved_syn, None
-    return saved.data if saved is not None else b""
+def _get_saved_syn(sk: tcp_sock, optlen: int) -> tuple[int, bytes]:
+    """The headers of the SYN, once; -EINVAL, and they stay, if the buffer is too small."""
+    saved = sk.saved_syn
+    if saved is None:
+        return 0, b""
+    if optlen < len(saved.data):
+        return -EINVAL, b""
+    sk.saved_syn = None
+    return 0, saved.data
+
+
+def _get_cc_info(sk: tcp_sock) -> bytes:
+    """What the congestion control tells of itself; most tell nothing."""
+    get_info = sk.icsk_ca_ops.get_info
+    info: bytes = get_info(sk) if get_info is not None else b""
+    return info
 
 
 _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
@@ -1240,7 +1348,6 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_KEEPCNT: keepalive_probes,
     TCP_SYNCNT: lambda sk: sk.icsk_syn_retries or sk.sk_net.ipv4.sysctl_tcp_syn_retries,
     TCP_SAVE_SYN: lambda sk: sk.save_syn,
-    TCP_SAVED_SYN: _get_saved_syn,
     TCP_LINGER2: _get_linger2,
     TCP_DEFER_ACCEPT: _get_defer_accept,
     TCP_FASTOPEN: lambda sk: sk.icsk_accept_queue.fastopenq.max_qlen,
@@ -1248,29 +1355,46 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_FASTOPEN_NO_COOKIE: lambda sk: int(sk.fastopen_no_cookie),
     TCP_WINDOW_CLAMP: lambda sk: sk.window_clamp,
     TCP_QUICKACK: lambda sk: int(not inet_csk_in_pingpong_mode(sk)),
+    TCP_THIN_LINEAR_TIMEOUTS: lambda sk: int(sk.thin_lto),
+    TCP_THIN_DUPACK: lambda sk: 0,
     TCP_USER_TIMEOUT: lambda sk: sk.icsk_user_timeout,
     TCP_NOTSENT_LOWAT: lambda sk: sk.notsent_lowat,
     TCP_INQ: lambda sk: int(sk.recvmsg_inq),
-    TCP_CONGESTION: lambda sk: sk.icsk_ca_ops.name.encode().ljust(16, b"\0"),
+    TCP_TX_DELAY: lambda sk: sk.tcp_tx_delay,
+    TCP_CONGESTION: lambda sk: sk.icsk_ca_ops.name.encode().ljust(TCP_CA_NAME_MAX, b"\0"),
+    TCP_CC_INFO: _get_cc_info,
+    TCP_ULP: lambda sk: b"",
     TCP_TIMESTAMP: lambda sk: (sk.sk_net.clock.now_ns() // 1_000_000 + sk.tsoffset) & MASK32,
+}
+_NEWER_GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
+    TCP_IS_MPTCP: lambda sk: 0,
+    TCP_RTO_MIN_US: lambda sk: jiffies_to_usecs(sk.icsk_rto_min),
+    TCP_DELACK_MAX_US: lambda sk: jiffies_to_usecs(sk.icsk_delack_max),
 }
 
 
-def do_tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | bytes]:
+def do_tcp_getsockopt(
+    sk: tcp_sock, level: int, optname: int, optlen: int = INT_MAX
+) -> tuple[int, int | bytes]:
     if optname == TCP_AO_INFO and sk.sk_net.profile.tcp_ao:
         return tcp_ao.tcp_ao_get_sock_info(sk)
+    if optname == TCP_SAVED_SYN:
+        return _get_saved_syn(sk, optlen)
     getter = _GETTERS.get(optname)
+    if getter is None and sk.sk_net.profile.newer_options:
+        getter = _NEWER_GETTERS.get(optname)
     if getter is None:
         return -ENOPROTOOPT, 0
-    return 0, getter(sk)
+    value = getter(sk)
+    return 0, value if isinstance(value, int) else value[:optlen]
 
 
-def tcp_getsockopt(sk: tcp_sock, level: int, optname: int) -> tuple[int, int | bytes]:
-    """(0, value), or (-ENOPROTOOPT, 0)."""
+def tcp_getsockopt(sk: tcp_sock, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, int | bytes]:
+    """(0, value) into a buffer of ``optlen`` bytes, or (-ENOPROTOOPT, 0)."""
     if level != SOL_TCP:
-        result: tuple[int, int | bytes] = sk.icsk_af_ops.getsockopt(sk, level, optname)
+        result: tuple[int, int | bytes] = sk.icsk_af_ops.getsockopt(sk, level, optname, optlen)
         return result
-    return do_tcp_getsockopt(sk, level, optname)
+    return do_tcp_getsockopt(sk, level, optname, optlen)
 
 
 # -- signatures (RFC 2385) ------------------------------------------------------------------------------------------

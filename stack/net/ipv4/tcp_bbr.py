@@ -30,6 +30,8 @@ said.
 
 from __future__ import annotations
 
+from math import ceil
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from stack.include.sk_buff import MAX_TCP_HEADER
@@ -638,6 +640,24 @@ def bbr_set_state(sk: tcp_sock, new_state: int) -> None:
     bbr_lt_bw_sampling(sk, rs)
 
 
+# struct tcp_bbr_info (include/uapi/linux/inet_diag.h); gains are in units of 1/256.
+_BBR_INFO: Final = Struct("=5I")
+
+
+def bbr_get_info(sk: tcp_sock) -> bytes:
+    """TCP_CC_INFO: bandwidth in bytes per second (low and high half), least round trip in us, the two gains."""
+    ca: bbr | None = sk.icsk_ca_priv
+    if ca is None:
+        return bytes(_BBR_INFO.size)
+    bw = bbr_bw(sk) * sk.mss_cache * 1_000_000 >> BW_SCALE
+    return _BBR_INFO.pack(bw & MASK32, bw >> 32, ca.min_rtt_us, _in_256(ca.pacing_gain), _in_256(ca.cwnd_gain))
+
+
+def _in_256(gain: float) -> int:
+    """A gain as the kernel has it: the first one is rounded up, the one that drains down; the others are whole."""
+    return ceil(gain * 256) if gain > 1 else int(gain * 256)
+
+
 tcp_bbr_cong_ops = tcp_congestion_ops(
     "bbr",
     flags=TCP_CONG_NON_RESTRICTED,
@@ -649,5 +669,6 @@ tcp_bbr_cong_ops = tcp_congestion_ops(
     ssthresh=bbr_ssthresh,
     min_tso_segs=bbr_min_tso_segs,
     set_state=bbr_set_state,
+    get_info=bbr_get_info,
 )
 tcp_cong.tcp_register_congestion_control(tcp_bbr_cong_ops)

@@ -19,6 +19,7 @@ If the peer does not do ECN the connection falls back to Reno.  Growth, and what
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from stack.include.inet_connection_sock import ICSK_ACK_NOW, ICSK_ACK_TIMER
@@ -153,6 +154,20 @@ def dctcp_cwnd_undo(sk: tcp_sock) -> int:
     return max(sk.snd_cwnd, ca.loss_cwnd if ca is not None else 0)
 
 
+# struct tcp_dctcp_info (include/uapi/linux/inet_diag.h)
+_DCTCP_INFO: Final = Struct("=HHIII")
+
+
+def dctcp_get_info(sk: tcp_sock) -> bytes:
+    """TCP_CC_INFO: whether it is at work, the state of CE, alpha, bytes marked and delivered in this round trip."""
+    ca: dctcp | None = sk.icsk_ca_priv
+    if ca is None:
+        return bytes(_DCTCP_INFO.size)
+    marked = sk.mss_cache * (sk.delivered_ce - ca.old_delivered_ce)
+    delivered = sk.mss_cache * (sk.delivered - ca.old_delivered)
+    return _DCTCP_INFO.pack(1, ca.ce_state, ca.dctcp_alpha, marked, delivered)
+
+
 dctcp_ops = tcp_congestion_ops(
     "dctcp",
     flags=TCP_CONG_NEEDS_ECN,
@@ -161,6 +176,7 @@ dctcp_ops = tcp_congestion_ops(
     cong_avoid=tcp_cong.tcp_reno_cong_avoid,
     set_state=dctcp_state,
     undo_cwnd=dctcp_cwnd_undo,
+    get_info=dctcp_get_info,
     cwnd_event=dctcp_cwnd_event,
     in_ack_event=dctcp_update_alpha,
 )
@@ -170,5 +186,6 @@ dctcp_reno = tcp_congestion_ops(
     ssthresh=tcp_cong.tcp_reno_ssthresh,
     cong_avoid=tcp_cong.tcp_reno_cong_avoid,
     undo_cwnd=tcp_cong.tcp_reno_undo_cwnd,
+    get_info=dctcp_get_info,
 )
 tcp_cong.tcp_register_congestion_control(dctcp_ops)

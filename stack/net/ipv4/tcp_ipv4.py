@@ -1145,6 +1145,7 @@ def tcp_v4_init() -> None:
     tcp_prot.setsockopt = tcp.tcp_setsockopt
     tcp_prot.getsockopt = tcp.tcp_getsockopt
     tcp_prot.keepalive = tcp_timer.tcp_set_keepalive
+    tcp_prot.set_rcvlowat = tcp.tcp_set_rcvlowat
     tcp_prot.ioctl = tcp.tcp_ioctl
     tcp_prot.recvmsg = tcp.tcp_recvmsg
     tcp_prot.sendmsg = tcp.tcp_sendmsg

@@ -208,6 +208,7 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
     if expired:
         tcp_write_err(sk)
     elif sk_rethink_txhash(sk):
+        sk.timeout_rehash += 1
         NET_INC_STATS(net, LINUX_MIB_TCPTIMEOUTREHASH)
     return expired
 

@@ -42,9 +42,11 @@ from stack.include.ip import (
     NR_ICMP_UNREACH,
     UDPHDR_STRUCT,
     icmphdr,
-    inet_get_local_port_range,
+    inet_sk_get_local_port_range,
+    inet_skb_parm,
     iphdr,
     iphdr_at,
+    ipv4_is_multicast,
     net_protocol,
     udphdr,
 )
@@ -71,6 +73,7 @@ from stack.include.snmp import (
 from stack.include.sock import (
     AF_INET,
     AF_INET6,
+    INT_MAX,
     SOCK_BINDADDR_LOCK,
     SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
@@ -96,11 +99,10 @@ _MAX_DATA: Final = 65535 - 20 - UDP_HEADER
 class udp_sock(inet_sock):
     """struct udp_sock."""
 
-    __slots__ = ("no_check6_rx", "no_check_tx", "pending")
+    __slots__ = ("no_check6_rx", "pending")
 
     def __init__(self, net: Stack, family: int) -> None:
         super().__init__(net, family)
-        self.no_check_tx = False
         self.no_check6_rx = False
         self.pending = 0
 
@@ -170,7 +172,7 @@ udp_v4_get_port = udp_lib_get_port
 
 
 def _free_port(net: Stack, sk: udp_sock) -> int:
-    low, high = inet_get_local_port_range(net)
+    low, high = inet_sk_get_local_port_range(sk)
     count = high - low + 1
     first = net.rng.get_random_u32_below(count)
     for i in range(count):
@@ -383,20 +385,35 @@ def _icmp_errno(skb: sk_buff, sk: udp_sock, icmph: icmphdr, info: int) -> tuple[
     return icmp.icmp_err_convert[icmph.code] if icmph.code <= NR_ICMP_UNREACH else (errno.EHOSTUNREACH, False)
 
 
-def __skb_recv_udp(sk: udp_sock, flags: int) -> sk_buff | int:
-    """The next datagram as a packet (payload from skb.data; ``skb.h_th`` and ``ip_hdr`` say between whom); a pending
-    error first; -EAGAIN if nothing waits."""
+def __skb_recv_udp(sk: udp_sock, flags: int, off: int = 0) -> tuple[sk_buff, int] | int:
+    """The next datagram as a packet (payload from skb.data; ``skb.h_th`` and ``ip_hdr`` say between whom) and how many
+    of its bytes to pass over; a pending error first; -EAGAIN if nothing waits.  MSG_PEEK passes over ``off`` bytes of
+    what waits."""
     if sk.sk_err:
         err, sk.sk_err = sk.sk_err, 0
         return -err
     queue = sk.sk_receive_queue
+    if flags & MSG_PEEK:
+        return _peek_at(sk, off)
     if not queue:
         return -errno.EAGAIN
-    if flags & MSG_PEEK:
-        return queue[0]
-    skb = queue.popleft()
-    UDP_INC_STATS(sk.sk_net, UDP_MIB_INDATAGRAMS)
-    return skb
+    return queue.popleft(), 0
+
+
+def _peek_at(sk: udp_sock, off: int) -> tuple[sk_buff, int] | int:
+    """The datagram at SO_PEEK_OFF; an empty one is met once."""
+    if sk.sk_peek_off < 0:
+        return (sk.sk_receive_queue[0], 0) if sk.sk_receive_queue else -errno.EAGAIN
+    for skb in sk.sk_receive_queue:
+        if off < skb.len:
+            return skb, off
+        if not skb.len and not off:
+            skb.cb = skb.cb or inet_skb_parm()
+            if not skb.cb.peeked:
+                skb.cb.peeked = True
+                return skb, 0
+        off -= skb.len
+    return -errno.EAGAIN
 
 
 def udp_ioctl(sk: udp_sock, cmd: int) -> tuple[int, int]:
@@ -416,12 +433,20 @@ def udp_recv_error(sk: udp_sock, size: int, msg: msghdr | None) -> Any:
     return data if isinstance(data, int) else (data, msg.msg_name)
 
 
-def udp_fill_msg(skb: sk_buff, size: int, flags: int, msg: msghdr) -> None:
-    """What recvmsg() says of a datagram: whether it was cut, and with MSG_TRUNC how long it was."""
-    if skb.len > max(size, 0):
+def udp_copy(sk: udp_sock, skb: sk_buff, off: int, size: int, flags: int, msg: msghdr | None) -> bytes:
+    """What recvmsg() gives of a datagram from byte ``off`` on, and what it says: whether it was cut, and with MSG_TRUNC
+    how long it was."""
+    size = max(size, 0)
+    data = bytes(skb.head[skb.data + off : min(skb.tail, skb.data + off + size)])
+    if msg is not None and skb.len - off > size:
         msg.msg_flags |= MSG_TRUNC
-        if flags & MSG_TRUNC:
-            msg.msg_len = skb.len
+    if msg is not None and flags & MSG_TRUNC and skb.len > len(data):
+        msg.msg_len = skb.len
+    if flags & MSG_PEEK:
+        core_sock.sk_peek_offset_fwd(sk, len(data))
+    else:
+        core_sock.sk_peek_offset_bwd(sk, len(data))
+    return data
 
 
 def udp_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None) -> Any:
@@ -430,16 +455,17 @@ def udp_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None) 
     queue."""
     if flags & MSG_ERRQUEUE:
         return udp_recv_error(sk, size, msg)
-    skb = __skb_recv_udp(sk, flags)
-    if isinstance(skb, int):
-        return skb
-    data = bytes(skb.head[skb.data : min(skb.tail, skb.data + max(size, 0))])
+    found = __skb_recv_udp(sk, flags, core_sock.sk_peek_offset(sk, flags))
+    if isinstance(found, int):
+        return found
+    skb, off = found
+    data = udp_copy(sk, skb, off, size, flags, msg)
     peer = (skb.h_iph.saddr, skb.h_th.source)
     if msg is not None:
-        udp_fill_msg(skb, size, flags, msg)
-        scm.sock_recv_timestamp(msg, sk, skb)
+        scm.sock_recv_cmsgs(msg, sk, skb)
         ip_sockglue.ip_cmsg_recv(msg, sk, skb)
     if not flags & MSG_PEEK:
+        UDP_INC_STATS(sk.sk_net, UDP_MIB_INDATAGRAMS)
         skbuff.consume_skb(skb)
     return data, peer
 
@@ -491,7 +517,11 @@ def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4)
     fl4.daddr = addr[0] or INADDR_LOOPBACK
     fl4.saddr = saddr or sk.inet_saddr
     fl4.fl4_sport, fl4.fl4_dport = sk.sk_num, addr[1]
-    fl4.flowi4_proto, fl4.flowi4_oif, fl4.flowi4_tos = IPPROTO_UDP, sk.sk_bound_dev_if, sk.tos
+    oif = sk.sk_bound_dev_if
+    if ipv4_is_multicast(fl4.daddr):
+        oif = oif or sk.mc_index
+        fl4.saddr = fl4.saddr or sk.mc_addr
+    fl4.flowi4_proto, fl4.flowi4_oif, fl4.flowi4_tos = IPPROTO_UDP, oif or sk.uc_index, sk.tos
     rt = route.ip_route_output_flow(net, fl4, sk)
     if isinstance(rt, int):
         if rt == -errno.ENETUNREACH:
@@ -511,7 +541,7 @@ def udp_send_skb(
     length = len(data) + UDP_HEADER
     ttl = sk.mc_ttl if rt.rt_flags & RTCF_MULTICAST else ip_output.ip_select_ttl(sk, rt)
     partial = rt.dev.features & NETIF_F_HW_CSUM and length + 20 <= route.ipv4_mtu(rt) and sk.inet_opt is None
-    if sk.no_check_tx:
+    if sk.sk_no_check_tx:
         check = 0
     elif partial:
         check = tcp_v4_pseudo(fl4.saddr, fl4.daddr, length, IPPROTO_UDP)
@@ -523,7 +553,7 @@ def udp_send_skb(
         if skb == -errno.EMSGSIZE:
             ip_sockglue.ip_local_error(sk, errno.EMSGSIZE, fl4.daddr, sk.sk_dport, route.ipv4_mtu(rt))
         return skb
-    if partial and not sk.no_check_tx:
+    if partial and not sk.sk_no_check_tx:
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
     udp_tx_timestamp(sk, skb, tsflags)
@@ -608,8 +638,8 @@ def udp_setsockopt(sk: udp_sock, level: int, optname: int, optval: optval_t) -> 
     return ip_sockglue.ip_setsockopt(sk, level, optname, optval)
 
 
-def udp_getsockopt(sk: udp_sock, level: int, optname: int) -> tuple[int, optval_t]:
-    return ip_sockglue.ip_getsockopt(sk, level, optname)
+def udp_getsockopt(sk: udp_sock, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    return ip_sockglue.ip_getsockopt(sk, level, optname, optlen)
 
 
 udp_prot: proto = proto(

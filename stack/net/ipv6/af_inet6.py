@@ -106,7 +106,7 @@ def inet6_bind(sock_: socket, addr: sockaddr_in6) -> int:
     saved_ipv6only = sk.sk_ipv6only
     if v6addr and not mapped:
         sk.sk_ipv6only = True
-    if sk.sk_prot.get_port(sk, snum):
+    if (snum or not sk.bind_address_no_port) and sk.sk_prot.get_port(sk, snum):
         sk.sk_ipv6only = saved_ipv6only
         sk.sk_rcv_saddr = sk.inet_saddr = sk.sk_v6_rcv_saddr = sk.pinet6.saddr = 0
         return -errno.EADDRINUSE

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The error queue of AF_INET6 sockets: net/ipv6/datagram.c (IPV6_RECVERR, RFC 3542 has the idea, Linux the form)."""
+"""The error queue of AF_INET6 sockets, and what recvmsg() tells of a datagram: net/ipv6/datagram.c (RFC 3542 has the
+idea, Linux the form)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,25 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.errqueue import SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, sock_exterr_skb
+from stack.include.ip import ETH_P_IP
 from stack.include.ipv6 import (
+    IPV6_2292HOPLIMIT,
+    IPV6_2292PKTINFO,
+    IPV6_FLOWINFO,
+    IPV6_HOPLIMIT,
+    IPV6_ORIGDSTADDR,
+    IPV6_PKTINFO,
     IPV6_RECVERR,
+    IPV6_RECVFRAGSIZE,
+    IPV6_RXOPT_RECVFRAGSIZE,
+    IPV6_RXOPT_RXFLOW,
+    IPV6_RXOPT_RXHLIM,
+    IPV6_RXOPT_RXINFO,
+    IPV6_RXOPT_RXOHLIM,
+    IPV6_RXOPT_RXOINFO,
+    IPV6_RXOPT_RXORIGDSTADDR,
+    IPV6_RXOPT_RXTCLASS,
+    IPV6_TCLASS,
     ipv6_addr_needs_scope_id,
     ipv6_addr_set_v4mapped,
     ipv6_hdr,
@@ -18,6 +36,7 @@ from stack.include.ipv6 import (
 from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, msghdr
 from stack.include.sk_buff import sk_buff
 from stack.net.core import scm, skbuff
+from stack.net.ipv4 import ip_sockglue
 from stack.net.ipv6 import ipv6_sockglue
 
 if TYPE_CHECKING:
@@ -74,6 +93,49 @@ def ipv6_recv_error(sk: Any, size: int, msg: msghdr) -> bytes | int:
     msg.msg_flags |= MSG_ERRQUEUE
     skbuff.consume_skb(skb)
     return data
+
+
+def ip6_datagram_recv_ctl(msg: msghdr, sk: Any, skb: sk_buff) -> None:
+    """What a socket of AF_INET6 asked to be told; of an IPv4 datagram what IPv4 has, too."""
+    bits = sk.pinet6.rxopt
+    if skb.protocol == ETH_P_IP:
+        ip_sockglue.ip_cmsg_recv(msg, sk, skb)
+    if not bits:
+        return
+    old = skb.protocol == ETH_P_IP
+    if bits & (IPV6_RXOPT_RXINFO | IPV6_RXOPT_RXOINFO):
+        daddr = ipv6_addr_set_v4mapped(skb.h_iph.daddr) if old else ipv6_hdr(skb).daddr
+        info = daddr.to_bytes(16, "big") + skb.skb_iif.to_bytes(4, "little")
+        if bits & IPV6_RXOPT_RXINFO:
+            scm.put_cmsg(msg, ipv6_sockglue.SOL_IPV6, IPV6_PKTINFO, info)
+        if bits & IPV6_RXOPT_RXOINFO and not old:
+            scm.put_cmsg(msg, ipv6_sockglue.SOL_IPV6, IPV6_2292PKTINFO, info)
+    if not old:
+        _recv_specific_ctl(msg, skb, bits)
+
+
+def _recv_specific_ctl(msg: msghdr, skb: sk_buff, bits: int) -> None:
+    hdr = ipv6_hdr(skb)
+    values = (
+        (IPV6_RXOPT_RXHLIM, IPV6_HOPLIMIT, hdr.hop_limit.to_bytes(4, "little")),
+        (IPV6_RXOPT_RXTCLASS, IPV6_TCLASS, hdr.tclass.to_bytes(4, "little")),
+        (IPV6_RXOPT_RXFLOW, IPV6_FLOWINFO, (hdr.tclass << 20 | hdr.flowlabel).to_bytes(4, "big")),
+        (IPV6_RXOPT_RXOHLIM, IPV6_2292HOPLIMIT, hdr.hop_limit.to_bytes(4, "little")),
+        (IPV6_RXOPT_RXORIGDSTADDR, IPV6_ORIGDSTADDR, _original_destination(skb)),
+        (IPV6_RXOPT_RECVFRAGSIZE, IPV6_RECVFRAGSIZE, skb.cb.frag_max_size.to_bytes(4, "little")),
+    )
+    for bit, kind, value in values:
+        if not bits & bit or (bit == IPV6_RXOPT_RECVFRAGSIZE and not skb.cb.frag_max_size):
+            continue
+        if bit == IPV6_RXOPT_RXFLOW and not any(value):
+            continue
+        scm.put_cmsg(msg, ipv6_sockglue.SOL_IPV6, kind, value)
+
+
+def _original_destination(skb: sk_buff) -> bytes:
+    daddr, port = ipv6_hdr(skb).daddr, skb.h_th.dest
+    scope = skb.skb_iif if ipv6_addr_needs_scope_id(daddr) else 0
+    return _SOCKADDR_IN6.pack(_AF_INET6, (port & 0xFF) << 8 | port >> 8, 0, daddr.to_bytes(16, "big"), scope)
 
 
 def _offender(serr: sock_exterr_skb, iif: int) -> bytes:

@@ -49,14 +49,17 @@ _MAX_PADDING: Final = 7
 
 class inet6_skb_parm:
     """struct inet6_skb_parm, IP6CB(skb): ``nhoff`` is where the current header's value stands, from the network
-    header on; ``ra`` the value of a router alert option, -1 without one."""
+    header on; ``ra`` the value of a router alert option, -1 without one; ``dropcount`` and
+    ``peeked`` as in inet_skb_parm."""
 
-    __slots__ = ("flags", "frag_max_size", "nhoff", "ra", "srcrt")
+    __slots__ = ("dropcount", "flags", "frag_max_size", "nhoff", "peeked", "ra", "srcrt")
 
     def __init__(self) -> None:
         self.nhoff = 6  # offsetof(struct ipv6hdr, nexthdr)
         self.flags = 0
         self.frag_max_size = 0
+        self.dropcount = 0
+        self.peeked = False
         self.srcrt = 0
         self.ra = -1
 

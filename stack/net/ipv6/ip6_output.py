@@ -132,7 +132,9 @@ def ip6_xmit(sk: sock, skb: sk_buff, fl6: flowi6, mark: int, opt: ipv6_txoptions
     nexthdr = fl6.flowi6_proto
     if opt is not None:
         nexthdr = ipv6_push_opts(skb, opt, nexthdr)
-    label = fl6.flowlabel & _FLOWLABEL_MASK or ip6_make_flowlabel(net, fl6)
+    label = fl6.flowlabel & _FLOWLABEL_MASK
+    if not label and (np is None or np.autoflowlabel):
+        label = ip6_make_flowlabel(net, fl6)
     ip6_push_hdr(skb, tclass, label, nexthdr, hlimit, fl6.saddr, fl6.daddr)
     skb.priority = sk.sk_priority
     skb.mark = mark
@@ -170,7 +172,10 @@ def ip6_make_skb(
     skb.len = length
     skb.transport_header = skb.data
     skb._skb_refdst = rt
-    label = ip6_make_flowlabel(net, fl6)
+    np = sk.pinet6 if isinstance(sk, inet_sock) else None
+    label = fl6.flowlabel & _FLOWLABEL_MASK
+    if not label and (np is None or np.autoflowlabel):
+        label = ip6_make_flowlabel(net, fl6)
     ip6_push_hdr(skb, tclass, label, fl6.flowi6_proto, hlimit, fl6.saddr, fl6.daddr)
     if sk is not None:
         skb.priority, skb.mark = sk.sk_priority, sk.sk_mark

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Options of level SOL_IPV6: net/ipv6/ipv6_sockglue.c.
 
-Values are ints, or ``bytes`` of one or four bytes in the machine's order.  A socket of AF_INET6 knows the options of
-SOL_IP too, for the IPv4 that it may speak.  What is not known is -ENOPROTOOPT.
+Values are ints, or ``bytes`` of at least four in the machine's order.  A socket of AF_INET6 knows the options of SOL_IP
+too, for the IPv4 that it may speak.  What is not known is -ENOPROTOOPT; docs/sockets.md has the list.
 """
 
 from __future__ import annotations
@@ -14,21 +14,44 @@ from typing import Any, Final
 from stack.include.dst import dst_mtu
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
 from stack.include.ipv6 import (
+    IPV6_2292HOPLIMIT,
+    IPV6_2292PKTINFO,
     IPV6_AUTOFLOWLABEL,
+    IPV6_DONTFRAG,
+    IPV6_FLOWINFO,
     IPV6_FREEBIND,
+    IPV6_MIN_MTU,
     IPV6_MINHOPCOUNT,
     IPV6_MTU,
     IPV6_MTU_DISCOVER,
+    IPV6_MULTICAST_ALL,
     IPV6_MULTICAST_HOPS,
+    IPV6_MULTICAST_IF,
     IPV6_MULTICAST_LOOP,
     IPV6_RECVERR,
+    IPV6_RECVERR_RFC4884,
+    IPV6_RECVFRAGSIZE,
+    IPV6_RECVHOPLIMIT,
+    IPV6_RECVORIGDSTADDR,
+    IPV6_RECVPKTINFO,
+    IPV6_RECVTCLASS,
+    IPV6_ROUTER_ALERT,
+    IPV6_RXOPT_RECVFRAGSIZE,
+    IPV6_RXOPT_RXFLOW,
+    IPV6_RXOPT_RXHLIM,
+    IPV6_RXOPT_RXINFO,
+    IPV6_RXOPT_RXOHLIM,
+    IPV6_RXOPT_RXOINFO,
+    IPV6_RXOPT_RXORIGDSTADDR,
+    IPV6_RXOPT_RXTCLASS,
     IPV6_TCLASS,
     IPV6_TRANSPARENT,
     IPV6_UNICAST_HOPS,
+    IPV6_UNICAST_IF,
     IPV6_V6ONLY,
 )
 from stack.include.net import optval_t
-from stack.include.sock import SOCK_STREAM
+from stack.include.sock import INT_MAX, SOCK_STREAM
 from stack.net.ipv4 import ip_sockglue
 
 SOL_IPV6: Final = 41
@@ -115,19 +138,95 @@ def _set_transparent(sk: Any, val: int) -> int:
     return 0
 
 
+def _rxopt(bit: int) -> Callable[[Any, int], int]:
+    """Whether recvmsg() tells something."""
+
+    def set_bit(sk: Any, val: int) -> int:
+        np = sk.pinet6
+        np.rxopt = np.rxopt | bit if val else np.rxopt & ~bit
+        return 0
+
+    return set_bit
+
+
+def _set_multicast_if(sk: Any, val: int) -> int:
+    """The device that multicasts leave by; 0: the route decides."""
+    if sk.sk_type == SOCK_STREAM:
+        return -errno.ENOPROTOOPT
+    if val:
+        if val not in sk.sk_net.devices:
+            return -errno.ENODEV
+        if sk.sk_bound_dev_if not in (0, val):
+            return -errno.EINVAL
+    sk.pinet6.mcast_oif = val
+    return 0
+
+
+def _set_unicast_if(sk: Any, val: int) -> int:
+    """The number of the device that datagrams leave by, in network order."""
+    index = int.from_bytes((val & 0xFFFFFFFF).to_bytes(4, "little"), "big")
+    if index and index not in sk.sk_net.devices:
+        return -errno.EADDRNOTAVAIL
+    if index and sk.sk_bound_dev_if not in (0, index):
+        return -errno.EINVAL
+    sk.pinet6.ucast_oif = index
+    return 0
+
+
+def _set_mtu(sk: Any, val: int) -> int:
+    """The size that this socket's datagrams are cut to; 0 is the path's."""
+    if val and val < IPV6_MIN_MTU:
+        return -errno.EINVAL
+    sk.pinet6.frag_size = val
+    return 0
+
+
+def _set_dontfrag(sk: Any, val: int) -> int:
+    sk.pinet6.dontfrag = bool(val)
+    return 0
+
+
+def _set_multicast_all(sk: Any, val: int) -> int:
+    sk.pinet6.mc_all = bool(val)
+    return 0
+
+
+def _set_recverr_rfc4884(sk: Any, val: int) -> int:
+    if val not in (0, 1):
+        return -errno.EINVAL
+    sk.pinet6.recverr_rfc4884 = bool(val)
+    return 0
+
+
 _SETTERS: Final[dict[int, Callable[[Any, int], int]]] = {
     IPV6_V6ONLY: _set_v6only,
     IPV6_TCLASS: _set_tclass,
     IPV6_UNICAST_HOPS: _set_unicast_hops,
+    IPV6_UNICAST_IF: _set_unicast_if,
     IPV6_MULTICAST_HOPS: _set_multicast_hops,
     IPV6_MULTICAST_LOOP: _set_multicast_loop,
+    IPV6_MULTICAST_ALL: _set_multicast_all,
+    IPV6_MULTICAST_IF: _set_multicast_if,
+    IPV6_MTU: _set_mtu,
     IPV6_MTU_DISCOVER: _set_mtu_discover,
+    IPV6_DONTFRAG: _set_dontfrag,
     IPV6_MINHOPCOUNT: _set_minhopcount,
     IPV6_RECVERR: _set_recverr,
+    IPV6_RECVERR_RFC4884: _set_recverr_rfc4884,
+    IPV6_RECVPKTINFO: _rxopt(IPV6_RXOPT_RXINFO),
+    IPV6_2292PKTINFO: _rxopt(IPV6_RXOPT_RXOINFO),
+    IPV6_RECVHOPLIMIT: _rxopt(IPV6_RXOPT_RXHLIM),
+    IPV6_2292HOPLIMIT: _rxopt(IPV6_RXOPT_RXOHLIM),
+    IPV6_RECVTCLASS: _rxopt(IPV6_RXOPT_RXTCLASS),
+    IPV6_FLOWINFO: _rxopt(IPV6_RXOPT_RXFLOW),
+    IPV6_RECVORIGDSTADDR: _rxopt(IPV6_RXOPT_RXORIGDSTADDR),
+    IPV6_RECVFRAGSIZE: _rxopt(IPV6_RXOPT_RECVFRAGSIZE),
     IPV6_AUTOFLOWLABEL: _set_autoflowlabel,
     IPV6_FREEBIND: _set_freebind,
     IPV6_TRANSPARENT: _set_transparent,
 }
+# A value shorter than an int is 0, where for the others it is an error.
+_SHORT_IS_ZERO: Final = frozenset((IPV6_DONTFRAG, IPV6_AUTOFLOWLABEL, IPV6_RECVFRAGSIZE))
 
 
 def ipv6_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> int:
@@ -144,9 +243,13 @@ def do_ipv6_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> i
     if setter is None:
         return -errno.ENOPROTOOPT
     if not isinstance(optval, int):
-        if not optval:
-            return -errno.EINVAL
-        optval = int.from_bytes(optval[:4], "little", signed=True) if len(optval) >= 4 else optval[0]
+        if len(optval) >= 4:
+            optval = int.from_bytes(optval[:4], "little", signed=True)
+        elif optname in _SHORT_IS_ZERO:
+            optval = 0
+        else:
+            of_datagrams = optname in (IPV6_MULTICAST_HOPS, IPV6_MULTICAST_IF)
+            return -errno.ENOPROTOOPT if of_datagrams and sk.sk_type == SOCK_STREAM else -errno.EINVAL
     return setter(sk, optval)
 
 
@@ -162,6 +265,10 @@ def _get_hops(sk: Any) -> int:
     return hops
 
 
+def _has_rxopt(bit: int) -> Callable[[Any], int]:
+    return lambda sk: int(sk.pinet6.rxopt & bit != 0)
+
+
 _GETTERS: Final[dict[int, Callable[[Any], int]]] = {
     IPV6_V6ONLY: lambda sk: int(sk.sk_ipv6only),
     IPV6_TCLASS: lambda sk: int(sk.pinet6.tclass),
@@ -175,15 +282,29 @@ _GETTERS: Final[dict[int, Callable[[Any], int]]] = {
     IPV6_FREEBIND: lambda sk: int(sk.freebind),
     IPV6_TRANSPARENT: lambda sk: int(sk.transparent),
     IPV6_MTU: _get_mtu,
+    IPV6_DONTFRAG: lambda sk: int(sk.pinet6.dontfrag),
+    IPV6_UNICAST_IF: lambda sk: int.from_bytes(sk.pinet6.ucast_oif.to_bytes(4, "big"), "little"),
+    IPV6_MULTICAST_ALL: lambda sk: int(sk.pinet6.mc_all),
+    IPV6_MULTICAST_IF: lambda sk: int(sk.pinet6.mcast_oif),
+    IPV6_RECVERR_RFC4884: lambda sk: int(sk.pinet6.recverr_rfc4884),
+    IPV6_RECVPKTINFO: _has_rxopt(IPV6_RXOPT_RXINFO),
+    IPV6_2292PKTINFO: _has_rxopt(IPV6_RXOPT_RXOINFO),
+    IPV6_RECVHOPLIMIT: _has_rxopt(IPV6_RXOPT_RXHLIM),
+    IPV6_2292HOPLIMIT: _has_rxopt(IPV6_RXOPT_RXOHLIM),
+    IPV6_RECVTCLASS: _has_rxopt(IPV6_RXOPT_RXTCLASS),
+    IPV6_FLOWINFO: _has_rxopt(IPV6_RXOPT_RXFLOW),
+    IPV6_RECVORIGDSTADDR: _has_rxopt(IPV6_RXOPT_RXORIGDSTADDR),
+    IPV6_RECVFRAGSIZE: _has_rxopt(IPV6_RXOPT_RECVFRAGSIZE),
 }
 
 
-def ipv6_getsockopt(sk: Any, level: int, optname: int) -> tuple[int, optval_t]:
+def ipv6_getsockopt(sk: Any, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
     """(0, value), (-ENOPROTOOPT, 0), or (-ENOTCONN, 0) for IPV6_MTU without a route."""
     if level == ip_sockglue.SOL_IP:
-        return ip_sockglue.ip_getsockopt(sk, level, optname)
+        return ip_sockglue.ip_getsockopt(sk, level, optname, optlen)
     getter = _GETTERS.get(optname) if level == SOL_IPV6 else None
     if getter is None:
-        return -errno.ENOPROTOOPT, 0
+        of_raw = level == SOL_IPV6 and optname == IPV6_ROUTER_ALERT and sk.sk_net.profile.newer_options
+        return (0, 0) if of_raw else (-errno.ENOPROTOOPT, 0)
     value = getter(sk)
     return (value, 0) if optname == IPV6_MTU and value < 0 else (0, value)

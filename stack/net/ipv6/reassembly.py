@@ -227,6 +227,7 @@ def ip6_frag_reasm(net: Stack, fq: frag_queue, skb: sk_buff) -> int:
     headers[network + nhoff] = first.head[first.transport_header]
     headers[network + 4 : network + 6] = payload_len.to_bytes(2, "big")
     pieces = [memoryview(f.head)[f.data : f.tail] for _, f in fq.frags]
+    longest = max(f.tail - f.network_header for _, f in fq.frags)
     verified = all(f.ip_summed != CHECKSUM_NONE for _, f in fq.frags)
     hdr, parm = first.h_iph, exthdrs.IP6CB(first)
     frame = b"".join([headers, *pieces])
@@ -237,6 +238,7 @@ def ip6_frag_reasm(net: Stack, fq: frag_queue, skb: sk_buff) -> int:
     hdr.tclass = (hdr.tclass & ~INET_ECN_MASK) | ecn
     hdr.nexthdr = frame[network + 6]
     parm.flags |= exthdrs.IP6SKB_FRAGMENTED
+    parm.frag_max_size = longest
     skb.head, skb.mac_header, skb.network_header, skb.tail = frame, 0, network, len(frame)
     skb.data = skb.transport_header = network + unfragmentable
     skb.len = skb.tail - skb.data

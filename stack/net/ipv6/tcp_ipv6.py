@@ -941,6 +941,7 @@ def tcpv6_init() -> None:
         "setsockopt",
         "getsockopt",
         "keepalive",
+        "set_rcvlowat",
         "ioctl",
         "recvmsg",
         "sendmsg",

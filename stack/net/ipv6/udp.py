@@ -232,14 +232,11 @@ def udpv6_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None
     the error queue."""
     if flags & MSG_ERRQUEUE:
         return udp.udp_recv_error(sk, size, msg)
-    if sk.sk_err:
-        err, sk.sk_err = sk.sk_err, 0
-        return -err
-    queue = sk.sk_receive_queue
-    if not queue:
-        return -errno.EAGAIN
-    skb = queue[0]
-    data = bytes(skb.head[skb.data : min(skb.tail, skb.data + max(size, 0))])
+    found = udp.__skb_recv_udp(sk, flags, core_sock.sk_peek_offset(sk, flags))
+    if isinstance(found, int):
+        return found
+    skb, off = found
+    data = udp.udp_copy(sk, skb, off, size, flags, msg)
     if skb.protocol == ETH_P_IP:
         count, peer = UDP_INC_STATS, (ipv6_addr_set_v4mapped(skb.h_iph.saddr), skb.h_th.source, 0, 0)
     else:
@@ -247,10 +244,9 @@ def udpv6_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None
         scope = skb.skb_iif if ipv6_addr_needs_scope_id(saddr) else 0
         count, peer = UDP6_INC_STATS, (saddr, skb.h_th.source, 0, scope)
     if msg is not None:
-        udp.udp_fill_msg(skb, size, flags, msg)
-        scm.sock_recv_timestamp(msg, sk, skb)
+        scm.sock_recv_cmsgs(msg, sk, skb)
+        datagram.ip6_datagram_recv_ctl(msg, sk, skb)
     if not flags & MSG_PEEK:
-        queue.popleft()
         count(sk.sk_net, UDP_MIB_INDATAGRAMS)
         skbuff.consume_skb(skb)
     return data, peer
@@ -314,7 +310,10 @@ def _udp6_route(sk: udp_sock, addr: sockaddr_in6, fl6: flowi6) -> rt6_info | int
         return -errno.EINVAL
     fl6.daddr, fl6.saddr = daddr, np.saddr
     fl6.fl6_sport, fl6.fl6_dport = sk.sk_num, addr[1]
-    fl6.flowi6_proto, fl6.flowi6_oif, fl6.flowi6_mark = IPPROTO_UDP, sk.sk_bound_dev_if or scope, sk.sk_mark
+    oif = sk.sk_bound_dev_if or scope
+    if ipv6_addr_is_multicast(daddr):
+        oif = oif or np.mcast_oif
+    fl6.flowi6_proto, fl6.flowi6_oif, fl6.flowi6_mark = IPPROTO_UDP, oif or np.ucast_oif, sk.sk_mark
     return route.ip6_route_output(sk.sk_net, sk, fl6)
 
 
@@ -324,6 +323,10 @@ def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info, tsfl
     net = sk.sk_net
     length = len(data) + UDP_HEADER
     partial = dst.dev.features & NETIF_F_HW_CSUM and length + IPV6HDR_LEN <= dst_mtu(dst)
+    assert sk.pinet6 is not None
+    if sk.pinet6.dontfrag and length + IPV6HDR_LEN > dst_mtu(dst):
+        datagram.ipv6_local_error(sk, errno.EMSGSIZE, fl6.daddr, sk.sk_dport, dst_mtu(dst))
+        return -errno.EMSGSIZE
     if partial:
         check = tcp_v6_pseudo(fl6.saddr, fl6.daddr, length, IPPROTO_UDP)
     else:

@@ -367,7 +367,8 @@ def test_socket_option_unknown_is_no_protocol_option(pair):
     sock = Socket(pair.net)
     assert _errno_of(sock.setsockopt, SOL_SOCKET, 9999, 1) == errno.ENOPROTOOPT
     assert _errno_of(sock.getsockopt, IPPROTO_IP, 9999) == errno.ENOPROTOOPT
-    assert _errno_of(sock.getsockopt, 77, 1) == errno.ENOPROTOOPT
+    assert _errno_of(sock.getsockopt, 77, 1) == errno.EOPNOTSUPP
+    assert _errno_of(sock.setsockopt, 77, 1, 1) == errno.ENOPROTOOPT
 
 
 def test_ip_ttl_and_tos_are_on_the_wire(pair):
