@@ -34,6 +34,12 @@ class Profile:
     window_by_scaling_ratio: bool = False
     # Of the third ACK: a TSecr that was never sent is refused (TSEcrRejected).
     tsecr_checked: bool = False
+    # Of data behind a hole what is farthest away is given up first, be it what just came (kernels since 6.2); else what
+    # is there makes room for it.
+    ofo_prune_in_order: bool = False
+    # A segment that there is no room for closes the window (kernels since 6.6); even the first in order asks for room,
+    # and is then taken without.
+    nomem_closes_window: bool = False
     # Data beyond the right edge of the window is cut or dropped (BeyondWindow); else a segment that starts inside
     # is taken whole.
     beyond_window_dropped: bool = False
@@ -104,6 +110,8 @@ PROFILES: dict[str, Profile] = {
             tw_syn_isn_from_snd_nxt=True,
             paws_timewait_counter=True,
             window_by_scaling_ratio=True,
+            nomem_closes_window=True,
+            ofo_prune_in_order=True,
             tsecr_checked=True,
             beyond_window_dropped=True,
             ack_again_closes_window=True,

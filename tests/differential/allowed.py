@@ -74,6 +74,12 @@ ALLOWED: tuple[Allowed, ...] = (
     ),
     Allowed("win count call Ip.* IpExt.* Tcp.* TcpExt.*", "est-zero-receive-window", _DRIVER, "guest"),
     Allowed(
+        "count win opts ack call Ip.* IpExt.* Tcp.* TcpExt.*",
+        "mem-*-in-order mem-behind-hole mem-behind-many-holes mem-behind-hole-full mem-shrink-window",
+        _DRIVER,
+        "guest",
+    ),
+    Allowed(
         "win info.rcv_ssthresh TcpExt.TCPHPHits TcpExt.TCPRcvCoalesce",
         "win-clamp-raised win-read-* win-last-fraction win-past-the-edge win-shrinks-*",
         _DRIVER,

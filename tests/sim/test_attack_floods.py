@@ -12,13 +12,13 @@ import pytest
 from bench import attack
 from stack.include.snmp import (
     LINUX_MIB_LISTENOVERFLOWS,
+    LINUX_MIB_OFOPRUNED,
     LINUX_MIB_SYNCOOKIESFAILED,
     LINUX_MIB_SYNCOOKIESRECV,
     LINUX_MIB_SYNCOOKIESSENT,
     LINUX_MIB_TCPABORTONMEMORY,
     LINUX_MIB_TCPCHALLENGEACK,
     LINUX_MIB_TCPMEMORYPRESSURES,
-    LINUX_MIB_TCPOFODROP,
 )
 from stack.net.core import neighbour
 from stack.net.ipv4 import icmp, inet_fragment, route
@@ -124,6 +124,6 @@ def test_whole_connections_end_at_the_limit_of_descriptors() -> None:
     ipv4 = victim.net.ipv4
     assert counted(victim, LINUX_MIB_LISTENOVERFLOWS) > 1000
     assert counted(victim, LINUX_MIB_TCPMEMORYPRESSURES) >= 1
-    assert counted(victim, LINUX_MIB_TCPOFODROP) >= 1
+    assert counted(victim, LINUX_MIB_OFOPRUNED) >= 1
     assert counted(victim, LINUX_MIB_TCPABORTONMEMORY) > 100
     assert ipv4.tcp_orphan_count <= 65

@@ -92,7 +92,7 @@ from stack.include.request_sock import (
     tcp_request_sock,
     tcp_request_sock_ops,
 )
-from stack.include.sk_buff import SKB_TRUESIZE_OVERHEAD, sk_buff, skb_pull
+from stack.include.sk_buff import SKB_TRUESIZE_OVERHEAD, rx_truesize, sk_buff, skb_pull
 from stack.include.snmp import (
     LINUX_MIB_BEYOND_WINDOW,
     LINUX_MIB_DELAYEDACKLOST,
@@ -132,6 +132,7 @@ from stack.include.snmp import (
     LINUX_MIB_TCPPARTIALUNDO,
     LINUX_MIB_TCPPUREACKS,
     LINUX_MIB_TCPRCVCOALESCE,
+    LINUX_MIB_TCPRCVCOLLAPSED,
     LINUX_MIB_TCPRCVQDROP,
     LINUX_MIB_TCPRENORECOVERY,
     LINUX_MIB_TCPRENOREORDER,
@@ -270,6 +271,7 @@ from stack.include.tcp import (
     tcp_paws_check,
     tcp_paws_reject,
     tcp_receive_window,
+    tcp_skb_cb,
     tcp_sock,
     tcp_space,
     tcp_time_stamp,
@@ -361,6 +363,11 @@ TCP_REMNANT: Final = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 # single bytes to a reader who does not read costs 430 bytes for each.
 _MAX_COALESCED: Final = 8
 _MAX_COPIED: Final = 2048  # no buffer has room for more behind its packet
+# Of a packet's truesize: struct sk_buff and struct skb_shared_info; and a received one's headroom (see rx_truesize).
+_SKB_NO_TAIL: Final = 256 + 320
+_SKB_HEADROOM: Final = 64
+# SKB_MAX_ORDER(0, 0): what fits into a page beside the kernel's struct skb_shared_info
+_SKB_MAX_ORDER: Final = 4096 - 320
 
 INT_MAX: Final = 0x7FFFFFFF
 _SIGN: Final = 0x80000000
@@ -628,8 +635,10 @@ def tcp_fixup_rcvbuf(sk: tcp_sock) -> None:
 def tcp_clamp_window(sk: tcp_sock) -> None:
     """The buffer overflowed: grow it if it may, else shrink the window that will be offered."""
     sk.icsk_ack.quick = 0
-    rmem2 = sk.sk_net.ipv4.sysctl_tcp_rmem[2]
-    if sk.sk_rcvbuf < rmem2 and not sk.sk_userlocks & SOCK_RCVBUF_LOCK:
+    ipv4 = sk.sk_net.ipv4
+    rmem2 = ipv4.sysctl_tcp_rmem[2]
+    roomy = not tcp_under_memory_pressure(sk) and ipv4.tcp_memory_allocated < ipv4.sysctl_tcp_mem[0]
+    if sk.sk_rcvbuf < rmem2 and not sk.sk_userlocks & SOCK_RCVBUF_LOCK and roomy:
         sk.sk_rcvbuf = min(sk.sk_rmem_alloc, rmem2)
     if sk.sk_rmem_alloc > sk.sk_rcvbuf:
         sk.rcv_ssthresh = min(sk.window_clamp, 2 * sk.advmss)
@@ -2483,13 +2492,14 @@ def tcp_try_coalesce(sk: tcp_sock, to: sk_buff, from_: sk_buff) -> bool:
     tcb, cb = to.cb, from_.cb
     if cb.seq != tcb.end_seq or tcb.tcp_flags & TCPHDR_FIN:
         return False
-    if from_.len > to.truesize - SKB_TRUESIZE_OVERHEAD - 130 - to.len:
+    used = to.tail + to.data_len + (_SKB_HEADROOM if to.data else 0)
+    if from_.len > to.truesize - _SKB_NO_TAIL - used:
         return False
     if from_.len:
         if len(to.frags) >= _MAX_COALESCED:
             to.frags = [b"".join(to.frags)]
-        view = memoryview(from_.head)[from_.data : from_.tail]
-        to.frags.append(view)
+        to.frags.append(memoryview(from_.head)[from_.data : from_.tail])
+        to.frags += from_.frags  # of one that others were merged into while it waited behind a hole
         to.len += from_.len
         to.data_len += from_.len
     NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPRCVCOALESCE)
@@ -2507,9 +2517,14 @@ def tcp_data_ready(sk: tcp_sock) -> None:
         sk.sk_data_ready(sk)
 
 
+def tcp_can_ingest(sk: tcp_sock) -> bool:
+    """Whether the receive buffer is not overfull: what a segment costs does not count before it is in."""
+    return sk.sk_rmem_alloc <= sk.sk_rcvbuf
+
+
 def tcp_try_rmem_schedule(sk: tcp_sock, skb: sk_buff, size: int) -> int:
     """Make room for a packet: 0, or -1 if the buffer is full and pruning did not help."""
-    if sk.sk_rmem_alloc > sk.sk_rcvbuf or not sk_rmem_schedule(sk, skb, size):
+    if not tcp_can_ingest(sk) or not sk_rmem_schedule(sk, skb, size):
         if tcp_prune_queue(sk, skb) < 0:
             return -1
         while not sk_rmem_schedule(sk, skb, size):
@@ -2519,35 +2534,143 @@ def tcp_try_rmem_schedule(sk: tcp_sock, skb: sk_buff, size: int) -> int:
 
 
 def tcp_prune_queue(sk: tcp_sock, skb: sk_buff) -> int:
-    """The receive buffer is full: grow it if allowed, else give up out-of-order data.  0 if there is room now."""
+    """The receive buffer is full: grow it if allowed, else copy small packets together, else give up out-of-order data.
+    0 if there is room now."""
     NET_INC_STATS(sk.sk_net, LINUX_MIB_PRUNECALLED)
     if sk.sk_rmem_alloc >= sk.sk_rcvbuf:
         tcp_clamp_window(sk)
     elif tcp_under_memory_pressure(sk):
         tcp_adjust_rcv_ssthresh(sk)
-    if sk.sk_rmem_alloc <= sk.sk_rcvbuf:
+    if tcp_can_ingest(sk):
         return 0
+    tcp_collapse_ofo_queue(sk)
+    if sk.sk_receive_queue:
+        waiting = list(sk.sk_receive_queue)
+        sk.sk_receive_queue.clear()
+        sk.sk_receive_queue.extend(tcp_collapse(sk, waiting, sk.copied_seq, sk.rcv_nxt))
+    if tcp_can_ingest(sk):
+        return 0
+    # Collapsing did not help: data are given up.
     tcp_prune_ofo_queue(sk, skb)
-    if sk.sk_rmem_alloc <= sk.sk_rcvbuf:
+    if tcp_can_ingest(sk):
         return 0
     NET_INC_STATS(sk.sk_net, LINUX_MIB_RCVPRUNED)
     sk.pred_flags = 0
     return -1
 
 
+def tcp_collapse_one(sk: tcp_sock, skb: sk_buff) -> None:
+    """All that this packet holds was copied out of it, or read."""
+    consume_skb(skb)
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPRCVCOLLAPSED)
+
+
+def tcp_collapse(sk: tcp_sock, skbs: list[sk_buff], start: int, end: int) -> list[sk_buff]:
+    """Copy the bytes from ``start`` to ``end`` out of packets that take much more memory than they have payload, into
+    packets of a page; the queue as it is then.  What comes before the first such packet stays as it is, and so does a
+    FIN and what is behind it."""
+    kept: list[sk_buff] = []
+    at = 0
+    while at < len(skbs):
+        skb = skbs[at]
+        if not before(start, skb.cb.end_seq):
+            tcp_collapse_one(sk, skb)
+        elif _worth_collapsing(sk, skbs, at, start):
+            break
+        else:
+            start = skb.cb.end_seq
+            kept.append(skb)
+        at += 1
+    if at == len(skbs) or skbs[at].cb.tcp_flags & (TCPHDR_SYN | TCPHDR_FIN):
+        return kept + skbs[at:]
+    while before(start, end) and at < len(skbs) and not skbs[at].cb.tcp_flags & (TCPHDR_SYN | TCPHDR_FIN):
+        nskb, at = _collapse_page(sk, skbs, at, start, min((end - start) & MASK32, _SKB_MAX_ORDER))
+        kept.append(nskb)
+        start = nskb.cb.end_seq
+    return kept + skbs[at:]
+
+
+def _worth_collapsing(sk: tcp_sock, skbs: list[sk_buff], at: int, start: int) -> bool:
+    """The packet is bloated, partly read, or overlaps the next one."""
+    skb = skbs[at]
+    cb = skb.cb
+    if not cb.tcp_flags & (TCPHDR_SYN | TCPHDR_FIN):
+        if tcp_win_from_space(sk, skb.truesize) > skb.len or before(cb.seq, start):
+            return True
+    return bool(at + 1 < len(skbs) and cb.end_seq != skbs[at + 1].cb.seq)
+
+
+def _collapse_page(
+    sk: tcp_sock, skbs: list[sk_buff], at: int, start: int, size: int
+) -> tuple[sk_buff, int]:
+    """One new packet with ``size`` bytes from ``start`` on, fewer if a FIN is met; and which packet is next."""
+    first = skbs[at]
+    pieces: list[memoryview] = []
+    seq = start
+    while size > 0:
+        skb = skbs[at]
+        there = min((skb.cb.end_seq - seq) & MASK32, size)
+        pieces += tcp.skb_slices(skb, (seq - skb.cb.seq) & MASK32, there)
+        seq = (seq + there) & MASK32
+        size -= there
+        if seq == skb.cb.end_seq:
+            tcp_collapse_one(sk, skb)
+            at += 1
+            while at < len(skbs) and not after(skbs[at].cb.end_seq, seq):
+                tcp_collapse_one(sk, skbs[at])
+                at += 1
+            if at == len(skbs) or skbs[at].cb.tcp_flags & (TCPHDR_SYN | TCPHDR_FIN):
+                break
+    data = b"".join(pieces)
+    nskb = sk_buff(data, 0, len(data))
+    nskb.truesize = rx_truesize(len(data) - _SKB_HEADROOM)
+    nskb.cb = tcp_skb_cb(start, seq, first.cb.tcp_flags)
+    nskb.cb.ack_seq = first.cb.ack_seq
+    nskb.h_th, nskb.tstamp = first.h_th, first.tstamp
+    skb_set_owner_r(nskb, sk)
+    return nskb, at
+
+
+def tcp_collapse_ofo_queue(sk: tcp_sock) -> None:
+    """Collapse each run of out-of-order packets without a hole that is a page long, or of several packets; a queue of
+    many tiny runs is not worth the work."""
+    queue = sk.out_of_order_queue
+    collapsed: list[sk_buff] = []
+    tiny = at = 0
+    while at < len(queue):
+        head, first = queue[at], at
+        start, end, truesize = head.cb.seq, head.cb.end_seq, head.truesize
+        at += 1
+        while at < len(queue) and not after(queue[at].cb.seq, end):
+            truesize += queue[at].truesize
+            end = queue[at].cb.end_seq if after(queue[at].cb.end_seq, end) else end
+            at += 1
+        run = queue[first:at]
+        if truesize != head.truesize or (end - start) & MASK32 >= _SKB_MAX_ORDER:
+            run = tcp_collapse(sk, run, start, end)
+        else:
+            tiny += truesize
+            if tiny > sk.sk_rcvbuf >> 3:
+                collapsed += run
+                break
+        collapsed += run
+    sk.out_of_order_queue = collapsed + queue[at:]
+
+
 def tcp_prune_ofo_queue(sk: tcp_sock, in_skb: sk_buff) -> bool:
-    """Drop out-of-order packets from the far end, an eighth of the buffer at a time; never for one beyond them.  The
-    peer may rely on our SACKs no longer: they are forgotten."""
+    """Drop out-of-order packets from the far end, an eighth of the buffer at a time; of later kernels never for one
+    beyond them.  The peer may rely on our SACKs no longer: they are forgotten."""
     queue = sk.out_of_order_queue
     pruned = False
     goal = sk.sk_rcvbuf >> 3
-    while queue and before(in_skb.cb.seq, queue[-1].cb.seq):
+    always = not sk.sk_net.profile.ofo_prune_in_order
+    while queue and (always or before(in_skb.cb.seq, queue[-1].cb.seq)):
         skb = queue.pop()
         pruned = True
         goal -= skb.truesize
         kfree_skb_reason(skb, SKB_DROP_REASON_TCP_OFO_QUEUE_PRUNE)
         if goal <= 0 or not queue:
-            if sk.sk_rmem_alloc <= sk.sk_rcvbuf and not tcp_under_memory_pressure(sk):
+            if tcp_can_ingest(sk) and not tcp_under_memory_pressure(sk):
                 break
             goal = sk.sk_rcvbuf >> 3
     if pruned:
@@ -2611,15 +2734,18 @@ def _tcp_data_unwanted(sk: tcp_sock, skb: sk_buff, reason: int) -> None:
 
 def _tcp_queue_and_out(sk: tcp_sock, skb: sk_buff) -> None:
     """In order (the part below rcv_nxt is skipped by the reader): queue it, and what follows from behind a hole."""
-    if not sk.sk_receive_queue:
+    first = not sk.sk_receive_queue
+    if first and not sk.sk_net.profile.nomem_closes_window:
         sk_forced_mem_schedule(sk, skb.truesize)
     elif tcp_try_rmem_schedule(sk, skb, skb.truesize):
-        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPRCVQDROP)
         sk.icsk_ack.pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW
         inet_csk_schedule_ack(sk)
         sk.sk_data_ready(sk)
-        kfree_skb_reason(skb, SKB_DROP_REASON_PROTO_MEM)
-        return
+        if not first and skb.len:
+            NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPRCVQDROP)
+            kfree_skb_reason(skb, SKB_DROP_REASON_PROTO_MEM)
+            return
+        sk_forced_mem_schedule(sk, skb.truesize)
     tcp_queue_rcv(sk, skb)
     if skb.len:
         tcp_event_data_recv(sk, skb)
@@ -2699,13 +2825,24 @@ def tcp_data_queue_ofo(sk: tcp_sock, skb: sk_buff) -> None:
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_OFOMERGE)
             return
         tcp_dsack_set(sk, seq, prev_end)
+    if pos == len(queue) and pos and tcp_ooo_try_coalesce(sk, queue[-1], skb):
+        if tcp_is_sack(sk):
+            tcp_grow_window(sk, skb)
+            tcp_sack_new_ofo_skb(sk, seq, end_seq)
+        consume_skb(skb)
+        return
     queue.insert(pos, skb)
-    skb_set_owner_r(skb, sk)
     _drop_covered(sk, queue, pos + 1, end_seq)
     if tcp_is_sack(sk):
+        # Without SACK the window stays, so that the ACKs are duplicates and the peer resends at once.
         tcp_sack_new_ofo_skb(sk, seq, end_seq)
-    if skb.len >= 128:
         tcp_grow_window(sk, skb)
+    skb_set_owner_r(skb, sk)
+
+
+def tcp_ooo_try_coalesce(sk: tcp_sock, to: sk_buff, from_: sk_buff) -> bool:
+    """Merge into the last packet of the out-of-order queue, of which it is the continuation."""
+    return from_.len < _MAX_COPIED and tcp_try_coalesce(sk, to, from_)
 
 
 def _drop_covered(sk: tcp_sock, queue: list[sk_buff], pos: int, end_seq: int) -> None:

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Final
 
 from stack.include.dst import RTAX_INITRWND, RTAX_WINDOW, dst_metric, dst_metric_advmss, dst_mtu
 from stack.include.inet_connection_sock import (
+    ICSK_ACK_NOMEM,
     ICSK_ACK_PUSHED,
     ICSK_ACK_SCHED,
     ICSK_ACK_TIMER,
@@ -159,6 +160,7 @@ from stack.include.tcp import (
     TCP_CA_Open,
     TCP_CA_Recovery,
     TCPF_CA_Open,
+    tcp_adjust_rcv_ssthresh,
     tcp_ao_key,
     tcp_ca_event,
     tcp_ca_needs_ecn,
@@ -181,6 +183,7 @@ from stack.include.tcp import (
     tcp_sock,
     tcp_space,
     tcp_time_stamp,
+    tcp_under_memory_pressure,
     tcp_urg_mode,
     tcp_wnd_end,
 )
@@ -398,6 +401,10 @@ def tcp_select_window(sk: tcp_sock) -> int:
     """The window field of the segment about to leave, already scaled; remembers what it offers."""
     net = sk.sk_net
     old_win = sk.rcv_wnd
+    if sk.icsk_ack.pending & ICSK_ACK_NOMEM and net.profile.nomem_closes_window:
+        sk.pred_flags = sk.rcv_wnd = 0
+        sk.rcv_wup = sk.rcv_nxt
+        return 0
     cur_win = tcp_receive_window(sk)
     new_win = __tcp_select_window(sk)
     wscale = sk.rx_opt.rcv_wscale
@@ -441,6 +448,8 @@ def __tcp_select_window(sk: tcp_sock) -> int:
         return _shrinking_window(sk, free_space, full_space, allowed_space, mss)
     if free_space < full_space >> 1:
         sk.icsk_ack.quick = 0
+        if tcp_under_memory_pressure(sk):
+            tcp_adjust_rcv_ssthresh(sk)
         free_space = max(free_space, 0) >> wscale << wscale
         if free_space < allowed_space >> 4 or free_space < mss:
             return 0
@@ -463,6 +472,8 @@ def _shrinking_window(sk: tcp_sock, free_space: int, full_space: int, allowed_sp
     free_space = max(free_space, 0) >> wscale << wscale
     if free_space < full_space >> 1:
         sk.icsk_ack.quick = 0
+        if tcp_under_memory_pressure(sk):
+            tcp_adjust_rcv_ssthresh(sk)
         if free_space < allowed_space >> 4 or free_space < mss or free_space < 1 << wscale:
             return 0
     if free_space > sk.rcv_ssthresh:
