@@ -34,6 +34,8 @@ class Profile:
     window_by_scaling_ratio: bool = False
     # Of the third ACK: a TSecr that was never sent is refused (TSEcrRejected).
     tsecr_checked: bool = False
+    # Bytes of struct tcp_info.
+    tcp_info_len: int = 232
     # Of data behind a hole what is farthest away is given up first, be it what just came (kernels since 6.2); else what
     # is there makes room for it.
     ofo_prune_in_order: bool = False
@@ -111,6 +113,7 @@ PROFILES: dict[str, Profile] = {
             paws_timewait_counter=True,
             window_by_scaling_ratio=True,
             nomem_closes_window=True,
+            tcp_info_len=280,
             ofo_prune_in_order=True,
             tsecr_checked=True,
             beyond_window_dropped=True,

@@ -855,6 +855,7 @@ class tcp_sock(inet_connection_sock):
         "repair",
         "retrans_out",
         "retrans_stamp",
+        "rto_stamp",
         "rtt_min",
         "rtt_seq",
         "rttvar_us",
@@ -894,6 +895,9 @@ class tcp_sock(inet_connection_sock):
         "tlp_high_seq",
         "tlp_retrans",
         "total_retrans",
+        "total_rto",
+        "total_rto_recoveries",
+        "total_rto_time",
         "tsoffset",
         "tsorted_sent_queue",
         "tsq_flags",
@@ -987,6 +991,8 @@ class tcp_sock(inet_connection_sock):
         self.tsoffset = 0
         self.tcp_usec_ts = False
         self.timeout_rehash = 0
+        self.total_rto = self.total_rto_recoveries = self.total_rto_time = 0  # timeouts, their runs, ms
+        self.rto_stamp = 0  # tcp_time_stamp_ms() of the first timeout of a run, 0: none
 
     def _init_options(self) -> None:
         self.rx_opt = tcp_options_received()
@@ -1171,6 +1177,11 @@ def tcp_minshall_check(tp: tcp_sock) -> bool:
 
 def tcp_time_stamp(tp: tcp_sock) -> int:
     """The TSval clock without the connection's offset: milliseconds."""
+    return tp.tcp_mstamp // 1000 & MASK32
+
+
+def tcp_time_stamp_ms(tp: tcp_sock) -> int:
+    """Milliseconds of the socket's clock as last read."""
     return tp.tcp_mstamp // 1000 & MASK32
 
 

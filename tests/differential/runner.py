@@ -51,7 +51,7 @@ _POLL = {
 }
 POLL_ALL = sum(_POLL.values())
 
-# struct tcp_info (include/uapi/linux/tcp.h) up to tcpi_snd_wnd; the rest is newer than Linux 6.1 or of other use.
+# struct tcp_info (include/uapi/linux/tcp.h) up to tcpi_snd_wnd, the last of Linux 6.1.
 _INFO = Struct("=8B24I4Q6I4Q2I2Q4I")
 _INFO_NAMES = (
     "state", "ca_state", "retransmits", "probes", "backoff", "options", "wscale", "app_limited", "rto", "ato",
@@ -62,6 +62,10 @@ _INFO_NAMES = (
     "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited", "delivered", "delivered_ce", "bytes_sent",
     "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack", "snd_wnd",
 )  # fmt: skip
+
+# what later kernels have behind it
+_INFO_LATER = Struct("=2I2HI")
+_INFO_LATER_NAMES = ("rcv_wnd", "rehash", "total_rto", "total_rto_recoveries", "total_rto_time")
 
 _OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
 
@@ -351,9 +355,11 @@ class Run:
         if sock not in self.socks:
             self.infos.append({})
             return
-        raw = self.socks[sock].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-        found = dict(zip(_INFO_NAMES, _INFO.unpack(raw), strict=True))
-        self.infos.append({name: found[name] for name in fields})
+        raw = self.socks[sock].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1024)
+        found = dict(zip(_INFO_NAMES, _INFO.unpack_from(raw), strict=True)) | {"length": len(raw)}
+        if len(raw) > _INFO.size:
+            found |= zip(_INFO_LATER_NAMES, _INFO_LATER.unpack_from(raw, _INFO.size), strict=True)
+        self.infos.append({name: found[name] for name in fields if name in found})
 
     def _record(self, name: str, sock: str, result: str) -> None:
         self.calls.append(f"{name}({sock}) = {result}")

@@ -1435,7 +1435,7 @@ def tcp_inbound_hash(sk: tcp_sock, req: tcp_request_sock | None, skb: sk_buff, s
 
 # -- tcp_info ------------------------------------------------------------------------------------------------------
 
-# struct tcp_info (include/uapi/linux/tcp.h) as of 6.1, up to tcpi_snd_wnd: 232 bytes.
+# struct tcp_info (include/uapi/linux/tcp.h) as of 6.1, up to tcpi_snd_wnd: 232 bytes (measured); 280 in 6.18.
 _TCP_INFO_U8: Final = ("state", "ca_state", "retransmits", "probes", "backoff", "options")
 _TCP_INFO_U32: Final = (
     "rto", "ato", "snd_mss", "rcv_mss", "unacked", "sacked", "lost", "retrans", "fackets", "last_data_sent",
@@ -1452,7 +1452,7 @@ def tcp_get_info(sk: tcp_sock) -> dict[str, int]:
 
 
 def _tcp_info(sk: tcp_sock) -> dict[str, int]:
-    info = dict.fromkeys(_TCP_INFO_U8 + _TCP_INFO_U32 + _TCP_INFO_REST, 0)
+    info = dict.fromkeys(_TCP_INFO_U8 + _TCP_INFO_U32 + _TCP_INFO_REST + _TCP_INFO_LATER, 0)
     info["state"] = sk.sk_state
     info["pacing_rate"] = sk.sk_pacing_rate
     info["max_pacing_rate"] = sk.sk_max_pacing_rate
@@ -1552,16 +1552,30 @@ def _info_counters(sk: tcp_sock, info: dict[str, int]) -> None:
         dsack_dups=sk.dsack_dups,
         reord_seen=sk.reord_seen,
         rcv_ooopack=sk.rcv_ooopack,
+        rehash=sk.timeout_rehash,
+        total_rto=sk.total_rto,
+        total_rto_recoveries=sk.total_rto_recoveries,
+        total_rto_time=sk.total_rto_time,
     )
+    if sk.rto_stamp:
+        info["total_rto_time"] += (sk.sk_net.clock.now_ns() // 1_000_000 - sk.rto_stamp) & MASK32
 
 
 _TCP_INFO_REST: Final = (
     "pacing_rate", "max_pacing_rate", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes",
     "min_rtt", "data_segs_in", "data_segs_out", "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited",
     "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
-    "snd_wnd", "rcv_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited",
+    "snd_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited",
 )  # fmt: skip
 _TCP_INFO_LAYOUT: Final = Struct("=8B24I4Q6I4Q2I2Q4I")
+# What came after 6.1, up to 6.18: 280 bytes in all
+_TCP_INFO_LATER: Final = (
+    "rcv_wnd", "rehash", "total_rto", "total_rto_recoveries", "total_rto_time", "received_ce", "delivered_e1_bytes",
+    "delivered_e0_bytes", "delivered_ce_bytes", "received_e1_bytes", "received_e0_bytes", "received_ce_bytes",
+    "accecn_fail_mode", "accecn_opt_seen",
+)  # fmt: skip
+_TCP_INFO_LATER_BITS: Final = (32, 32, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32, 16, 16)
+_TCP_INFO_LATER_LAYOUT: Final = Struct("=2I2H8I2H")
 
 
 def _tcp_info_bytes(sk: tcp_sock) -> bytes:
@@ -1571,7 +1585,11 @@ def _tcp_info_bytes(sk: tcp_sock) -> bytes:
     wscale = info["snd_wscale"] | info["rcv_wscale"] << 4
     u32 = [info[name] & MASK32 for name in _TCP_INFO_U32]
     rest = [info[name] for name in _TCP_INFO_REST[:22]]
-    return _TCP_INFO_LAYOUT.pack(*u8, wscale, info["delivery_rate_app_limited"], *u32, *rest)
+    raw = _TCP_INFO_LAYOUT.pack(*u8, wscale, info["delivery_rate_app_limited"], *u32, *rest)
+    if sk.sk_net.profile.tcp_info_len == len(raw):
+        return raw
+    sizes = zip(_TCP_INFO_LATER, _TCP_INFO_LATER_BITS, strict=True)
+    return raw + _TCP_INFO_LATER_LAYOUT.pack(*(info[name] & (1 << bits) - 1 for name, bits in sizes))
 
 
 _GETTERS[TCP_INFO] = _tcp_info_bytes

@@ -275,6 +275,7 @@ from stack.include.tcp import (
     tcp_sock,
     tcp_space,
     tcp_time_stamp,
+    tcp_time_stamp_ms,
     tcp_under_memory_pressure,
     tcp_win_from_space,
     tcp_wnd_end,
@@ -1169,6 +1170,13 @@ def tcp_enter_recovery(sk: tcp_sock, ece_ack: bool) -> None:
     tcp_cong.tcp_set_ca_state(sk, TCP_CA_Recovery)
 
 
+def tcp_update_rto_time(sk: tcp_sock) -> None:
+    """The recovery from a timeout is over."""
+    if sk.rto_stamp:
+        sk.total_rto_time += (tcp_time_stamp_ms(sk) - sk.rto_stamp) & MASK32
+        sk.rto_stamp = 0
+
+
 def tcp_process_loss(sk: tcp_sock, flag: int, num_dupack: int) -> int:
     """An ACK in the Loss state: F-RTO's two tests, and the end of the state; returns the REXMIT_* to do."""
     recovered = not before(sk.snd_una, sk.high_seq)
@@ -1272,6 +1280,8 @@ def tcp_fastretrans_alert(sk: tcp_sock, prior_snd_una: int, num_dupack: int, fla
     else:
         if state == TCP_CA_Loss:
             rexmit = tcp_process_loss(sk, flag, num_dupack)
+            if sk.icsk_ca_state != TCP_CA_Loss:
+                tcp_update_rto_time(sk)
             if sk.icsk_ca_state != TCP_CA_Loss or rexmit == REXMIT_LOST:
                 flag = tcp_identify_packet_loss(sk, flag)
             if not (sk.icsk_ca_state == TCP_CA_Open or (flag & FLAG_LOST_RETRANS)):

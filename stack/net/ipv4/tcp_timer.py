@@ -73,6 +73,7 @@ from stack.include.tcp import (
     tcp_rtx_queue_head,
     tcp_stream_is_thin,
     tcp_time_stamp,
+    tcp_time_stamp_ms,
     tcp_write_queue_empty,
 )
 from stack.include.tcp_states import (
@@ -310,7 +311,7 @@ def tcp_fastopen_synack_timer(sk: tcp_sock, req: tcp_request_sock) -> None:
     # Whether it left or not: the application may have the connection already, so do not give up early.
     inet_connection_sock.inet_rtx_syn_ack(sk, req)
     req.num_timeout += 1
-    sk.icsk_retransmits += 1
+    tcp_update_rto_stats(sk)
     if not sk.retrans_stamp:
         sk.retrans_stamp = tcp_time_stamp(sk)
     inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, req.timeout << req.num_timeout, TCP_RTO_MAX)
@@ -335,12 +336,21 @@ def tcp_retransmit_timer(sk: tcp_sock) -> None:
     if sk.icsk_retransmits == 0:
         _count_timeout(sk)
     tcp_input.tcp_enter_loss(sk)
-    sk.icsk_retransmits += 1
+    tcp_update_rto_stats(sk)
     if tcp_output.tcp_retransmit_skb(sk, sk.tcp_rtx_queue[0], 1) > 0:
         # The device's queue is full: try again soon, without doubling.
         tcp_output.tcp_reset_xmit_timer(sk, ICSK_TIME_RETRANS, TCP_RESOURCE_PROBE_INTERVAL, TCP_RTO_MAX)
         return
     _back_off(sk)
+
+
+def tcp_update_rto_stats(sk: tcp_sock) -> None:
+    """One more timeout; the first in a row begins a recovery, whose time TCP_INFO tells."""
+    if not sk.icsk_retransmits:
+        sk.total_rto_recoveries += 1
+        sk.rto_stamp = tcp_time_stamp_ms(sk)
+    sk.icsk_retransmits += 1
+    sk.total_rto += 1
 
 
 def _back_off(sk: tcp_sock) -> None:

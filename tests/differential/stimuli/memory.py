@@ -34,7 +34,7 @@ def many(count: int, size: int) -> list[Step]:
 def behind(count: int, size: int, step: int | None = None) -> list[Step]:
     """Segments behind a hole; with tcp_comp_sack_nr=0 each has an ACK at once."""
     gap = size if step is None else step
-    ms = 0 if count > 10 else 1
+    ms = 0 if count > 10 else 2
     return [seg("A", bytes([65 + i % 26]) * size, seq=2 + i * gap, wait=ms) for i in range(count)]
 
 

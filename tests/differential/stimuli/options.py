@@ -21,6 +21,7 @@ from tests.differential.script import (
     datagram,
     established,
     getopt,
+    info,
     listen,
     newsocket,
     options,
@@ -283,7 +284,19 @@ def asked(*numbers: int, level: int = IP_LEVEL) -> tuple[tuple[int, int, int], .
     return tuple((level, number, 1) for number in numbers)
 
 
+RTO_FIELDS = ("length", "rehash", "total_rto", "total_rto_recoveries", "backoff", "total_retrans", "ca_state")
+
 EFFECTS = [
+    stimulus(
+        "opt-info-length",
+        EST,
+        info("length"),
+        info("length", "state", "unacked", "sacked", "snd_cwnd", sock="L"),
+    ),
+    stimulus(
+        "opt-info-timeouts", EST, send(b"x", wait=1000), info(*RTO_FIELDS), ack(wait=8), info(*RTO_FIELDS)
+    ),
+    stimulus("opt-info-new", EST, newsocket("F"), info(sock="F")),
     stimulus(
         "opt-peek-off",
         EST,
