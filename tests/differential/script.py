@@ -121,6 +121,11 @@ def datagram(port: int, *options: tuple[int, int, Any], peer: int = 0, sock: str
     return Step("datagram", {"port": port, "sock": sock, "peer": peer, "options": options}, CALL_MS)
 
 
+def call(name: str, *args: Any, sock: str) -> Step:
+    """Any other call of Python's socket."""
+    return _call(name, *args, sock=sock, wait=0)
+
+
 def newsocket(sock: str, *, v6: bool = False, datagram: bool = False) -> Step:
     """socket() and nothing more."""
     return Step("newsocket", {"sock": sock, "v6": v6, "dgram": datagram}, 0)
