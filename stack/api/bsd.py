@@ -16,8 +16,8 @@ is no I/O here and no clock but the Stack's: the same calls run in virtual time.
 connect() of a stream raises BlockingIOError (EINPROGRESS) and goes on alone.
 
 Flags are Linux's (``socket.MSG_PEEK`` and so on): MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE when receiving, MSG_MORE,
-MSG_EOR, MSG_OOB when sending.  MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway, and MSG_WAITALL waits for nothing,
-as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
+MSG_EOR, MSG_OOB, MSG_ZEROCOPY when sending. MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway, and MSG_WAITALL waits
+for nothing, as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
 
 Left out: blocking calls and time-outs, names (addresses are dotted numbers).
 """

@@ -1311,6 +1311,7 @@ STRUCTS: Final[dict[str, Struct]] = {
             "sk_wq": "list[Callable]",
             "sk_write_queue": "deque[sk_buff]",
             "sk_write_space": "Callable",
+            "sk_zckey": "int",
         },
     ),
     "sock_common": (
@@ -1732,6 +1733,7 @@ STRUCTS: Final[dict[str, Struct]] = {
             "urg_seq": "int",
             "window_clamp": "int",
             "write_seq": "int",
+            "zc_pending": "deque[tuple[int, int]] | None",
         },
     ),
     "tcp_timewait_sock": (

@@ -18,6 +18,9 @@ SO_EE_ORIGIN_LOCAL: Final = 1
 SO_EE_ORIGIN_ICMP: Final = 2
 SO_EE_ORIGIN_ICMP6: Final = 3
 SO_EE_ORIGIN_TIMESTAMPING: Final = 4
+SO_EE_ORIGIN_ZEROCOPY: Final = 5
+
+SO_EE_CODE_ZEROCOPY_COPIED: Final = 1
 
 # struct sock_extended_err: ee_errno, ee_origin, ee_type, ee_code, ee_pad, ee_info, ee_data
 SOCK_EXTENDED_ERR: Final = Struct("=IBBBBII")

@@ -56,6 +56,7 @@ MSG_CONFIRM: Final = 0x800
 MSG_ERRQUEUE: Final = 0x2000
 MSG_NOSIGNAL: Final = 0x4000
 MSG_MORE: Final = 0x8000
+MSG_ZEROCOPY: Final = 0x4000000
 
 sockaddr_in = tuple[int, int]
 sockaddr_in6 = tuple[int, int, int, int]

@@ -56,6 +56,7 @@ SOCK_TSTAMP_NEW: Final = 1 << 17
 SOCK_RCVMARK: Final = 1 << 18
 SOCK_PASSCRED: Final = 1 << 19  # socket.flags in the kernel
 SOCK_PASSSEC: Final = 1 << 20
+SOCK_ZEROCOPY: Final = 1 << 21
 
 # sk_userlocks
 SOCK_SNDBUF_LOCK: Final = 1
@@ -197,6 +198,7 @@ class sock(sock_common):
         "sk_wq",
         "sk_write_queue",
         "sk_write_space",
+        "sk_zckey",
     )
 
     sk_timer: timer_list
@@ -245,6 +247,7 @@ class sock(sock_common):
         self.sk_prefer_busy_poll = 0
         self.sk_txrehash = 0
         self.sk_cookie = 0
+        self.sk_zckey = 0  # the number of the next call with MSG_ZEROCOPY
         self.sk_receive_queue: deque[sk_buff] = deque()
         self.sk_write_queue: deque[sk_buff] = deque()
         self.sk_error_queue: deque[sk_buff] = deque()

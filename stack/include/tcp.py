@@ -908,6 +908,7 @@ class tcp_sock(inet_connection_sock):
         "urg_seq",
         "window_clamp",
         "write_seq",
+        "zc_pending",
     )
 
     compressed_ack_timer: hrtimer
@@ -1001,6 +1002,7 @@ class tcp_sock(inet_connection_sock):
         self.linger2 = 0
         self.thin_lto = 0
         self.tcp_tx_delay = 0  # us
+        self.zc_pending: deque[tuple[int, int]] | None = None  # end and number of each call with MSG_ZEROCOPY
         self.repair = False
         self.save_syn = 0
         self.scaling_ratio = 0  # payload per memory of full segments, of 256; 0: tcp_adv_win_scale decides

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from stack.include.dropreason import drop_reason_names
 from stack.include.errqueue import (
+    SO_EE_CODE_ZEROCOPY_COPIED,
     SO_EE_ORIGIN_ICMP,
     SO_EE_ORIGIN_ICMP6,
     SO_EE_ORIGIN_TIMESTAMPING,
+    SO_EE_ORIGIN_ZEROCOPY,
     sock_exterr_skb,
 )
 from stack.include.ip import IPPROTO_TCP
@@ -110,6 +112,24 @@ def sock_dequeue_err_skb(sk: sock) -> sk_buff | None:
     if queue:
         sk.sk_error_report(sk)
     return skb
+
+
+def __msg_zerocopy_callback(sk: sock, number: int) -> None:
+    """The data of the call with MSG_ZEROCOPY of that number are the application's again.  Calls in a row share one
+    entry (ee_info to ee_data); the device copied them, as a TAP's reader does (SO_EE_CODE_ZEROCOPY_COPIED)."""
+    if sk.sk_flags & SOCK_DEAD:
+        return
+    queue = sk.sk_error_queue
+    last = queue[-1].cb if queue else None
+    if last is not None and last.ee_origin == SO_EE_ORIGIN_ZEROCOPY and last.ee_data + 1 == number:
+        last.ee_data = number
+        sk.sk_error_report(sk)
+        return
+    skb = sk_buff(b"", 0, 0)
+    skb.cb = sock_exterr_skb(0, SO_EE_ORIGIN_ZEROCOPY, ee_code=SO_EE_CODE_ZEROCOPY_COPIED, ee_info=number)
+    skb.cb.ee_data = number
+    queue.append(skb)
+    sk.sk_error_report(sk)
 
 
 def __skb_tstamp_tx(orig_skb: sk_buff, sk: sock, tstype: int) -> None:

@@ -83,6 +83,7 @@ from stack.include.sock import (
     SOCK_TSTAMP_NEW,
     SOCK_URGINLINE,
     SOCK_WIFI_STATUS,
+    SOCK_ZEROCOPY,
     sock,
     sock_error,
     sock_writeable,
@@ -757,6 +758,11 @@ def _set_max_pacing_rate(sk: sock, val: int) -> int:
     return 0
 
 
+def _set_zerocopy(sk: sock, val: int) -> int:
+    """Whether MSG_ZEROCOPY of send() means something."""
+    return _flag(SOCK_ZEROCOPY)(sk, val) if val in (0, 1) else -errno.EINVAL
+
+
 def _set_cnx_advice(sk: sock, val: int) -> int:
     """The application says that the connection does not go on: 1 makes the next packet look for another way."""
     if val == 1:
@@ -854,6 +860,7 @@ _SETTERS: dict[int, Callable[[sock, int], int]] = {
     SO_MAX_PACING_RATE: _set_max_pacing_rate,
     SO_INCOMING_CPU: _member("sk_incoming_cpu"),
     SO_CNX_ADVICE: _set_cnx_advice,
+    SO_ZEROCOPY: _set_zerocopy,
     SO_BINDTOIFINDEX: _set_bindtoifindex,
     SO_DETACH_REUSEPORT_BPF: _detach_reuseport_bpf,
     SO_BUF_LOCK: _set_buf_lock,
@@ -1037,6 +1044,7 @@ _GETTERS: dict[int, Callable[[sock], optval_t]] = {
     SO_INCOMING_NAPI_ID: lambda sk: 0,
     SO_MEMINFO: sk_get_meminfo,
     SO_COOKIE: lambda sk: sock_gen_cookie(sk).to_bytes(8, "little"),
+    SO_ZEROCOPY: _has(SOCK_ZEROCOPY),
     SO_BINDTOIFINDEX: lambda sk: sk.sk_bound_dev_if,
     SO_BUF_LOCK: lambda sk: sk.sk_userlocks & SOCK_BUF_LOCK_MASK,
     SO_RESERVE_MEM: lambda sk: 0,

@@ -22,11 +22,12 @@ Closing, by state (close() with ``__tcp_close``):
 An orphan (closed by its application) lives on until the peer is done, or FIN_WAIT2 has lasted ``tcp_fin_time``, or
 there are more than tcp_max_orphans.
 
-Left out: splice, zero-copy flags, TCP_REPAIR and ULP.
+Left out: splice, TCP_ZEROCOPY_RECEIVE, TCP_REPAIR and ULP.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from errno import EAGAIN, ECONNRESET, EINVAL, ENOENT, ENOPROTOOPT, ENOTCONN, ENOTTY, EPERM, EPIPE
 from struct import Struct
@@ -56,6 +57,7 @@ from stack.include.net import (
     MSG_ERRQUEUE,
     MSG_MORE,
     MSG_TRUNC,
+    MSG_ZEROCOPY,
     SIOCATMARK,
     SIOCINQ,
     SIOCOUTQ,
@@ -105,6 +107,7 @@ from stack.include.sock import (
     SOCK_MIN_SNDBUF,
     SOCK_RCVBUF_LOCK,
     SOCK_URGINLINE,
+    SOCK_ZEROCOPY,
     __sk_stream_is_writeable,
     __sk_stream_memory_free,
     sock_error,
@@ -228,7 +231,7 @@ from stack.include.tcp_states import (
 )
 from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies_to_msecs, jiffies_to_usecs, tcp_jiffies32
-from stack.net.core import request_sock, scm, stream
+from stack.net.core import request_sock, scm, skbuff, stream
 from stack.net.core import sock as core_sock
 from stack.net.core.skbuff import consume_skb
 from stack.net.ipv4 import (
@@ -497,9 +500,28 @@ def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int, msg: msghdr | None = Non
         if tsflags < 0:
             return tsflags
     ret = tcp_sendmsg_locked(sk, data, flags, tsflags)
+    if flags & MSG_ZEROCOPY and ret > 0 and sk.sk_flags & SOCK_ZEROCOPY:
+        _zerocopy_begun(sk)
     if sk.sk_prot.release_cb is not None:
         sk.sk_prot.release_cb(sk)
     return ret
+
+
+def _zerocopy_begun(sk: tcp_sock) -> None:
+    """A call with MSG_ZEROCOPY took data, which are the application's again when the last of them is acknowledged."""
+    if sk.zc_pending is None:
+        sk.zc_pending = deque()
+    sk.zc_pending.append((sk.write_seq, sk.sk_zckey))
+    sk.sk_zckey = (sk.sk_zckey + 1) & MASK32
+    tcp_zerocopy_done(sk)
+
+
+def tcp_zerocopy_done(sk: tcp_sock, everything: bool = False) -> None:
+    """What was acknowledged, or forgotten, is given back.  The kernel counts the packets that hold a call's data, so
+    that one with data of two calls can hold back the earlier one; here sequence numbers decide."""
+    pending = sk.zc_pending
+    while pending and (everything or not after(pending[0][0], sk.snd_una)):
+        skbuff.__msg_zerocopy_callback(sk, pending.popleft()[1])
 
 
 def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int, tsflags: int = 0) -> int:
@@ -951,6 +973,7 @@ def tcp_rtx_queue_purge(sk: tcp_sock) -> None:
 def tcp_write_queue_purge(sk: tcp_sock) -> None:
     """Forget everything that was to be sent."""
     tcp_output.tcp_chrono_stop(sk, TCP_CHRONO_BUSY)
+    tcp_zerocopy_done(sk, everything=True)
     sk.sk_write_queue.clear()
     tcp_rtx_queue_purge(sk)
     sk.sk_wmem_queued = 0

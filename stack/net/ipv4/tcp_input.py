@@ -1703,6 +1703,8 @@ def tcp_clean_rtx_queue(
         sk.sk_wmem_queued -= head.truesize
         if head.shinfo is not None:
             tcp_ack_tstamp(sk, head, skb, prior_snd_una)
+    if sk.zc_pending:
+        tcp.tcp_zerocopy_done(sk)
     if sk.urg_mode and between(sk.snd_up, prior_snd_una, snd_una):
         sk.urg_mode = False
     if not queue:

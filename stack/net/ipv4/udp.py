@@ -50,7 +50,7 @@ from stack.include.ip import (
     net_protocol,
     udphdr,
 )
-from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, SIOCINQ, SIOCOUTQ, msghdr, optval_t
+from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, MSG_ZEROCOPY, SIOCINQ, SIOCOUTQ, msghdr, optval_t
 from stack.include.net_tstamp import SOF_TIMESTAMPING_OPT_ID, SOF_TIMESTAMPING_TX_RECORD_MASK
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
@@ -78,6 +78,7 @@ from stack.include.sock import (
     SOCK_BINDPORT_LOCK,
     SOCK_BROADCAST,
     SOCK_DEAD,
+    SOCK_ZEROCOPY,
     proto,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
@@ -510,7 +511,18 @@ def udp_sendmsg(
             UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
         return err
     err = udp_send_skb(sk, data, addr[1], fl4, rt, tsflags)
-    return err if err < 0 else len(data)
+    if err < 0:
+        return err
+    if flags & MSG_ZEROCOPY:
+        udp_zerocopy(sk, data)
+    return len(data)
+
+
+def udp_zerocopy(sk: udp_sock, data: Buffer) -> None:
+    """A datagram was copied as it was built: a call with MSG_ZEROCOPY is done at once."""
+    if len(data) and sk.sk_flags & SOCK_ZEROCOPY:
+        number, sk.sk_zckey = sk.sk_zckey, (sk.sk_zckey + 1) & 0xFFFFFFFF
+        skbuff.__msg_zerocopy_callback(sk, number)
 
 
 def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4) -> rtable | int:

@@ -35,7 +35,7 @@ from stack.include.ipv6 import (
     ipv6_hdr,
     ipv6hdr_at,
 )
-from stack.include.net import MSG_ERRQUEUE, msghdr, sockaddr_in6
+from stack.include.net import MSG_ERRQUEUE, MSG_ZEROCOPY, msghdr, sockaddr_in6
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import (
     CHECKSUM_NONE,
@@ -291,7 +291,11 @@ def udpv6_sendmsg(
             UDP6_INC_STATS(sk.sk_net, UDP_MIB_SNDBUFERRORS)
         return err
     err = udp_v6_send_skb(sk, data, fl6, dst, tsflags)
-    return err if err < 0 else len(data)
+    if err < 0:
+        return err
+    if flags & MSG_ZEROCOPY:
+        udp.udp_zerocopy(sk, data)
+    return len(data)
 
 
 def _autobind(sk: udp_sock) -> int:

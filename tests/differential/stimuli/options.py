@@ -131,6 +131,7 @@ SOCKET = (
     Option("meminfo", 55, (1,), (1, 4, 8, 36, 40), "F L d F6 d6"),
     Option("incoming-napi-id", 56, (1,), socks="F L d"),
     Option("peergroups", 59, (1,)),
+    Option("zerocopy", 60, (1, 0, 2, -1, *RAW)),
     Option("bindtoifindex", 62, (0, -1, 7000, *RAW[:3])),
     Option("timestamp-new", 63),
     Option("timestampns-new", 64),
@@ -284,9 +285,67 @@ def asked(*numbers: int, level: int = IP_LEVEL) -> tuple[tuple[int, int, int], .
     return tuple((level, number, 1) for number in numbers)
 
 
+ZEROCOPY = setopt(SOL, 60, 1)
+MSG_ZEROCOPY, ERRQUEUE = 0x4000000, 0x2000
+NOTICE = recvmsg(9, 200, ERRQUEUE)
 RTO_FIELDS = ("length", "rehash", "total_rto", "total_rto_recoveries", "backoff", "total_retrans", "ca_state")
 
 EFFECTS = [
+    stimulus(
+        "opt-zerocopy-send",
+        EST,
+        ZEROCOPY,
+        send(b"x" * 2000, MSG_ZEROCOPY, wait=4),
+        NOTICE,
+        ack(),
+        poll(),
+        NOTICE,
+        NOTICE,
+    ),
+    stimulus(
+        "opt-zerocopy-in-a-row",
+        EST,
+        ZEROCOPY,
+        *(send(b"x" * 1448, MSG_ZEROCOPY, wait=4) for _ in range(3)),
+        ack(ack=1449),
+        NOTICE,
+        ack(),
+        NOTICE,
+        NOTICE,
+        send(b"y", MSG_ZEROCOPY, wait=4),
+        ack(),
+        NOTICE,
+    ),
+    stimulus(
+        "opt-zerocopy-joined",
+        EST,
+        ZEROCOPY,
+        *(send(b"x" * 1448, MSG_ZEROCOPY, wait=4) for _ in range(3)),
+        ack(),
+        NOTICE,
+        NOTICE,
+    ),
+    stimulus("opt-zerocopy-unasked", EST, send(b"x" * 2000, MSG_ZEROCOPY, wait=4), ack(), poll(), NOTICE),
+    stimulus("opt-zerocopy-empty", EST, ZEROCOPY, send(b"", MSG_ZEROCOPY), poll(), NOTICE),
+    stimulus(
+        "opt-zerocopy-reset",
+        EST,
+        ZEROCOPY,
+        send(b"x" * 2000, MSG_ZEROCOPY, wait=4),
+        seg("R", seq=1),
+        poll(),
+        NOTICE,
+        NOTICE,
+    ),
+    stimulus(
+        "opt-zerocopy-udp",
+        datagram(7, (SOL, 60, 1), peer=40000),
+        send(b"hello", MSG_ZEROCOPY),
+        poll(),
+        NOTICE,
+        send(b"a", MSG_ZEROCOPY),
+        NOTICE,
+    ),
     stimulus(
         "opt-info-length",
         EST,

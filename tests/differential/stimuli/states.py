@@ -19,6 +19,7 @@ from tests.differential.script import (
     newsocket,
     poll,
     recv,
+    recvmsg,
     seg,
     send,
     shutdown,
@@ -55,7 +56,7 @@ def everything(sock: str) -> tuple[Step, ...]:
     return (
         poll(sock),
         recv(9, sock=sock),
-        recv(0, sock=sock),
+        recvmsg(0, sock=sock),
         recv(9, PEEK, sock=sock),
         recv(9, OOB, sock=sock),
         recv(9, ERRQUEUE, sock=sock),

@@ -11,7 +11,7 @@ import pytest
 
 from stack.api.bsd import AF_INET6, SOCK_DGRAM, Socket
 from stack.api.sim import RawPeer, Sim
-from stack.include.net import MSG_PEEK
+from stack.include.net import MSG_ERRQUEUE, MSG_PEEK, MSG_ZEROCOPY
 from stack.include.snmp import UDP_MIB_RCVBUFERRORS
 from stack.net.core import sock as core
 from stack.net.core.sock import SOL_SOCKET
@@ -334,3 +334,61 @@ def test_cc_info_of_dctcp_without_ecn_is_off_and_of_reno_is_nothing(world: World
     assert sock.getsockopt(SOL_TCP, 26, 64) == bytes(16)
     sock.setsockopt(SOL_TCP, 13, b"reno")
     assert sock.getsockopt(SOL_TCP, 26, 64) == b""
+
+
+# -- MSG_ZEROCOPY ------------------------------------------------------------------------------------------------------
+
+
+def notices(sock: Socket) -> list[tuple[int, int]]:
+    """What the error queue says: numbers from, to."""
+    found = []
+    while True:
+        try:
+            _, control, _, _ = sock.recvmsg(9, 200, MSG_ERRQUEUE)
+        except BlockingIOError:
+            return found
+        for _, _, raw in control:
+            number, origin, _, code, _, low, high = struct.unpack_from("=IBBBBII", raw)
+            assert (number, origin, code) == (0, 5, 1)  # SO_EE_ORIGIN_ZEROCOPY, copied by the device
+            found.append((low, high))
+
+
+def test_zerocopy_of_established_is_told_when_all_of_a_call_is_acknowledged(world: World) -> None:
+    conn, sock = world.accepted()
+    sock.setsockopt(SOL_SOCKET, core.SO_ZEROCOPY, 1)
+    for _ in range(3):
+        assert sock.send(b"x" * 1000, MSG_ZEROCOPY) == 1000
+    world.sim.settle()
+    assert notices(sock) == []
+    start = conn.rcv_nxt
+    conn.send("A", ack=start + 1999)
+    world.sim.settle()
+    assert notices(sock) == [(0, 0)]
+    conn.send("A", ack=start + 3000)
+    world.sim.settle()
+    assert notices(sock) == [(1, 2)]
+
+
+def test_zerocopy_of_established_without_the_option_is_an_ordinary_send(world: World) -> None:
+    conn, sock = world.accepted()
+    sock.send(b"x", MSG_ZEROCOPY)
+    world.sim.settle()
+    conn.send("A", ack=conn.rcv_nxt + 1)
+    world.sim.settle()
+    assert notices(sock) == []
+
+
+def test_zerocopy_of_a_reset_connection_is_told(world: World) -> None:
+    conn, sock = world.accepted()
+    sock.setsockopt(SOL_SOCKET, core.SO_ZEROCOPY, 1)
+    sock.send(b"x", MSG_ZEROCOPY)
+    conn.send("R")
+    world.sim.settle()
+    assert notices(sock) == [(0, 0)]
+
+
+def test_zerocopy_of_datagrams_is_told_at_once(world: World) -> None:
+    sock = world.datagrams(2, (SOL_SOCKET, core.SO_ZEROCOPY, 1))
+    for size in (5, 0, 7):
+        sock.sendmsg([bytes(size)], flags=MSG_ZEROCOPY, address=("10.0.2.15", 9))
+    assert notices(sock) == [(0, 1)]
