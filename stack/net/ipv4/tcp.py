@@ -414,12 +414,13 @@ def tcp_skb_entail(sk: tcp_sock, skb: sk_buff) -> None:
 
 
 def tcp_should_autocork(sk: tcp_sock, skb: sk_buff, size_goal: int) -> bool:
-    """A small packet while the device still holds earlier ones: let it fill up."""
+    """A small packet while the device still holds as much of this socket's: let it fill up (the kernel's
+    sk_wmem_alloc begins at one)."""
     return bool(
         skb.len < size_goal
         and sk.sk_net.ipv4.sysctl_tcp_autocorking
         and sk.tcp_rtx_queue
-        and sk.sk_wmem_alloc > skb.truesize
+        and sk.sk_wmem_alloc >= skb.truesize
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from stack.api.sim import MSEC, SEC
 from stack.include.net import MSG_MORE
 from stack.include.netdevice import NETIF_F_HW_CSUM, NETIF_F_SG, NETIF_F_TSO
+from stack.include.snmp import LINUX_MIB_TCPAUTOCORKING
 from stack.include.sock import EPOLLOUT
 from stack.include.tcp import (
     SOL_TCP,
@@ -23,7 +24,8 @@ from stack.include.tcp import (
     minmax_reset,
 )
 from stack.kernel.time.timer import tcp_jiffies32
-from stack.net.ipv4 import tcp, tcp_output
+from stack.net.core.dev import netif_wake_queue
+from stack.net.ipv4 import tcp, tcp_input, tcp_output
 
 Make = Callable[..., Any]
 MSS = 1448
@@ -269,3 +271,41 @@ def test_fin_wait1_fin_alone_is_business(established: Make) -> None:
     e.sock.shutdown(1)
     e.sim.run_for(100 * MSEC)
     assert held_back(e) == (100, 0, 0)
+
+
+@pytest.mark.parametrize(("autocorking", "waits"), [(1, True), (0, False)])
+def test_established_small_write_waits_for_a_device_that_holds_the_one_before(
+    established: Make, autocorking: int, waits: bool
+) -> None:
+    """tcp_autocorking: what is written meanwhile leaves when the device has gone on."""
+    e = established(features=TSO)
+    e.net.sysctl_set("tcp_autocorking", autocorking)
+    e.sock.setsockopt(SOL_TCP, TCP_NODELAY, 1)
+    dev = e.net.devices_by_name["eth0"]
+    dev.queue_stopped = True
+    e.sock.send(b"a" * 100)
+    e.sock.send(b"b" * 100)
+    assert bool(e.sk.sk_write_queue) is waits
+    assert (e.net.mib.net_statistics[LINUX_MIB_TCPAUTOCORKING] > 0) is waits
+    netif_wake_queue(dev)
+    assert not e.sk.sk_write_queue
+    assert [s.payload for s in e.flight()] == [b"a" * 100, b"b" * 100]
+
+
+def test_established_pacing_rate_of_an_unpaced_socket_follows_cwnd_and_round_trip(established: Make) -> None:
+    """Twice what cwnd gives in a round trip while in slow start (below half of ssthresh), then 1.2 times; it sizes TSO
+    packets of every socket."""
+    e = established(delay_ns=10_000_000)
+    e.sock.send(b"x" * MSS)
+    e.flight(20_000_000)
+    e.conn.send("A")
+    e.flight(20_000_000)
+    sk = e.sk
+    per_second = sk.mss_cache * 8_000_000 * max(sk.snd_cwnd, sk.packets_out) // sk.srtt_us
+    assert sk.sk_pacing_rate == pytest.approx(2 * per_second, rel=0.01)
+    sk.snd_ssthresh = sk.snd_cwnd
+    tcp_input.tcp_update_pacing_rate(sk)
+    assert sk.sk_pacing_rate == pytest.approx(1.2 * per_second, rel=0.01)
+    e.sock.setsockopt(1, 47, 5000)
+    tcp_input.tcp_update_pacing_rate(sk)
+    assert sk.sk_pacing_rate == 5000
