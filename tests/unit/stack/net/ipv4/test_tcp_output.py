@@ -72,7 +72,6 @@ def test_initial_window_scale_by_largest_buffer(established: Make, rmem_max: int
 
 def test_established_first_flight_is_ten_segments(established: Make) -> None:
     e = established(delay_ns=10 * MSEC)
-    e.sk.sk_sndbuf = 1 << 17
     assert e.sock.send(b"x" * 20 * MSS) == 20 * MSS
     flight = e.flight(11 * MSEC)
     assert lengths(flight) == [MSS] * 10

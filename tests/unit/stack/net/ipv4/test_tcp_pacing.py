@@ -45,7 +45,6 @@ def test_listen_max_pacing_rate_is_inherited_and_turns_pacing_on(
 
 def test_established_paced_first_ten_leave_at_once_then_one_a_millisecond(established: Make) -> None:
     e = established(delay_ns=10 * MSEC, before=PACED)
-    e.sk.sk_sndbuf = 1 << 17
     e.sock.send(bytes(20 * MSS))
     first = e.flight()
     assert times(first) == [0.0] * 10
@@ -57,7 +56,6 @@ def test_established_paced_first_ten_leave_at_once_then_one_a_millisecond(establ
 
 def test_established_not_paced_has_no_timer(established: Make) -> None:
     e = established(delay_ns=10 * MSEC)
-    e.sk.sk_sndbuf = 1 << 17
     e.sock.send(bytes(20 * MSS))
     e.flight()
     e.conn.send("A")
@@ -78,7 +76,6 @@ def test_established_paced_a_late_packet_gets_half_of_its_gap_back(established: 
 
 def test_established_paced_retransmissions_wait_as_well(established: Make) -> None:
     e = established(delay_ns=10 * MSEC, before=PACED)
-    e.sk.sk_sndbuf = 1 << 17
     e.sock.send(bytes(20 * MSS))
     e.flight()
     e.conn.send("A")
@@ -107,7 +104,6 @@ def test_established_paced_rto_runs_from_when_the_packet_may_leave(established: 
 
 def test_close_paced_timer_does_not_outlive_the_socket(established: Make) -> None:
     e = established(delay_ns=10 * MSEC, before=PACED)
-    e.sk.sk_sndbuf = 1 << 17
     e.sock.send(bytes(20 * MSS))
     e.flight()
     e.conn.send("A")

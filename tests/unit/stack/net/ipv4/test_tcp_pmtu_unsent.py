@@ -18,7 +18,6 @@ def test_established_path_mtu_shrinks_unsent_packets_leave_in_whole() -> None:
     conn = peer.tcp(80)
     conn.handshake(sackok=False, ts=False)
     child = listener.accept()[0]
-    child._sock.sk.sk_sndbuf = 1 << 17
     child.send(bytes(30000))
     sim.settle()
     assert conn.irs is not None
