@@ -1469,13 +1469,14 @@ STRUCTS: Final[dict[str, Struct]] = {
     "tcp_metrics_block": (
         "stack.net.ipv4.tcp_metrics",
         "",
-        "int",
+        "",
         {
             "cwnd": "int",
             "reordering": "int",
             "rtt": "int",
             "rttvar": "int",
             "ssthresh": "int",
+            "tcpm_lock": "frozenset[int]",
             "tcpm_stamp": "int",
         },
     ),

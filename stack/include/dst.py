@@ -24,6 +24,7 @@ RTCF_BROADCAST: Final = 0x10000000
 RTCF_MULTICAST: Final = 0x20000000
 RTCF_LOCAL: Final = 0x80000000
 
+RTAX_LOCK: Final = 1  # a bit for each metric that is not to be changed
 RTAX_MTU: Final = 2
 RTAX_WINDOW: Final = 3
 RTAX_RTT: Final = 4
@@ -222,6 +223,11 @@ def flowi4_init_output(
 
 def dst_metric(dst: dst_entry, metric: int) -> int:
     return dst.metrics.get(metric, 0)
+
+
+def dst_metric_locked(dst: dst_entry, metric: int) -> bool:
+    """Whether the route's own value stands, whatever is measured (``ip route ... rtt lock 50ms``)."""
+    return bool(dst.metrics.get(RTAX_LOCK, 0) & 1 << metric)
 
 
 def dst_mtu(dst: dst_entry) -> int:

@@ -1,27 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is remembered of a destination from earlier connections: net/ipv4/tcp_metrics.c.
 
-When a connection ends with a good round trip estimate, that and (unless tcp_no_ssthresh_metrics_save) ssthresh are
-noted for its pair of addresses; the next connection starts from them.  A peer with a noted RTT is *proven*: it
-completed a handshake, so it is no forged address, and a listener without cookies keeps the last quarter of its SYN
-queue for such.  At most TCP_METRICS_MAX pairs are kept, the oldest goes first; a value older than an hour is
-ignored.
+When a connection ends well - it was closed, not reset, and has a round trip estimate - tcp_update_metrics() notes for
+its pair of addresses:
+
+    rtt          the smoothed RTT; a longer one at once, of a shorter one an eighth
+    rttvar       its deviation, which shrinks by a quarter of the difference (nothing here reads it)
+    cwnd         the congestion window: the largest of slow starts, in congestion avoidance the mean with the one
+                 before; it counts only where the route locks it
+    ssthresh     unless tcp_no_ssthresh_metrics_save
+    reordering   if it is not the sysctl's, and slow start goes on after a loss
+
+The next connection starts from them (tcp_init_metrics): an RTT longer than the handshake's makes the first RTO longer,
+ssthresh and reordering are taken.  A peer with a noted RTT is *proven*: it completed a handshake, so it is no forged
+address, and a listener without cookies keeps the last quarter of its SYN queue for such.
+
+A new entry begins with the route's metrics (tcpm_suck_dst), and an entry that nobody updated for an hour begins anew;
+what the route locks is never updated.
+
+Departure: at most TCP_METRICS_MAX pairs are kept, and the one updated longest ago goes first; the kernel bounds the
+entries of a hash bucket.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from stack.include.dst import RTAX_CWND, RTAX_REORDERING, RTAX_SSTHRESH, dst_metric
+from stack.include.dst import (
+    RTAX_CWND,
+    RTAX_REORDERING,
+    RTAX_RTT,
+    RTAX_RTTVAR,
+    RTAX_SSTHRESH,
+    dst_metric,
+    dst_metric_locked,
+)
 from stack.include.sock import AF_INET6
 from stack.include.tcp import (
     TCP_INFINITE_SSTHRESH,
     TCP_TIMEOUT_FALLBACK,
+    TCP_CA_Open,
     tcp_in_initial_slowstart,
     tcp_in_slow_start,
 )
 from stack.include.timer import HZ
-from stack.kernel.time.timer import jiffies, jiffies_to_usecs, usecs_to_jiffies
+from stack.kernel.time.timer import jiffies, jiffies_to_usecs
 from stack.net.ipv4 import tcp_input
 
 if TYPE_CHECKING:
@@ -32,44 +55,75 @@ if TYPE_CHECKING:
 
 TCP_METRICS_MAX: Final = 1024
 TCP_METRICS_TIMEOUT: Final = 60 * 60 * HZ
+USEC_PER_SEC: Final = 1_000_000
+_METRICS: Final = (RTAX_RTT, RTAX_RTTVAR, RTAX_SSTHRESH, RTAX_CWND, RTAX_REORDERING)
 
 
 class tcp_metrics_block:
-    """struct tcp_metrics_block.  ``rtt`` and ``rttvar`` in us (smoothed value and deviation, unscaled), 0 for not
-    known."""
+    """struct tcp_metrics_block.  ``rtt`` and ``rttvar`` as in tcp_sock, in us times 8 and times 4; 0 means not known.
+    ``tcpm_lock``: the RTAX_ numbers of what the route fixes."""
 
-    __slots__ = ("cwnd", "reordering", "rtt", "rttvar", "ssthresh", "tcpm_stamp")
+    __slots__ = ("cwnd", "reordering", "rtt", "rttvar", "ssthresh", "tcpm_lock", "tcpm_stamp")
 
-    def __init__(self, stamp: int) -> None:
-        self.tcpm_stamp = stamp
+    def __init__(self) -> None:
+        self.tcpm_stamp = 0
+        self.tcpm_lock: frozenset[int] = frozenset()
         self.rtt = self.rttvar = self.ssthresh = self.cwnd = self.reordering = 0
 
 
-def __tcp_get_metrics(net: Stack, saddr: int, daddr: int) -> tcp_metrics_block | None:
-    tm = net.tcp_metrics.get((saddr, daddr))
-    if tm is not None and jiffies(net) - tm.tcpm_stamp > TCP_METRICS_TIMEOUT:
-        del net.tcp_metrics[saddr, daddr]
-        return None
+def tcpm_suck_dst(tm: tcp_metrics_block, dst: dst_entry) -> None:
+    """Begin with the route's metrics: its RTT in eighths of a millisecond, its RTTVAR in quarters."""
+    tm.tcpm_stamp = jiffies(dst.net)
+    tm.tcpm_lock = frozenset(metric for metric in _METRICS if dst_metric_locked(dst, metric))
+    tm.rtt = dst_metric(dst, RTAX_RTT) * 1000
+    tm.rttvar = dst_metric(dst, RTAX_RTTVAR) * 1000
+    tm.ssthresh = dst_metric(dst, RTAX_SSTHRESH)
+    tm.cwnd = dst_metric(dst, RTAX_CWND)
+    tm.reordering = dst_metric(dst, RTAX_REORDERING)
+
+
+def tcpm_check_stamp(tm: tcp_metrics_block | None, dst: dst_entry) -> None:
+    """What is an hour old is forgotten."""
+    if tm is not None and jiffies(dst.net) - tm.tcpm_stamp > TCP_METRICS_TIMEOUT:
+        tcpm_suck_dst(tm, dst)
+
+
+def tcpm_new(net: Stack, dst: dst_entry, saddr: int, daddr: int) -> tcp_metrics_block:
+    """An entry for a pair of addresses."""
+    if len(net.tcp_metrics) >= TCP_METRICS_MAX:
+        del net.tcp_metrics[next(iter(net.tcp_metrics))]
+    tm = net.tcp_metrics[saddr, daddr] = tcp_metrics_block()
+    tcpm_suck_dst(tm, dst)
     return tm
+
+
+def __tcp_get_metrics(net: Stack, saddr: int, daddr: int) -> tcp_metrics_block | None:
+    return net.tcp_metrics.get((saddr, daddr))
 
 
 def __tcp_get_metrics_req(req: request_sock, dst: dst_entry) -> tcp_metrics_block | None:
     if req.sk_family == AF_INET6:
-        return __tcp_get_metrics(req.sk_net, req.sk_v6_rcv_saddr, req.sk_v6_daddr)
-    return __tcp_get_metrics(req.sk_net, req.sk_rcv_saddr, req.sk_daddr)
+        tm = __tcp_get_metrics(req.sk_net, req.sk_v6_rcv_saddr, req.sk_v6_daddr)
+    else:
+        tm = __tcp_get_metrics(req.sk_net, req.sk_rcv_saddr, req.sk_daddr)
+    tcpm_check_stamp(tm, dst)
+    return tm
 
 
-def tcp_get_metrics(sk: tcp_sock, dst: dst_entry | None, create: bool) -> tcp_metrics_block | None:
+def _addresses(sk: tcp_sock) -> tuple[int, int]:
+    if sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF:
+        return sk.sk_v6_rcv_saddr, sk.sk_v6_daddr
+    return sk.inet_saddr, sk.sk_daddr
+
+
+def tcp_get_metrics(sk: tcp_sock, dst: dst_entry, create: bool) -> tcp_metrics_block | None:
     """The entry of a connection's addresses; a new one with ``create``."""
     net = sk.sk_net
-    saddr, daddr = sk.inet_saddr, sk.sk_daddr
-    if sk.sk_family == AF_INET6 and sk.sk_v6_daddr >> 32 != 0xFFFF:
-        saddr, daddr = sk.sk_v6_rcv_saddr, sk.sk_v6_daddr
+    saddr, daddr = _addresses(sk)
     tm = __tcp_get_metrics(net, saddr, daddr)
     if tm is None and create:
-        if len(net.tcp_metrics) >= TCP_METRICS_MAX:
-            del net.tcp_metrics[next(iter(net.tcp_metrics))]
-        tm = net.tcp_metrics[saddr, daddr] = tcp_metrics_block(jiffies(net))
+        return tcpm_new(net, dst, saddr, daddr)
+    tcpm_check_stamp(tm, dst)
     return tm
 
 
@@ -82,48 +136,61 @@ def tcp_update_metrics(sk: tcp_sock) -> None:
     if sk.icsk_backoff or not sk.srtt_us:
         # This session failed to estimate an RTT: an old one would mislead the next.
         tm = tcp_get_metrics(sk, dst, False)
-        if tm is not None:
+        if tm is not None and RTAX_RTT not in tm.tcpm_lock:
             tm.rtt = 0
         return
     tm = tcp_get_metrics(sk, dst, True)
     assert tm is not None
-    tm.tcpm_stamp = jiffies(net)
     _update_rtt(tm, sk)
-    _update_ssthresh(tm, sk)
-    _update_reordering(tm, sk)
+    if tcp_in_initial_slowstart(sk):
+        _slow_start_goes_on(tm, sk)
+    elif not tcp_in_slow_start(sk) and sk.icsk_ca_state == TCP_CA_Open:
+        _congestion_avoidance(tm, sk)
+    else:
+        _slow_start_cut_short(tm, sk)
+    tm.tcpm_stamp = jiffies(net)
+    key = _addresses(sk)
+    net.tcp_metrics[key] = net.tcp_metrics.pop(key)  # the last to go
 
 
 def _update_rtt(tm: tcp_metrics_block, sk: tcp_sock) -> None:
-    """A longer RTT is taken at once, a shorter one by an eighth; the deviation shrinks by a quarter."""
-    srtt = sk.srtt_us >> 3
-    m = tm.rtt - srtt
-    tm.rtt = srtt if m <= 0 or not tm.rtt else tm.rtt - (m >> 3)
-    deviation = max(abs(m) >> 1, sk.mdev_us >> 2)
-    if deviation >= tm.rttvar:
-        tm.rttvar = deviation
-    else:
-        tm.rttvar -= (tm.rttvar - deviation) >> 2
+    m = tm.rtt - sk.srtt_us
+    if RTAX_RTT not in tm.tcpm_lock:
+        tm.rtt = sk.srtt_us if m <= 0 else tm.rtt - (m >> 3)
+    if RTAX_RTTVAR not in tm.tcpm_lock:
+        deviation = max(abs(m) >> 1, sk.mdev_us)
+        tm.rttvar = deviation if deviation >= tm.rttvar else tm.rttvar - (tm.rttvar - deviation >> 2)
 
 
-def _update_ssthresh(tm: tcp_metrics_block, sk: tcp_sock) -> None:
-    if sk.sk_net.ipv4.sysctl_tcp_no_ssthresh_metrics_save:
-        return
-    if tcp_in_initial_slowstart(sk):
-        if tm.ssthresh and sk.snd_cwnd >> 1 > tm.ssthresh:
-            tm.ssthresh = sk.snd_cwnd >> 1
-    elif not tcp_in_slow_start(sk) and sk.icsk_ca_state == 0:
+def _may_save_ssthresh(tm: tcp_metrics_block, sk: tcp_sock) -> bool:
+    return RTAX_SSTHRESH not in tm.tcpm_lock and not sk.sk_net.ipv4.sysctl_tcp_no_ssthresh_metrics_save
+
+
+def _slow_start_goes_on(tm: tcp_metrics_block, sk: tcp_sock) -> None:
+    """Nothing was ever lost: the windows were too small if anything."""
+    if tm.ssthresh and _may_save_ssthresh(tm, sk):
+        tm.ssthresh = max(tm.ssthresh, sk.snd_cwnd >> 1)
+    if RTAX_CWND not in tm.tcpm_lock:
+        tm.cwnd = max(tm.cwnd, sk.snd_cwnd)
+
+
+def _congestion_avoidance(tm: tcp_metrics_block, sk: tcp_sock) -> None:
+    """The window is what the path takes."""
+    if _may_save_ssthresh(tm, sk):
         tm.ssthresh = max(sk.snd_cwnd >> 1, sk.snd_ssthresh)
-    else:
-        tm.ssthresh = (tm.ssthresh + sk.snd_ssthresh) >> 1 if tm.ssthresh else sk.snd_ssthresh
+    if RTAX_CWND not in tm.tcpm_lock:
+        tm.cwnd = tm.cwnd + sk.snd_cwnd >> 1
 
 
-def _update_reordering(tm: tcp_metrics_block, sk: tcp_sock) -> None:
-    """Noted by a connection that ends in recovery or in slow start after a loss, not by one that never left slow start
-    or is in congestion avoidance."""
-    if tcp_in_initial_slowstart(sk) or (not tcp_in_slow_start(sk) and sk.icsk_ca_state == 0):
-        return
-    if sk.reordering != sk.sk_net.ipv4.sysctl_tcp_reordering and tm.reordering < sk.reordering:
-        tm.reordering = sk.reordering
+def _slow_start_cut_short(tm: tcp_metrics_block, sk: tcp_sock) -> None:
+    """After a loss, and not yet where the window was: ssthresh says more than cwnd.  Only here the degree of reordering
+    is noted (measured on both kernels)."""
+    if RTAX_CWND not in tm.tcpm_lock:
+        tm.cwnd = tm.cwnd + sk.snd_ssthresh >> 1
+    if tm.ssthresh and _may_save_ssthresh(tm, sk):
+        tm.ssthresh = tm.ssthresh + sk.snd_ssthresh >> 1
+    if RTAX_REORDERING not in tm.tcpm_lock and sk.reordering != sk.sk_net.ipv4.sysctl_tcp_reordering:
+        tm.reordering = max(tm.reordering, sk.reordering)
 
 
 def tcp_init_metrics(sk: tcp_sock) -> None:
@@ -131,38 +198,22 @@ def tcp_init_metrics(sk: tcp_sock) -> None:
     falls back to 3 s (RFC 6298, section 5.7)."""
     dst = sk.sk_dst_cache
     sk.snd_ssthresh = TCP_INFINITE_SSTHRESH
-    if dst is None:
-        _fallback_rto(sk)
-        return
+    tm = tcp_get_metrics(sk, dst, False) if dst is not None else None
     crtt = 0
-    cwnd_clamp = dst_metric(dst, RTAX_CWND)
-    if cwnd_clamp:
-        sk.snd_cwnd_clamp = cwnd_clamp
-    tm = tcp_get_metrics(sk, dst, False)
     if tm is not None:
-        ssthresh = 0 if sk.sk_net.ipv4.sysctl_tcp_no_ssthresh_metrics_save else tm.ssthresh
-        if ssthresh:
-            sk.snd_ssthresh = min(ssthresh, sk.snd_cwnd_clamp)
-        if tm.reordering and sk.reordering != tm.reordering:
-            sk.reordering = tm.reordering
-        crtt = tm.rtt << 3
-    elif dst_metric(dst, RTAX_SSTHRESH):
-        sk.snd_ssthresh = dst_metric(dst, RTAX_SSTHRESH)
-    if dst_metric(dst, RTAX_REORDERING):
-        sk.reordering = dst_metric(dst, RTAX_REORDERING)
+        if RTAX_CWND in tm.tcpm_lock:
+            sk.snd_cwnd_clamp = tm.cwnd
+        if tm.ssthresh and not sk.sk_net.ipv4.sysctl_tcp_no_ssthresh_metrics_save:
+            sk.snd_ssthresh = min(tm.ssthresh, sk.snd_cwnd_clamp)
+        sk.reordering = tm.reordering or sk.reordering
+        crtt = tm.rtt
     if crtt > sk.srtt_us:
         # The noted RTT says that the handshake's sample is too short: start with a longer timeout (RFC 2988).
-        crtt >>= 3
-        sk.icsk_rto = usecs_to_jiffies(crtt) + max(2 * usecs_to_jiffies(crtt), tcp_input.tcp_rto_min(sk))
+        ticks = crtt // (8 * USEC_PER_SEC // HZ)
+        sk.icsk_rto = ticks + max(2 * ticks, tcp_input.tcp_rto_min(sk))
     elif not sk.srtt_us:
-        _fallback_rto(sk)
-
-
-def _fallback_rto(sk: tcp_sock) -> None:
-    if sk.srtt_us:
-        return
-    sk.rttvar_us = sk.mdev_us = sk.mdev_max_us = jiffies_to_usecs(TCP_TIMEOUT_FALLBACK)
-    sk.icsk_rto = TCP_TIMEOUT_FALLBACK
+        sk.rttvar_us = sk.mdev_us = sk.mdev_max_us = jiffies_to_usecs(TCP_TIMEOUT_FALLBACK)
+        sk.icsk_rto = TCP_TIMEOUT_FALLBACK
 
 
 def tcp_peer_is_proven(req: request_sock, dst: dst_entry | None) -> bool:
