@@ -32,6 +32,8 @@ class Profile:
     # The receive window grows while nobody reads (scaling_ratio by skb truesize); else it is a fixed half of the
     # buffer by tcp_adv_win_scale.
     window_by_scaling_ratio: bool = False
+    # The window after the handshake is all of the buffer's share; else no more than a SYN's field can say, 65535.
+    first_window_unbounded: bool = False
     # Of the third ACK: a TSecr that was never sent is refused (TSEcrRejected).
     tsecr_checked: bool = False
     # Bytes of struct tcp_info.
@@ -115,6 +117,7 @@ PROFILES: dict[str, Profile] = {
             nomem_closes_window=True,
             tcp_info_len=280,
             ofo_prune_in_order=True,
+            first_window_unbounded=True,
             tsecr_checked=True,
             beyond_window_dropped=True,
             ack_again_closes_window=True,

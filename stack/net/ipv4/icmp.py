@@ -42,11 +42,11 @@ from stack.include.ip import (
     ICMP_DEST_UNREACH,
     ICMP_ECHO,
     ICMP_ECHOREPLY,
+    ICMP_EXC_FRAGTIME,
     ICMP_FRAG_NEEDED,
     ICMP_PARAMETERPROB,
     ICMP_REDIRECT,
     ICMP_SOURCE_QUENCH,
-    ICMP_SR_FAILED,
     ICMP_TIME_EXCEEDED,
     ICMP_TIMESTAMP,
     ICMP_TIMESTAMPREPLY,
@@ -408,8 +408,10 @@ def icmp_unreach(skb: sk_buff) -> int:
             if net.ipv4.sysctl_ip_no_pmtu_disc:
                 return SKB_NOT_DROPPED_YET
             info = icmph.mtu
-        elif icmph.code == ICMP_SR_FAILED or icmph.code > NR_ICMP_UNREACH:
-            return SKB_NOT_DROPPED_YET if icmph.code == ICMP_SR_FAILED else SKB_DROP_REASON_ICMP_IGNORED
+        elif icmph.code > NR_ICMP_UNREACH:
+            return SKB_DROP_REASON_ICMP_IGNORED
+    elif icmph.type == ICMP_TIME_EXCEEDED and icmph.code == ICMP_EXC_FRAGTIME:
+        return SKB_NOT_DROPPED_YET  # of fragments that a resent packet replaces: of interest to nobody
     elif icmph.type == ICMP_PARAMETERPROB:
         info = icmph.gateway >> 24
     # RFC 1122, section 3.2.2: an error about a packet to a broadcast address is bogus.

@@ -199,6 +199,7 @@ from stack.include.tcp import (
     tcp_inq,
     tcp_is_sack,
     tcp_min_rtt,
+    tcp_options_received,
     tcp_passive_fastopen,
     tcp_receive_window,
     tcp_skb_cb,
@@ -472,7 +473,7 @@ def tcp_send_mss(sk: tcp_sock, flags: int) -> tuple[int, int]:
 def tcp_stream_memory_free(sk: tcp_sock, wake: int) -> bool:
     """Less is unsent than TCP_NOTSENT_LOWAT; to wake a writer, less than half of that."""
     lowat = sk.notsent_lowat or sk.sk_net.ipv4.sysctl_tcp_notsent_lowat
-    return ((sk.write_seq - sk.snd_nxt) & MASK32) << wake < lowat
+    return (sk.write_seq - sk.snd_nxt << wake) & MASK32 < lowat  # the kernel's count has 32 bits too
 
 
 def tcp_tx_timestamp(sk: tcp_sock, tsflags: int) -> None:
@@ -865,7 +866,8 @@ def tcp_shutdown(sk: tcp_sock, how: int) -> None:
     """shutdown(): with SEND_SHUTDOWN a FIN follows what was written."""
     if not how & SEND_SHUTDOWN:
         return
-    if (1 << sk.sk_state) & (TCPF_ESTABLISHED | TCPF_SYN_SENT | TCPF_SYN_RECV | TCPF_CLOSE_WAIT):
+    # In SYN_RECV it waits for the third segment: _syn_recv_acked() calls again.
+    if (1 << sk.sk_state) & (TCPF_ESTABLISHED | TCPF_SYN_SENT | TCPF_CLOSE_WAIT):
         if tcp_close_state(sk):
             tcp_output.tcp_send_fin(sk)
 
@@ -1034,16 +1036,24 @@ def _forget_connection(sk: tcp_sock) -> None:
     tcp_cong.tcp_set_ca_state(sk, TCP_CA_Open)
     sk.retrans_out = sk.sacked_out = sk.lost_out = 0
     sk.tlp_high_seq = 0
-    sk.rx_opt.saw_tstamp = sk.rx_opt.dsack = False
-    sk.rx_opt.num_sacks = 0
+    sk.rx_opt = tcp_options_received()  # TCP_MAXSEG with it
     sk.selective_acks = []
     inet_csk_delack_init(sk)
+    sk.icsk_ack.rcv_mss = TCP_MIN_MSS
     sk.sk_dst_cache = None
-    sk.rcv_wnd = 0
     sk.total_retrans = sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
     sk.segs_in = sk.segs_out = sk.data_segs_in = sk.data_segs_out = 0
     sk.ecn_flags = 0
     sk.syn_data_acked = False
+
+
+def tcp_done_with_error(sk: tcp_sock, err: int) -> None:
+    """The connection is over because of ``err``, which the application is told."""
+    sk.sk_err = err
+    tcp_write_queue_purge(sk)
+    tcp_done(sk)
+    if not sk.sk_flags & SOCK_DEAD:
+        sk.sk_error_report(sk)
 
 
 def tcp_done(sk: tcp_sock) -> None:

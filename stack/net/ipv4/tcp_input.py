@@ -2269,17 +2269,14 @@ def tcp_reset(sk: tcp_sock, skb: sk_buff | None) -> None:
     """A RST that was believed: the error depends on how far the connection had come."""
     state = sk.sk_state
     if state == TCP_SYN_SENT:
-        sk.sk_err = ECONNREFUSED
+        err = ECONNREFUSED
     elif state == TCP_CLOSE_WAIT:
-        sk.sk_err = EPIPE
+        err = EPIPE
     elif state == TCP_CLOSE:
         return
     else:
-        sk.sk_err = ECONNRESET
-    tcp.tcp_write_queue_purge(sk)
-    tcp.tcp_done(sk)
-    if not sk.sk_flags & SOCK_DEAD:
-        sk.sk_error_report(sk)
+        err = ECONNRESET
+    tcp.tcp_done_with_error(sk, err)
 
 
 def tcp_fin(sk: tcp_sock) -> None:
@@ -2332,9 +2329,21 @@ def tcp_validate_incoming(sk: tcp_sock, skb: sk_buff, th: tcphdr, syn_inerr: boo
         return _out_of_window(sk, skb, th, syn_inerr, reason)
     if flags & TCPHDR_RST:
         return _validate_rst(sk, skb)
-    if flags & TCPHDR_SYN:
+    if flags & TCPHDR_SYN and not _completes_crossed_open(sk, cb):
         return _syn_challenge(sk, skb, syn_inerr)
     return True
+
+
+def _completes_crossed_open(sk: tcp_sock, cb: tcp_skb_cb) -> bool:
+    """Both ends opened at once (RFC 9293, figure 7): the peer's SYN is known already, and its SYN-ACK, which has the
+    same sequence number, acknowledges ours."""
+    return (
+        sk.sk_state == TCP_SYN_RECV
+        and sk.sk_socket is not None
+        and bool(cb.tcp_flags & TCPHDR_ACK)
+        and (cb.seq + 1) & MASK32 == cb.end_seq == sk.rcv_nxt
+        and cb.ack_seq == sk.snd_nxt
+    )
 
 
 def _discard(skb: sk_buff, reason: int) -> bool:

@@ -816,7 +816,7 @@ def tcp_v4_err(skb: sk_buff, info: int) -> int:
     if icmph.type == ICMP_DEST_UNREACH and icmph.code in (ICMP_NET_UNREACH, ICMP_HOST_UNREACH):
         if sk.fastopen_rsk is None:
             tcp_ld_RTO_revert(sk, seq)
-    _err_for_connection(sk, icmph.type, icmph.code, info)
+    _err_for_connection(sk, skb, info, at)
     return 0
 
 
@@ -850,7 +850,10 @@ def _icmp_aborts_request(type_: int, code: int) -> bool:
     return type_ == ICMP_DEST_UNREACH and code in (ICMP_NET_UNREACH, ICMP_HOST_UNREACH)
 
 
-def _err_for_connection(sk: tcp_sock, type_: int, code: int, info: int) -> None:
+def _err_for_connection(sk: tcp_sock, skb: sk_buff, info: int, th: int) -> None:
+    """The error of an ICMP message; ``th`` is the offset into head of the quoted TCP header."""
+    icmph = icmp_hdr(skb)
+    type_, code = icmph.type, icmph.code
     if type_ == ICMP_PARAMETERPROB:
         err = errno.EPROTO
     elif type_ == ICMP_TIME_EXCEEDED:
@@ -865,9 +868,9 @@ def _err_for_connection(sk: tcp_sock, type_: int, code: int, info: int) -> None:
     # A Fast Open child that accept() gave out is treated like an established connection.
     fastopen = sk.fastopen_rsk
     if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV) and not (fastopen is not None and fastopen.sk is None):
-        sk.sk_err = err
-        sk.sk_error_report(sk)
-        tcp.tcp_done(sk)
+        # With or without IP_RECVERR: a traceroute by TCP reads it with MSG_ERRQUEUE.
+        ip_sockglue.ip_icmp_error(sk, skb, err, sk.sk_dport, info, th)
+        tcp.tcp_done_with_error(sk, err)
     elif sk.recverr:
         sk.sk_err = err
         sk.sk_error_report(sk)

@@ -379,15 +379,19 @@ def tcp_select_initial_window(
 ) -> tuple[int, int, int]:
     """The first window for ``space`` bytes worth of buffer: (rcv_wnd, window_clamp, rcv_wscale).
 
-    Whole segments, at most what fits in a SYN's unscaled field; the scale leaves room for the largest buffer that
-    the sysctls allow.  Measured: 65160 (45 x 1448) for a buffer of 131072, scale 7 for tcp_rmem[2] of 6 MiB."""
+    Whole segments, by the profile at most what fits in a SYN's unscaled field; the scale leaves room for the largest
+    buffer that the sysctls allow.  Measured: 65160 (45 x 1448) for a buffer of 131072, scale 7 for tcp_rmem[2] of
+    6 MiB."""
     net = sk.sk_net
     clamp = window_clamp or TCP_MAX_WINDOW << TCP_MAX_WSCALE
     space = min(clamp, max(space, 0))
     if space > mss:
         space -= space % mss
-    limit = MAX_TCP_WINDOW if net.ipv4.sysctl_tcp_workaround_signed_windows else TCP_MAX_WINDOW
-    rcv_wnd = min(space, limit)
+    rcv_wnd = space
+    if net.ipv4.sysctl_tcp_workaround_signed_windows:
+        rcv_wnd = min(space, MAX_TCP_WINDOW)
+    elif not net.profile.first_window_unbounded:
+        rcv_wnd = min(space, TCP_MAX_WINDOW)
     if init_rcv_wnd:
         rcv_wnd = min(rcv_wnd, init_rcv_wnd * mss)
     rcv_wscale = 0

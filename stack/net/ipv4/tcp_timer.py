@@ -195,7 +195,10 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
         if sk.icsk_retransmits:
             sk_dst_reset(sk)
         retry_until = sk.icsk_syn_retries or net.ipv4.sysctl_tcp_syn_retries
-        expired = sk.icsk_retransmits >= retry_until
+        tries = retry_until
+        if sk.sk_state == TCP_SYN_SENT:
+            tries += net.ipv4.sysctl_tcp_syn_linear_timeouts
+        expired = sk.icsk_retransmits >= tries
     else:
         if retransmits_timed_out(sk, net.ipv4.sysctl_tcp_retries1, 0):
             sk_dst_reset(sk)
@@ -205,7 +208,8 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
             retry_until = tcp_orphan_retries(sk, alive)
             if tcp_out_of_resources(sk, alive or not retransmits_timed_out(sk, retry_until, 0)):
                 return True
-        expired = retransmits_timed_out(sk, retry_until, sk.icsk_user_timeout)
+        expired = False
+    expired = expired or retransmits_timed_out(sk, retry_until, sk.icsk_user_timeout)
     if expired:
         tcp_write_err(sk)
     elif sk_rethink_txhash(sk):

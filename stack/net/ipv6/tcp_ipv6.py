@@ -135,6 +135,7 @@ from stack.net.ipv4 import (
 )
 from stack.net.ipv4 import inet_connection_sock as net_inet_connection_sock
 from stack.net.ipv6 import (
+    datagram,
     icmp,
     inet6_connection_sock,
     inet6_hashtables,
@@ -663,17 +664,18 @@ def tcp_v6_err(skb: sk_buff, type_: int, code: int, info: int) -> int:
     else:
         if type_ == ICMPV6_DEST_UNREACH and code == ICMPV6_NOROUTE and sk.fastopen_rsk is None:
             tcp_ipv4.tcp_ld_RTO_revert(sk, seq)
-        _err_for_connection(sk, err)
+        _err_for_connection(sk, skb, err, (type_, code, info))
     return 0
 
 
-def _err_for_connection(sk: tcp_sock, err: int) -> None:
+def _err_for_connection(sk: tcp_sock, skb: sk_buff, err: int, said: tuple[int, int, int]) -> None:
+    """``said``: type, code and value of the ICMPv6 message."""
     # A Fast Open child that accept() gave out is treated like an established connection.
     fastopen = sk.fastopen_rsk
     if sk.sk_state in (TCP_SYN_SENT, TCP_SYN_RECV) and not (fastopen is not None and fastopen.sk is None):
-        sk.sk_err = err
-        sk.sk_error_report(sk)
-        tcp.tcp_done(sk)
+        type_, code, info = said
+        datagram.ipv6_icmp_error(sk, skb, err, type_, code, sk.sk_dport, info, skb.transport_header)
+        tcp.tcp_done_with_error(sk, err)
     elif inet6_sk(sk).recverr:
         sk.sk_err = err
         sk.sk_error_report(sk)

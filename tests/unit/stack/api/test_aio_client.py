@@ -109,3 +109,27 @@ def test_sock_connect_waits_for_a_connection_that_was_begun(world: Any) -> None:
 def test_create_connection_without_address(world: Any, recorder: type[Any]) -> None:
     with pytest.raises(ValueError, match="needs a host"):
         world.run(create_connection(world.runner, recorder))
+
+
+# -- what else can go wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(0, errno.ENETUNREACH), (1, errno.EHOSTUNREACH), (3, errno.ECONNREFUSED), (13, errno.EHOSTUNREACH)],
+)
+def test_open_connection_icmp_unreachable(world: Any, code: int, error: int) -> None:
+    task = world.loop.create_task(open_connection(world.runner, *SERVER))
+    world.settle()
+    syn = world.peer.expect_segment()
+    world.peer.send_icmp("10.0.2.2", 3, code, 0, syn.packet.frame.data[14 : 14 + 28])
+    world.settle()
+    assert isinstance(task.exception(), OSError)
+    assert task.exception().errno == error
+
+
+def test_open_connection_host_without_a_link_address(world: Any) -> None:
+    task = world.loop.create_task(open_connection(world.runner, "10.0.2.77", 80))
+    world.settle()
+    world.pass_time(5 * SEC)
+    assert task.exception().errno == errno.EHOSTUNREACH

@@ -153,3 +153,21 @@ def test_established_segment_wholly_beyond_the_window_has_no_counter(host: Host)
     conn.expect("A", seq=1, ack=1)
     with pytest.raises(KeyError):
         host.count("BeyondWindow")
+
+
+# -- the first window --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "size", "window"),
+    [("linux-6.1", 1 << 17, 65535), ("linux-6.18", 1 << 17, 130320), ("linux-6.18", 1 << 20, 1048352)],
+)
+def test_new_syn_recv_first_window_of_a_large_receive_buffer(host: Host, size: int, window: int) -> None:
+    sock = host.listen(before=((*SO_RCVBUF, size),))
+    conn, answer = host.syn(**FULL)
+    assert (answer.window, answer.opts.ts is not None) == (65535, True)
+    assert answer.opts.ts is not None
+    conn.send("A", ts=(1001, answer.opts.ts[0]))
+    host.peer.expect_nothing()
+    sk = sock.accept()[0].sk
+    assert sk.rcv_wnd == window  # type: ignore[attr-defined]

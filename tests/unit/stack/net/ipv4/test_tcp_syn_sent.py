@@ -5,15 +5,27 @@ from __future__ import annotations
 
 import errno
 from itertools import pairwise
-from struct import pack
+from struct import unpack
 
 import pytest
 
 from stack.api.bsd import Socket
 from stack.api.sim import MSEC, SEC, RawPeer, RawTcp, Segment, Sim
-from stack.include.ip import ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, ICMP_PORT_UNREACH, in_aton
+from stack.include.ip import (
+    ICMP_DEST_UNREACH,
+    ICMP_EXC_FRAGTIME,
+    ICMP_EXC_TTL,
+    ICMP_HOST_UNREACH,
+    ICMP_NET_UNREACH,
+    ICMP_PARAMETERPROB,
+    ICMP_PORT_UNREACH,
+    ICMP_SR_FAILED,
+    ICMP_TIME_EXCEEDED,
+)
+from stack.include.net import MSG_ERRQUEUE, SHUT_WR
 from stack.include.snmp import (
     LINUX_MIB_PAWSACTIVEREJECTED,
+    LINUX_MIB_TCPSYNCHALLENGE,
     LINUX_MIB_TCPSYNRETRANS,
     LINUX_MIB_TCPTIMEOUTS,
     LINUX_MIB_TIMEWAITRECYCLED,
@@ -21,7 +33,7 @@ from stack.include.snmp import (
     TCP_MIB_ATTEMPTFAILS,
 )
 from stack.include.sock import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
-from stack.include.tcp import SOL_TCP
+from stack.include.tcp import SOL_TCP, TCP_INFO, TCP_MAXSEG, TCP_USER_TIMEOUT
 from stack.include.tcp_states import (
     TCP_CLOSE,
     TCP_ESTABLISHED,
@@ -34,7 +46,7 @@ from stack.stack import Stack
 
 SERVER = ("10.0.2.15", 80)
 ANSWER = {"mss": 1460, "sackok": True, "wscale": 7}
-TCP_NODELAY, TCP_SYNCNT, TCP_QUICKACK, SO_ERROR, SO_REUSEADDR = 1, 7, 12, (1, 4), (1, 2)
+TCP_SYNCNT, TCP_QUICKACK, SO_ERROR, SO_REUSEADDR = 7, 12, (1, 4), (1, 2)
 
 
 def connect(net: Stack, sim: Sim, *options: tuple[int, int, int], **bind: int) -> Socket:
@@ -138,6 +150,28 @@ def test_syn_sent_timeout_by_tcp_syncnt(net: Stack, peer: RawPeer, sim: Sim) -> 
     assert sock.connect_ex(SERVER) == errno.ETIMEDOUT
 
 
+def test_syn_sent_timeout_linear_ones_count_on_top_of_the_retries() -> None:
+    sim = Sim(seed=7)
+    net = sim.add_stack("10.0.2.2/24", sysctl={"tcp_syn_retries": 1, "tcp_syn_linear_timeouts": 2})
+    peer = sim.add_peer("10.0.2.15", net)
+    sock = connect(net, sim)
+    sim.run_for(20 * SEC)
+    assert sock.getsockopt(*SO_ERROR) == errno.ETIMEDOUT
+    assert [peer.expect_segment().flags for _ in range(4)] == ["S"] * 4
+    peer.expect_nothing()
+
+
+@pytest.mark.parametrize("timeout", [500, 1500])
+def test_syn_sent_timeout_by_tcp_user_timeout(net: Stack, peer: RawPeer, sim: Sim, timeout: int) -> None:
+    sim.run_for(1 * SEC)  # a time stamp of 0 is none
+    sock = connect(net, sim, (SOL_TCP, TCP_USER_TIMEOUT, timeout))
+    conn, _ = server(peer, sock)
+    conn.expect("S", seq=0, within_ns=2 * SEC)
+    sim.run_for(1 * SEC)
+    assert sock.getsockopt(*SO_ERROR) == errno.ETIMEDOUT
+    peer.expect_nothing(10 * SEC)
+
+
 # -- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +235,19 @@ def test_syn_sent_rst_with_ack_is_refused(net: Stack, peer: RawPeer, sim: Sim) -
     assert state(sock) == TCP_CLOSE
     assert net.mib.tcp_statistics[TCP_MIB_ATTEMPTFAILS] == 1
     assert sock.connect_ex(SERVER) == errno.EINPROGRESS  # and may try again
+
+
+def test_established_disconnect_forgets_options_and_maxseg(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    sock, conn = established(net, peer)
+    sock.setsockopt(SOL_TCP, TCP_MAXSEG, 600)
+    conn.send("R")
+    sim.settle()
+    assert sock.connect_ex(SERVER) == errno.ECONNRESET
+    info = sock.getsockopt(SOL_TCP, TCP_INFO, 232)
+    assert info[5:7] == b"\0\0"  # no option, no scale
+    assert int.from_bytes(info[20:24], "little") == 88  # rcv_mss
+    assert sock.connect_ex(SERVER) == errno.EINPROGRESS
+    assert peer.expect_segment().opts.mss == 1460
 
 
 @pytest.mark.parametrize("flags", ["R", "F", "A", "FA", "PA"])
@@ -267,21 +314,76 @@ def test_syn_recv_crossed_synack_is_sent_again(net: Stack, peer: RawPeer, sim: S
     conn.expect("SA", seq=0, ack=1, within_ns=2 * SEC)
 
 
+@pytest.mark.parametrize("flags", ["SA", "A"])
+def test_syn_recv_crossed_second_segment_establishes(net: Stack, peer: RawPeer, sim: Sim, flags: str) -> None:
+    """RFC 9293, figure 7: the peer's answer to our SYN has the number of its own SYN."""
+    sock = connect(net, sim)
+    conn, _ = server(peer, sock)
+    conn.send("S", **ANSWER)  # type: ignore[arg-type]
+    conn.expect("SA", seq=0, ack=1)
+    conn.send(flags, seq=0 if "S" in flags else 1)
+    sim.settle()
+    assert state(sock) == TCP_ESTABLISHED
+    assert net.mib.net_statistics[LINUX_MIB_TCPSYNCHALLENGE] == 0
+
+
+def test_syn_recv_crossed_synack_of_something_else_is_challenged(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    sock = connect(net, sim)
+    conn, _ = server(peer, sock)
+    conn.send("S", **ANSWER)  # type: ignore[arg-type]
+    conn.expect("SA", seq=0, ack=1)
+    conn.send("SA", seq=1)
+    conn.expect("A", seq=1, ack=1)
+    assert state(sock) == TCP_SYN_RECV
+
+
+def test_syn_recv_crossed_shutdown_waits_for_the_third_segment(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    sock = connect(net, sim)
+    conn, _ = server(peer, sock)
+    conn.send("S", **ANSWER)  # type: ignore[arg-type]
+    conn.expect("SA", seq=0, ack=1)
+    sock.shutdown(SHUT_WR)
+    peer.expect_nothing()
+    conn.send("A")
+    conn.expect("FA", seq=1, ack=1)
+
+
+def send_error(peer: RawPeer, syn: Segment, kind: int, code: int) -> None:
+    """An ICMP error about the SYN."""
+    peer.send_icmp("10.0.2.2", kind, code, 0, syn.packet.frame.data[14 : 14 + 28])
+    peer.sim.settle()
+
+
 @pytest.mark.parametrize(
-    ("code", "error"), [(ICMP_PORT_UNREACH, errno.ECONNREFUSED), (ICMP_HOST_UNREACH, errno.EHOSTUNREACH)]
+    ("kind", "code", "error"),
+    [
+        (ICMP_DEST_UNREACH, ICMP_NET_UNREACH, errno.ENETUNREACH),
+        (ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, errno.EHOSTUNREACH),
+        (ICMP_DEST_UNREACH, ICMP_PORT_UNREACH, errno.ECONNREFUSED),
+        (ICMP_DEST_UNREACH, ICMP_SR_FAILED, errno.EOPNOTSUPP),
+        (ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, errno.EHOSTUNREACH),
+        (ICMP_PARAMETERPROB, 0, errno.EPROTO),
+    ],
 )
-def test_syn_sent_icmp_unreachable_ends_it(
-    net: Stack, peer: RawPeer, sim: Sim, code: int, error: int
+def test_syn_sent_icmp_error_ends_it(
+    net: Stack, peer: RawPeer, sim: Sim, kind: int, code: int, error: int
 ) -> None:
     sock = connect(net, sim)
-    port = sock.getsockname()[1]
-    _, syn = server(peer, sock)
-    quoted = pack("!BBHHHBBH", 0x45, 0, 60, 0, 0x4000, 64, 6, 0)
-    quoted += in_aton("10.0.2.2").to_bytes(4, "big") + in_aton("10.0.2.15").to_bytes(4, "big")
-    quoted += pack("!HHI", port, 80, syn.seq)
-    peer.send_icmp("10.0.2.2", ICMP_DEST_UNREACH, code, 0, quoted)
-    sim.settle()
+    send_error(peer, server(peer, sock)[1], kind, code)
+    assert not sock.sk.packets_out  # type: ignore[attr-defined]
     assert sock.connect_ex(SERVER) == error
+    assert sock.poll() & EPOLLERR  # the message itself can be read, with or without IP_RECVERR
+    data, (control,), flags, where = sock.recvmsg(100, 200, MSG_ERRQUEUE)
+    assert (len(data), where, flags) == (8, SERVER, MSG_ERRQUEUE)
+    assert control[:2] == (0, 11)  # IP_RECVERR
+    assert unpack("=IBBBBII", control[2][:16]) == (error, 2, kind, code, 0, 0, 0)
+    assert not sock.poll() & EPOLLERR
+
+
+def test_syn_sent_icmp_reassembly_time_is_of_no_interest(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    sock = connect(net, sim)
+    send_error(peer, server(peer, sock)[1], ICMP_TIME_EXCEEDED, ICMP_EXC_FRAGTIME)
+    assert state(sock) == TCP_SYN_SENT
 
 
 def test_syn_sent_host_without_a_link_address_is_ehostunreach(net: Stack, sim: Sim) -> None:

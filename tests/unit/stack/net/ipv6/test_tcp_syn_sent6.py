@@ -9,6 +9,8 @@ import pytest
 
 from stack.api.bsd import AF_INET6, Socket
 from stack.api.sim import MSEC, SEC, RawPeer, Sim
+from stack.include.net import MSG_ERRQUEUE
+from stack.include.sock import EPOLLERR
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT
 from stack.net.ipv6 import tcp_ipv6
 from stack.stack import Stack
@@ -85,3 +87,30 @@ def test_syn_sent_refused_and_tried_again(net: Stack, peer: RawPeer, sim: Sim) -
     assert sock.connect_ex(SERVER) == errno.ECONNREFUSED
     assert sock.connect_ex(SERVER) == errno.EINPROGRESS
     assert sock.sk.sk_state == TCP_SYN_SENT
+
+
+@pytest.mark.parametrize("recverr", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "code", "error"),
+    [(1, 0, errno.ENETUNREACH), (1, 1, errno.EACCES), (1, 3, errno.EHOSTUNREACH), (1, 4, errno.ECONNREFUSED),
+     (3, 0, errno.EHOSTUNREACH), (4, 1, errno.EPROTO)],
+)  # fmt: skip
+def test_syn_sent_icmpv6_error_ends_it(
+    net: Stack, peer: RawPeer, sim: Sim, kind: int, code: int, error: int, recverr: int
+) -> None:
+    """The message itself is for IPV6_RECVERR alone, unlike IPv4's."""
+    sock = Socket(net, AF_INET6)
+    sock.setsockopt(41, 25, recverr)
+    assert sock.connect_ex(SERVER) == errno.EINPROGRESS
+    sim.settle()
+    syn = peer.expect_segment()
+    peer.send_icmp6("fd00::2", kind, code, 0, syn.packet.frame.data[14 : 14 + 48])
+    sim.settle()
+    assert not sock.sk.packets_out  # type: ignore[attr-defined]
+    assert sock.connect_ex(SERVER) == error
+    if not recverr:
+        assert not sock.poll() & EPOLLERR
+        return
+    data, (control,), _, where = sock.recvmsg(100, 200, MSG_ERRQUEUE)
+    assert (len(data), where) == (8, (*SERVER, 0, 0))
+    assert (control[:2], control[2][5:7]) == ((41, 25), bytes((kind, code)))
