@@ -53,6 +53,8 @@ class Profile:
     auth_options_checked: bool = False
     # Header prediction reckons with the signature of a signed connection; else its segments all take the slow path.
     md5_predicted: bool = True
+    # TCP_INFO's options tell a child that a Fast Open SYN made (TCPI_OPT_TFO_CHILD).
+    info_shows_tfo_child: bool = False
     # SO_TIMESTAMPING knows SOF_TIMESTAMPING_OPT_ID_TCP (kernels since 6.2).
     timestamping_opt_id_tcp: bool = False
     # With SACK losses are found by RACK whatever tcp_recovery says; else without its bit 1 by counting segments.
@@ -123,6 +125,7 @@ PROFILES: dict[str, Profile] = {
             ack_again_closes_window=True,
             auth_options_checked=True,
             md5_predicted=False,
+            info_shows_tfo_child=True,
             timestamping_opt_id_tcp=True,
             rack_always=True,
             tx_skb_truesize=832,

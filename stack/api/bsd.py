@@ -13,10 +13,14 @@ is passed in.  A socket of AF_INET6 bound to "::" takes IPv4 connections too (pe
 IPV6_V6ONLY is set.  Errors are OSError with the kernel's errno, so that ``except ConnectionResetError`` works.  There
 is no I/O here and no clock but the Stack's: the same calls run in virtual time.
 
-connect() of a stream raises BlockingIOError (EINPROGRESS) and goes on alone.
+connect() of a stream raises BlockingIOError (EINPROGRESS) and goes on alone.  With MSG_FASTOPEN sendto() and sendmsg()
+connect too, with data in the SYN if the server gave a cookie before (RFC 7413), and BlockingIOError (EINPROGRESS) if
+not: nothing was taken then, and what was to be sent is sent once the connection is there.  With TCP_FASTOPEN_CONNECT
+connect() returns, and the first send() connects.
 
 Flags are Linux's (``socket.MSG_PEEK`` and so on): MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE when receiving, MSG_MORE,
-MSG_EOR, MSG_OOB, MSG_ZEROCOPY when sending. MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway, and MSG_WAITALL waits
+MSG_EOR, MSG_OOB, MSG_FASTOPEN, MSG_ZEROCOPY when sending.  MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway,
+and MSG_WAITALL waits
 for nothing, as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
 
 Left out: blocking calls and time-outs, names (addresses are dotted numbers).
@@ -444,7 +448,8 @@ class Socket:
         return sent
 
     def sendto(self, data: Buffer, *args: Any) -> int:
-        """``sendto(data, address)`` or ``sendto(data, flags, address)``: one datagram."""
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``: one datagram, or, with MSG_FASTOPEN, the
+        first data of a stream to that address."""
         flags, address = args if len(args) == 2 else (0, *args)
         sent = net_socket.sys_sendto(self._net, self._fd, data, flags, self._sockaddr(address))
         if sent < 0:

@@ -57,6 +57,7 @@ class inet_sock(sock):
         "bind_address_no_port",
         "cmsg_flags",
         "cork_queue",
+        "defer_connect",
         "freebind",
         "inet_id",
         "inet_opt",
@@ -106,3 +107,4 @@ class inet_sock(sock):
         self.transparent = False
         self.cmsg_flags = 0
         self.cork_queue: list[bytes] = []
+        self.defer_connect = False  # connect() is done, and the SYN waits for data (TCP_FASTOPEN_CONNECT)

@@ -57,6 +57,7 @@ MSG_ERRQUEUE: Final = 0x2000
 MSG_NOSIGNAL: Final = 0x4000
 MSG_MORE: Final = 0x8000
 MSG_ZEROCOPY: Final = 0x4000000
+MSG_FASTOPEN: Final = 0x20000000
 
 sockaddr_in = tuple[int, int]
 sockaddr_in6 = tuple[int, int, int, int]
@@ -79,7 +80,8 @@ class msghdr:
     recvmsg: ``msg_controllen`` is the room for ancillary data in bytes, as C counts it; filled in are ``msg_control``
     (level, type, data), ``msg_name`` (the sender's address, None of a stream) and ``msg_flags`` (MSG_TRUNC,
     MSG_CTRUNC, MSG_OOB, MSG_ERRQUEUE).  ``msg_len`` is what the call returns in C where that is not the length of the
-    data: a datagram's whole length with MSG_TRUNC.  sendmsg reads ``msg_control``."""
+    data: a datagram's whole length with MSG_TRUNC.  sendmsg reads ``msg_control`` and, of a stream with MSG_FASTOPEN,
+    ``msg_name``."""
 
     __slots__ = ("msg_control", "msg_controllen", "msg_flags", "msg_len", "msg_name")
 

@@ -94,6 +94,8 @@ class netns_ipv4:
         self.sysctl_tcp_fastopen = 1
         self.tcp_fastopen_ctx: tcp_fastopen_context | None = None  # tcp_fastopen_key
         self.sysctl_tcp_fastopen_blackhole_timeout = 0
+        self.tfo_active_disable_times = 0  # how often Fast Open went silent in a row, and when last (jiffies)
+        self.tfo_active_disable_stamp = 0
         self.sysctl_tcp_timestamps = 1
         self.sysctl_tcp_sack = 1
         self.sysctl_tcp_window_scaling = 1
@@ -192,6 +194,7 @@ _IPV4_FIELDS: Final = {
     "ip_local_port_range": "ip_local_ports_range",
     "ip_local_reserved_ports": "sysctl_local_reserved_ports",
     "ip_unprivileged_port_start": "sysctl_ip_prot_sock",
+    "tcp_fastopen_blackhole_timeout_sec": "sysctl_tcp_fastopen_blackhole_timeout",
     "ipfrag_high_thresh": "ipfrag_high_thresh",
     "ipfrag_low_thresh": "ipfrag_low_thresh",
     "ipfrag_time": "ipfrag_time",
@@ -260,6 +263,8 @@ def sysctl_set(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str, 
     if not _same_kind(old, value):
         raise TypeError(f"sysctl {name} is {old!r} by default: {value!r} is of another kind")
     setattr(owner, field, value)
+    if field == "sysctl_tcp_fastopen_blackhole_timeout":
+        ipv4.tfo_active_disable_times = 0
 
 
 def sysctl_names(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6) -> list[str]:

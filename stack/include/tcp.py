@@ -238,6 +238,7 @@ TCP_NOTSENT_LOWAT: Final = 25
 TCP_CC_INFO: Final = 26
 TCP_SAVE_SYN: Final = 27
 TCP_SAVED_SYN: Final = 28
+TCP_FASTOPEN_CONNECT: Final = 30
 TCP_ULP: Final = 31
 TCP_MD5SIG_EXT: Final = 32
 TCP_FASTOPEN_KEY: Final = 33
@@ -267,6 +268,13 @@ TCPI_OPT_WSCALE: Final = 4
 TCPI_OPT_ECN: Final = 8
 TCPI_OPT_ECN_SEEN: Final = 16
 TCPI_OPT_SYN_DATA: Final = 32
+TCPI_OPT_TFO_CHILD: Final = 128
+
+# tcpi_fastopen_client_fail (enum tcp_fastopen_client_fail)
+TFO_STATUS_UNSPEC: Final = 0
+TFO_COOKIE_UNAVAILABLE: Final = 1
+TFO_DATA_NOT_ACKED: Final = 2
+TFO_SYN_RETRANSMITTED: Final = 3
 
 # The fixed part of the header: source, dest, seq, ack_seq, offset and flags, window, check, urg_ptr.
 TCP_HEADER: Final = Struct("!HHIIHHHH")
@@ -379,6 +387,21 @@ class tcp_fastopen_cookie:
         self.val = b""
         self.len = -1
         self.exp = False
+
+
+class tcp_fastopen_request:
+    """struct tcp_fastopen_request: what a client's SYN shall carry.  ``data`` (None: nothing is left) and its ``size``
+    are the application's, ``copied`` says how many bytes the SYN took.  The cookie's ``len``: 0 asks for one, -1 means
+    no option."""
+
+    __slots__ = ("cookie", "copied", "data", "size")
+
+    def __init__(self, data: bytes | None = None) -> None:
+        self.cookie = tcp_fastopen_cookie()
+        self.cookie.len = 0
+        self.data = data
+        self.size = len(data) if data is not None else 0
+        self.copied = 0
 
 
 class tcp_md5sig_key:
@@ -803,7 +826,10 @@ class tcp_sock(inet_connection_sock):
         "dup_ack_counter",
         "duplicate_sack",
         "ecn_flags",
+        "fastopen_client_fail",
+        "fastopen_connect",
         "fastopen_no_cookie",
+        "fastopen_req",
         "fastopen_rsk",
         "first_tx_mstamp",
         "frto",
@@ -883,6 +909,9 @@ class tcp_sock(inet_connection_sock):
         "syn_data",
         "syn_data_acked",
         "syn_fastopen",
+        "syn_fastopen_ch",
+        "syn_fastopen_child",
+        "syn_fastopen_exp",
         "tcp_clock_cache",
         "tcp_header_len",
         "tcp_mstamp",
@@ -1007,12 +1036,23 @@ class tcp_sock(inet_connection_sock):
         self.save_syn = 0
         self.scaling_ratio = 0  # payload per memory of full segments, of 256; 0: tcp_adv_win_scale decides
         self.saved_syn: Any = None  # struct saved_syn
-        self.syn_data = self.syn_fastopen = self.fastopen_no_cookie = False
+        self.fastopen_no_cookie = False
         self.syn_data_acked = False  # data of a SYN (Fast Open) were taken
+        self.syn_fastopen_child = False  # made by such a SYN
+        self._init_fastopen_client()
         self.fastopen_rsk: tcp_request_sock | None = None
         self.af_specific: tcp_sock_af_ops | None = None
         self.md5sig_info: tcp_md5sig_info | None = None
         self.ao_info: tcp_ao_info | None = None
+
+    def _init_fastopen_client(self) -> None:
+        self.fastopen_connect = False  # TCP_FASTOPEN_CONNECT
+        self.fastopen_req: tcp_fastopen_request | None = None
+        self.fastopen_client_fail = TFO_STATUS_UNSPEC
+        self.syn_data = False  # the SYN carried data
+        self.syn_fastopen = False  # the SYN had the option,
+        self.syn_fastopen_exp = False  # the experimental one
+        self.syn_fastopen_ch = False  # its success ends the penalty after a black hole
 
 
 def tcp_urg_mode(tp: tcp_sock) -> bool:

@@ -18,6 +18,7 @@ from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, flowi4
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, inet_sock
 from stack.include.ip import IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP
 from stack.include.net import (
+    MSG_FASTOPEN,
     SS_CONNECTED,
     SS_CONNECTING,
     SS_DISCONNECTING,
@@ -269,11 +270,14 @@ def inet_send_prepare(sk: sock) -> int:
 def inet_sendmsg(
     sock_: socket, data: Buffer, flags: int, addr: sockaddr_in | None = None, msg: msghdr | None = None
 ) -> int:
-    """How many bytes were taken, or a negative errno.  A stream ignores the address."""
+    """How many bytes were taken, or a negative errno.  A stream ignores the address but with MSG_FASTOPEN."""
     sk = sock_.sk
     if inet_send_prepare(sk):
         return -errno.EAGAIN
     if sock_.type == SOCK_STREAM:
+        if flags & MSG_FASTOPEN:
+            msg = msg or msghdr()
+            msg.msg_name = addr
         sent: int = sk.sk_prot.sendmsg(sk, data, flags, msg)
     else:
         sent = sk.sk_prot.sendmsg(sk, data, addr, flags, msg)
@@ -327,11 +331,18 @@ def inet_shutdown(sock_: socket, how: int) -> int:
 
 
 def inet_stream_connect(sock_: socket, addr: sockaddr, flags: int) -> int:
-    """Begin a connection, or ask how one goes that has begun; port 0 at address 0 ends it (the kernel's AF_UNSPEC).
+    """connect() of a stream; see __inet_stream_connect."""
+    return __inet_stream_connect(sock_, addr, flags, False)
 
-    0: connected; -EINPROGRESS: begun; -EALREADY: not done yet; -EISCONN; or why it failed, once."""
+
+def __inet_stream_connect(sock_: socket, addr: sockaddr | None, flags: int, is_sendmsg: bool) -> int:
+    """Begin a connection, or ask how one goes that has begun; port 0 at address 0 ends it (the kernel's AF_UNSPEC).
+    ``is_sendmsg``: for data that the SYN shall carry, to ``addr`` or, None, where connect() said.
+
+    0: connected, or the SYN waits for data to carry; -EINPROGRESS: begun; -EALREADY: not done yet; -EISCONN; or why it
+    failed, once."""
     sk: Any = sock_.sk
-    if addr[:2] == (0, 0):
+    if addr is not None and addr[:2] == (0, 0):
         err: int = sk.sk_prot.disconnect(sk, flags)
         sock_.state = SS_DISCONNECTING if err else SS_UNCONNECTED
         return err
@@ -343,11 +354,17 @@ def inet_stream_connect(sock_: socket, addr: sockaddr, flags: int) -> int:
     if sock_.state == SS_UNCONNECTED:
         if sk.sk_state != TCP_CLOSE:
             return -errno.EISCONN
+        if addr is None:
+            return -errno.EINVAL
         err = sk.sk_prot.connect(sk, addr)
         if err < 0:
             return err
         sock_.state = SS_CONNECTING
+        if sk.defer_connect:
+            return 0
         err = -errno.EINPROGRESS
+    elif sk.defer_connect:
+        err = -errno.EINPROGRESS if is_sendmsg else -errno.EISCONN
     if 1 << sk.sk_state & (TCPF_SYN_SENT | TCPF_SYN_RECV):
         return err
     if sk.sk_state == TCP_CLOSE:

@@ -29,7 +29,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from errno import EAGAIN, ECONNRESET, EINVAL, ENOENT, ENOPROTOOPT, ENOTCONN, ENOTTY, EPERM, EPIPE
+from errno import (
+    EAGAIN,
+    EALREADY,
+    ECONNRESET,
+    EINPROGRESS,
+    EINVAL,
+    ENOENT,
+    ENOPROTOOPT,
+    ENOTCONN,
+    ENOTTY,
+    EOPNOTSUPP,
+    EPERM,
+    EPIPE,
+)
 from struct import Struct
 from typing import Final
 
@@ -55,6 +68,7 @@ from stack.include.ip import MSG_OOB, MSG_PEEK
 from stack.include.net import (
     MSG_EOR,
     MSG_ERRQUEUE,
+    MSG_FASTOPEN,
     MSG_MORE,
     MSG_TRUNC,
     MSG_ZEROCOPY,
@@ -64,6 +78,7 @@ from stack.include.net import (
     SIOCOUTQNSD,
     SOCK_NOSPACE,
     msghdr,
+    sockaddr,
 )
 from stack.include.net_tstamp import SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_TX_RECORD_MASK
 from stack.include.request_sock import tcp_request_sock
@@ -135,6 +150,7 @@ from stack.include.tcp import (
     TCP_ECN_OK,
     TCP_ECN_SEEN,
     TCP_FASTOPEN,
+    TCP_FASTOPEN_CONNECT,
     TCP_FASTOPEN_KEY,
     TCP_FASTOPEN_KEY_BUF_LENGTH,
     TCP_FASTOPEN_KEY_LENGTH,
@@ -185,8 +201,11 @@ from stack.include.tcp import (
     TCPI_OPT_ECN_SEEN,
     TCPI_OPT_SACK,
     TCPI_OPT_SYN_DATA,
+    TCPI_OPT_TFO_CHILD,
     TCPI_OPT_TIMESTAMPS,
     TCPI_OPT_WSCALE,
+    TFO_CLIENT_ENABLE,
+    TFO_STATUS_UNSPEC,
     TSQF_THROTTLED,
     TCP_CA_Open,
     fastopen_queue_tune,
@@ -195,6 +214,7 @@ from stack.include.tcp import (
     keepalive_time_when,
     minmax_reset,
     tcp_fast_path_check,
+    tcp_fastopen_request,
     tcp_fin_time,
     tcp_inq,
     tcp_is_sack,
@@ -384,12 +404,42 @@ def tcp_poll(sk: tcp_sock) -> int:
                 sk.sk_socket.flags |= SOCK_NOSPACE
         else:
             mask |= EPOLLOUT | EPOLLWRNORM
+    elif state == TCP_SYN_SENT and sk.defer_connect:
+        mask |= EPOLLOUT | EPOLLWRNORM  # it is the write that sends the SYN
     if sk.sk_err or sk.sk_error_queue:
         mask |= EPOLLERR
     return mask
 
 
 # -- sending --------------------------------------------------------------------------------------------------------
+
+
+def tcp_free_fastopen_req(tp: tcp_sock) -> None:
+    """What a SYN should have carried is sent, or given up."""
+    tp.fastopen_req = None
+
+
+def tcp_sendmsg_fastopen(sk: tcp_sock, data: bytes, addr: sockaddr | None) -> tuple[int, int]:
+    """MSG_FASTOPEN, or the first write after a connect() with TCP_FASTOPEN_CONNECT: connect with data in the SYN
+    (RFC 7413, section 4.2.2).  (0 or a negative errno, how many bytes the SYN took)."""
+    if not sk.sk_net.ipv4.sysctl_tcp_fastopen & TFO_CLIENT_ENABLE or (addr is not None and addr[:2] == (0, 0)):
+        return -EOPNOTSUPP, 0
+    if sk.fastopen_req is not None:
+        return -EALREADY, 0  # another one waits for the same SYN
+    assert sk.sk_socket is not None
+    request = sk.fastopen_req = tcp_fastopen_request(data)
+    if sk.defer_connect and tcp_output.tcp_connect(sk):
+        # As connect() itself would have failed; what it returns is found by the state.
+        tcp_set_state(sk, TCP_CLOSE)
+        sk.sk_dport = 0
+        sk.sk_route_caps = 0
+    err = af_inet.__inet_stream_connect(sk.sk_socket, addr, 0, True)
+    if sk.fastopen_req is not request:
+        return err, 0  # a RST or an error came in this call
+    copied = request.copied
+    tcp_free_fastopen_req(sk)
+    sk.defer_connect = False
+    return err, copied
 
 
 def tcp_mark_push(tp: tcp_sock, skb: sk_buff) -> None:
@@ -501,7 +551,10 @@ def tcp_sendmsg(sk: tcp_sock, data: Buffer, flags: int, msg: msghdr | None = Non
         tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
         if tsflags < 0:
             return tsflags
-    ret = tcp_sendmsg_locked(sk, data, flags, tsflags)
+    if (flags & MSG_FASTOPEN or sk.defer_connect) and not sk.repair:
+        ret = _sendmsg_fastopen(sk, data, flags, tsflags, msg.msg_name if msg is not None else None)
+    else:
+        ret = tcp_sendmsg_locked(sk, data, flags, tsflags)
     if flags & MSG_ZEROCOPY and ret > 0 and sk.sk_flags & SOCK_ZEROCOPY:
         _zerocopy_begun(sk)
     if sk.sk_prot.release_cb is not None:
@@ -524,6 +577,17 @@ def tcp_zerocopy_done(sk: tcp_sock, everything: bool = False) -> None:
     pending = sk.zc_pending
     while pending and (everything or not after(pending[0][0], sk.snd_una)):
         skbuff.__msg_zerocopy_callback(sk, pending.popleft()[1])
+
+
+def _sendmsg_fastopen(sk: tcp_sock, data: Buffer, flags: int, tsflags: int, addr: sockaddr | None) -> int:
+    """The part of tcp_sendmsg_locked that is for Fast Open: what the SYN took counts, and if we are connected already
+    (the peer is this very stack) the rest follows."""
+    raw = data if isinstance(data, bytes) else bytes(data)
+    err, copied_syn = tcp_sendmsg_fastopen(sk, raw, addr)
+    if err:
+        return copied_syn if err == -EINPROGRESS and copied_syn else err
+    copied = tcp_sendmsg_locked(sk, raw[copied_syn:], flags, tsflags)
+    return copied_syn + max(copied, 0) if copied_syn else copied
 
 
 def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int, tsflags: int = 0) -> int:
@@ -1004,6 +1068,10 @@ def tcp_disconnect(sk: tcp_sock, flags: int) -> int:
     sk.copied_seq = sk.rcv_nxt
     sk.urg_data = 0
     tcp_write_queue_purge(sk)
+    tcp_free_fastopen_req(sk)
+    sk.defer_connect = False
+    sk.fastopen_client_fail = TFO_STATUS_UNSPEC
+    tcp_fastopen.tcp_fastopen_active_disable_ofo_check(sk)
     for skb in sk.out_of_order_queue:
         consume_skb(skb)
     sk.out_of_order_queue = []
@@ -1199,6 +1267,18 @@ def _set_fastopen(sk: tcp_sock, val: int) -> int:
     return 0
 
 
+def _set_fastopen_connect(sk: tcp_sock, val: int) -> int:
+    """connect() waits for the first write, whose data the SYN carries."""
+    if val not in (0, 1):
+        return -EINVAL
+    if not sk.sk_net.ipv4.sysctl_tcp_fastopen & TFO_CLIENT_ENABLE:
+        return -EOPNOTSUPP
+    if sk.sk_state != TCP_CLOSE:
+        return -EINVAL
+    sk.fastopen_connect = bool(val)
+    return 0
+
+
 def _set_fastopen_no_cookie(sk: tcp_sock, val: int) -> int:
     if val not in (0, 1) or not (1 << sk.sk_state) & (TCPF_CLOSE | TCPF_LISTEN):
         return -EINVAL
@@ -1278,6 +1358,7 @@ _SETTERS: dict[int, Callable[[tcp_sock, int], int]] = {
     TCP_LINGER2: _set_linger2,
     TCP_DEFER_ACCEPT: _set_defer_accept,
     TCP_FASTOPEN: _set_fastopen,
+    TCP_FASTOPEN_CONNECT: _set_fastopen_connect,
     TCP_FASTOPEN_NO_COOKIE: _set_fastopen_no_cookie,
     TCP_WINDOW_CLAMP: tcp_set_window_clamp,
     TCP_QUICKACK: _set_quickack,
@@ -1384,6 +1465,7 @@ _GETTERS: dict[int, Callable[[tcp_sock], int | bytes]] = {
     TCP_SAVE_SYN: lambda sk: sk.save_syn,
     TCP_LINGER2: _get_linger2,
     TCP_DEFER_ACCEPT: _get_defer_accept,
+    TCP_FASTOPEN_CONNECT: lambda sk: int(sk.fastopen_connect),
     TCP_FASTOPEN: lambda sk: sk.icsk_accept_queue.fastopenq.max_qlen,
     TCP_FASTOPEN_KEY: lambda sk: b"".join(tcp_fastopen.tcp_fastopen_get_cipher(sk.sk_net, sk)),
     TCP_FASTOPEN_NO_COOKIE: lambda sk: int(sk.fastopen_no_cookie),
@@ -1513,6 +1595,8 @@ def _info_state(sk: tcp_sock, info: dict[str, int]) -> None:
     options |= TCPI_OPT_ECN if sk.ecn_flags & TCP_ECN_OK else 0
     options |= TCPI_OPT_ECN_SEEN if sk.ecn_flags & TCP_ECN_SEEN else 0
     options |= TCPI_OPT_SYN_DATA if sk.syn_data_acked else 0
+    if sk.syn_fastopen_child and sk.sk_net.profile.info_shows_tfo_child:
+        options |= TCPI_OPT_TFO_CHILD
     info.update(
         ca_state=sk.icsk_ca_state,
         retransmits=sk.icsk_retransmits,
@@ -1532,6 +1616,7 @@ def _info_state(sk: tcp_sock, info: dict[str, int]) -> None:
         rcv_space=sk.rcvq_space.space,
         snd_wnd=sk.snd_wnd,
         rcv_wnd=sk.rcv_wnd,
+        fastopen_client_fail=sk.fastopen_client_fail,
         notsent_bytes=max(diff(sk.write_seq, sk.snd_nxt), 0),
     )
 
@@ -1599,7 +1684,7 @@ _TCP_INFO_REST: Final = (
     "pacing_rate", "max_pacing_rate", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes",
     "min_rtt", "data_segs_in", "data_segs_out", "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited",
     "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen", "rcv_ooopack",
-    "snd_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited",
+    "snd_wnd", "snd_wscale", "rcv_wscale", "delivery_rate_app_limited", "fastopen_client_fail",
 )  # fmt: skip
 _TCP_INFO_LAYOUT: Final = Struct("=8B24I4Q6I4Q2I2Q4I")
 # What came after 6.1, up to 6.18: 280 bytes in all
@@ -1619,7 +1704,8 @@ def _tcp_info_bytes(sk: tcp_sock) -> bytes:
     wscale = info["snd_wscale"] | info["rcv_wscale"] << 4
     u32 = [info[name] & MASK32 for name in _TCP_INFO_U32]
     rest = [info[name] for name in _TCP_INFO_REST[:22]]
-    raw = _TCP_INFO_LAYOUT.pack(*u8, wscale, info["delivery_rate_app_limited"], *u32, *rest)
+    bits = info["delivery_rate_app_limited"] | info["fastopen_client_fail"] << 1
+    raw = _TCP_INFO_LAYOUT.pack(*u8, wscale, bits, *u32, *rest)
     if sk.sk_net.profile.tcp_info_len == len(raw):
         return raw
     sizes = zip(_TCP_INFO_LATER, _TCP_INFO_LATER_BITS, strict=True)

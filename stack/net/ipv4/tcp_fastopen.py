@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""TCP Fast Open, the server's side (RFC 7413): net/ipv4/tcp_fastopen.c.
+"""TCP Fast Open (RFC 7413): net/ipv4/tcp_fastopen.c.
 
 Theory of operation
 -------------------
@@ -21,10 +21,32 @@ Limit: at most ``max_qlen`` such children of a listener (TCP_FASTOPEN's value). 
 with a RST probably never sent that SYN, so its request keeps its place for a minute (``rskq_rst_head``).
 Beyond the limit a SYN is an ordinary one (TCPFastOpenListenOverflow).
 
-``net.ipv4.tcp_fastopen`` is the sum of: 2 servers may, 0x200 cookies are not asked for, 0x400 every listener does
-it, without TCP_FASTOPEN.  (1 and 4 concern clients, which this stack has not.)
+``net.ipv4.tcp_fastopen`` is the sum of: 1 clients may, 2 servers may, 4 clients send data without a cookie, 0x200
+servers do not ask for one, 0x400 every listener does it, without TCP_FASTOPEN.
 
-Left out: the client, and its detection of middleboxes that swallow such SYNs.
+The client
+----------
+An application says that its first data may ride on the SYN, with sendto(MSG_FASTOPEN) in the place of connect(), or
+with TCP_FASTOPEN_CONNECT, after which connect() says 0 and the first write sends the SYN.  What then goes out is
+tcp_send_syn_data()'s decision (tcp_output.py), by what the cache of tcp_metrics.py knows of the server:
+
+    no cookie                    SYN that asks for one; connect() goes on as always
+    a cookie                     SYN with it and with data: what fits in the MSS that the server announced before, less
+                                 40 bytes for options
+    TCP_FASTOPEN_NO_COOKIE, 4    SYN with data and without the option
+
+and tcp_rcv_fastopen_synack() (tcp_input.py) learns from the SYN-ACK: it covers the data (TCPFastOpenActive), or they
+are resent at once with the third segment (TCPFastOpenActiveFail).  A SYN that is resent has neither cookie nor data.
+
+Some middleboxes swallow all that follows such a SYN.  Three signs disable Fast Open for this stack's clients for
+``tcp_fastopen_blackhole_timeout_sec`` seconds (0: never), twice as long each time, up to 64 times: the third timeout in
+a row of such a connection, or its end by an earlier one; a RST with a wrong sequence number before any data came; and a
+connection that ends with nothing but a FIN out of order.  The next such connection that got data, not over the loopback
+device, ends the doubling.  (The cache counts SYNs with data that seem lost, but nothing follows from the number,
+measured on both kernels.)
+
+Departures: an application that waits in connect() cannot be waited with (``sk_write_pending``), so the third segment
+never waits for data that the SYN had no room for.
 """
 
 from __future__ import annotations
@@ -34,9 +56,12 @@ from typing import TYPE_CHECKING, Any
 from stack.include.dst import RTAX_FASTOPEN_NO_COOKIE, dst_metric
 from stack.include.inet_connection_sock import ICSK_TIME_RETRANS, inet_csk_reset_xmit_timer
 from stack.include.ip import ip_hdr
+from stack.include.netdevice import IFF_LOOPBACK
 from stack.include.request_sock import reqsk_put, tcp_fastopen_context
 from stack.include.sk_buff import sk_buff, skb_pull
 from stack.include.snmp import (
+    LINUX_MIB_TCPFASTOPENACTIVEFAIL,
+    LINUX_MIB_TCPFASTOPENBLACKHOLE,
     LINUX_MIB_TCPFASTOPENCOOKIEREQD,
     LINUX_MIB_TCPFASTOPENLISTENOVERFLOW,
     LINUX_MIB_TCPFASTOPENPASSIVE,
@@ -52,12 +77,16 @@ from stack.include.tcp import (
     TCP_TIMEOUT_INIT,
     TCPHDR_FIN,
     TCPHDR_SYN,
+    TFO_CLIENT_NO_COOKIE,
+    TFO_COOKIE_UNAVAILABLE,
     TFO_SERVER_COOKIE_NOT_REQD,
     TFO_SERVER_ENABLE,
     tcp_fastopen_cookie,
+    tcp_fastopen_request,
     tcp_segs_in,
     tcp_skb_cb,
 )
+from stack.include.timer import HZ
 from stack.kernel.time.timer import jiffies
 from stack.lib.siphash import siphash
 from stack.net.core import sock as core_sock
@@ -192,6 +221,7 @@ def tcp_fastopen_create_child(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock)
         return None
     sk.icsk_accept_queue.fastopenq.qlen += 1
     child.fastopen_rsk = req
+    child.syn_fastopen_child = True
     req.tfo_listener = True
     # RFC 7323, section 2.2: a SYN's window is never scaled.
     child.snd_wnd = child.max_window = skb.h_th.window
@@ -277,3 +307,92 @@ def _wanted(sk: tcp_sock, skb: sk_buff, foc: tcp_fastopen_cookie) -> bool:
 def _answer(foc: tcp_fastopen_cookie, valid_foc: tcp_fastopen_cookie) -> None:
     """The cookie in the form (RFC 7413's option or the experimental one) that the client uses."""
     foc.val, foc.len = valid_foc.val, valid_foc.len
+
+
+# -- the client ----------------------------------------------------------------------------------------------------
+
+
+def tcp_fastopen_cookie_check(sk: tcp_sock, mss: int, cookie: tcp_fastopen_cookie) -> tuple[bool, int]:
+    """(whether our SYN may carry data, the server's MSS if an earlier SYN-ACK said it, else ``mss``).  ``cookie``
+    becomes what the SYN has to say: ``len`` 0 asks for one, -1 leaves the option out."""
+    mss = tcp_metrics.tcp_fastopen_cache_get(sk, mss, cookie)
+    if tcp_fastopen_active_should_disable(sk):
+        cookie.len = -1
+        return False, mss
+    if tcp_fastopen_no_cookie(sk, sk.sk_dst_cache, TFO_CLIENT_NO_COOKIE):
+        cookie.len = -1
+        return True, mss
+    if cookie.len > 0:
+        return True, mss
+    sk.fastopen_client_fail = TFO_COOKIE_UNAVAILABLE
+    return False, mss
+
+
+def tcp_fastopen_defer_connect(sk: tcp_sock) -> bool:
+    """TCP_FASTOPEN_CONNECT: whether connect() is done before it began, since the first write can send the SYN with its
+    data.  Without a cookie the SYN goes now, and asks for one."""
+    if not sk.fastopen_connect or sk.fastopen_req is not None:
+        return False
+    cookie = tcp_fastopen_cookie()
+    cookie.len = 0
+    usable, _ = tcp_fastopen_cookie_check(sk, 0, cookie)
+    if usable:
+        sk.defer_connect = True
+        return True
+    sk.fastopen_req = tcp_fastopen_request()
+    sk.fastopen_req.cookie = cookie
+    return False
+
+
+# -- what swallows SYNs with data ----------------------------------------------------------------------------------
+
+
+def tcp_fastopen_active_disable(sk: tcp_sock) -> None:
+    """No SYN of ours carries data for a while."""
+    ipv4 = sk.sk_net.ipv4
+    if not ipv4.sysctl_tcp_fastopen_blackhole_timeout:
+        return
+    ipv4.tfo_active_disable_stamp = jiffies(sk.sk_net)
+    ipv4.tfo_active_disable_times += 1
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPFASTOPENBLACKHOLE)
+
+
+def tcp_fastopen_active_should_disable(sk: tcp_sock) -> bool:
+    """Whether that while is not over yet: the sysctl's seconds, twice as many each time, up to 64 times."""
+    ipv4 = sk.sk_net.ipv4
+    timeout = ipv4.sysctl_tcp_fastopen_blackhole_timeout
+    if not timeout or not ipv4.tfo_active_disable_times:
+        return False
+    penalty = timeout * HZ << min(ipv4.tfo_active_disable_times - 1, 6)
+    if jiffies(sk.sk_net) < ipv4.tfo_active_disable_stamp + penalty:
+        return True
+    sk.syn_fastopen_ch = True
+    return False
+
+
+def tcp_fastopen_active_disable_ofo_check(sk: tcp_sock) -> None:
+    """A connection with such a SYN ends.  If all that came of its peer is a FIN behind a hole, something swallowed the
+    rest; if there was more, the penalty after a black hole starts from the beginning again."""
+    if not sk.syn_fastopen:
+        return
+    ofo = sk.out_of_order_queue
+    if not sk.data_segs_in:
+        if len(ofo) == 1 and ofo[0].cb.tcp_flags & TCPHDR_FIN:
+            tcp_fastopen_active_disable(sk)
+        return
+    ipv4 = sk.sk_net.ipv4
+    if sk.syn_fastopen_ch and ipv4.tfo_active_disable_times:
+        dst = sk.sk_dst_cache
+        if dst is None or dst.dev is None or not dst.dev.flags & IFF_LOOPBACK:
+            ipv4.tfo_active_disable_times = 0
+
+
+def tcp_fastopen_active_detect_blackhole(sk: tcp_sock, expired: bool) -> None:
+    """The RTO fired; ``expired``: for the last time.  With a SYN that had the option, the third timeout in a row is one
+    too many."""
+    if not (sk.syn_fastopen or sk.syn_data or sk.syn_data_acked):
+        return
+    timeouts = sk.icsk_retransmits
+    if timeouts == 2 or (timeouts < 2 and expired):
+        tcp_fastopen_active_disable(sk)
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPFASTOPENACTIVEFAIL)

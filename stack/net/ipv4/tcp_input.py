@@ -120,6 +120,8 @@ from stack.include.snmp import (
     LINUX_MIB_TCPDSACKRECVSEGS,
     LINUX_MIB_TCPDSACKUNDO,
     LINUX_MIB_TCPDUPLICATEDATAREHASH,
+    LINUX_MIB_TCPFASTOPENACTIVE,
+    LINUX_MIB_TCPFASTOPENACTIVEFAIL,
     LINUX_MIB_TCPFULLUNDO,
     LINUX_MIB_TCPHPACKS,
     LINUX_MIB_TCPHPHITS,
@@ -242,6 +244,8 @@ from stack.include.tcp import (
     TCPOPT_SACK_PERM,
     TCPOPT_TIMESTAMP,
     TCPOPT_WINDOW,
+    TFO_DATA_NOT_ACKED,
+    TFO_SYN_RETRANSMITTED,
     TCP_CA_Disorder,
     TCP_CA_Loss,
     TCP_CA_Open,
@@ -271,6 +275,7 @@ from stack.include.tcp import (
     tcp_paws_check,
     tcp_paws_reject,
     tcp_receive_window,
+    tcp_rtx_queue_head,
     tcp_skb_cb,
     tcp_sock,
     tcp_space,
@@ -982,8 +987,8 @@ def tcp_try_undo_spurious_syn(sk: tcp_sock) -> None:
 
 def tcp_simple_retransmit(sk: tcp_sock) -> None:
     """The path MTU shrank (an ICMP error said so): what is larger than a segment may now be is lost, without any
-    congestion."""
-    mss = tcp_output.tcp_current_mss(sk)
+    congestion.  A SYN with data is two packets in the queue, of which neither need be too large: both are lost."""
+    mss = -1 if sk.syn_data and sk.sk_state == TCP_SYN_SENT else tcp_output.tcp_current_mss(sk)
     for skb in sk.tcp_rtx_queue:
         if (skb.cb.tcp_gso_size or skb.len) > mss:
             tcp_mark_skb_lost(sk, skb)
@@ -991,6 +996,11 @@ def tcp_simple_retransmit(sk: tcp_sock) -> None:
         return
     if tcp_is_reno(sk):
         tcp_limit_reno_sacked(sk)
+    tcp_non_congestion_loss_retransmit(sk)
+
+
+def tcp_non_congestion_loss_retransmit(sk: tcp_sock) -> None:
+    """Send again what is marked lost for another reason than congestion: the window stays as it is."""
     if sk.icsk_ca_state != TCP_CA_Loss:
         sk.high_seq = sk.snd_nxt
         sk.snd_ssthresh = tcp_current_ssthresh(sk)
@@ -2390,6 +2400,9 @@ def _validate_rst(sk: tcp_sock, skb: sk_buff) -> bool:
     if rst_seq_match:
         tcp_reset(sk, skb)
         return _discard(skb, SKB_DROP_REASON_TCP_RESET)
+    if sk.syn_fastopen and not sk.data_segs_in and sk.sk_state == TCP_ESTABLISHED:
+        # A RST with a wrong number, before any data: perhaps of a middlebox that minds the SYN's.
+        tcp_fastopen.tcp_fastopen_active_disable(sk)
     tcp_send_challenge_ack(sk)
     return _discard(skb, SKB_DROP_REASON_TCP_RESET)
 
@@ -3364,7 +3377,8 @@ def tcp_rcv_synsent_state_process(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int
     reason for a RST.  Data and FIN of a SYN-ACK are not taken: the peer resends them."""
     rx_opt = sk.rx_opt
     saved_clamp = rx_opt.mss_clamp
-    tcp_parse_options(sk.sk_net, skb, rx_opt, False, None)
+    foc = tcp_fastopen_cookie()
+    tcp_parse_options(sk.sk_net, skb, rx_opt, False, foc)
     if th.flags & TCPHDR_ACK:
         reason = _synsent_ack_refused(sk, skb)
         if reason:
@@ -3374,7 +3388,7 @@ def tcp_rcv_synsent_state_process(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int
             consume_skb(skb)
             return 0
         if th.flags & TCPHDR_SYN:
-            return _synsent_established(sk, skb, th)
+            return _synsent_established(sk, skb, th, foc)
     elif not th.flags & TCPHDR_RST:
         now = ktime_get_seconds(sk.sk_net)
         if rx_opt.ts_recent_stamp and rx_opt.saw_tstamp and tcp_paws_reject(rx_opt, False, now):
@@ -3411,7 +3425,48 @@ def _synsent_ack_refused(sk: tcp_sock, skb: sk_buff) -> int:
     return 0
 
 
-def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
+def tcp_rcv_fastopen_synack(sk: tcp_sock, synack: sk_buff, cookie: tcp_fastopen_cookie) -> bool:
+    """What the SYN-ACK says of Fast Open (RFC 7413, section 4.2.2): remember the cookie and the MSS, and send the
+    SYN's data again at once if they were not taken.  True then: the segment is acknowledged with them."""
+    data = tcp_rtx_queue_head(sk) if sk.syn_data else None
+    try_exp = 0
+    syn_drop = False
+    if not sk.syn_fastopen:
+        cookie.len = -1  # nobody asked for it
+    elif sk.total_retrans:
+        # Neither a cookie nor an ACK of the data: the peer probably saw only the SYN that was sent again.
+        syn_drop = cookie.len < 0 and data is not None
+    elif cookie.len < 0 and not sk.syn_data:
+        # No answer to the wish for a cookie: try the experimental option next time, and the other again after that.
+        try_exp = 2 if sk.syn_fastopen_exp else 1
+    tcp_metrics.tcp_fastopen_cache_set(sk, _mss_of_synack(sk, synack), cookie, syn_drop, try_exp)
+    if data is not None:
+        sk.fastopen_client_fail = TFO_SYN_RETRANSMITTED if sk.total_retrans else TFO_DATA_NOT_ACKED
+        for skb in sk.tcp_rtx_queue:
+            tcp_mark_skb_lost(sk, skb)
+        tcp_non_congestion_loss_retransmit(sk)
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPFASTOPENACTIVEFAIL)
+        return True
+    sk.syn_data_acked = sk.syn_data
+    if sk.syn_data_acked:
+        NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPFASTOPENACTIVE)
+        if sk.delivered > 1:
+            sk.delivered -= 1  # SYN and data were two packets to tcp_ack()
+    tcp_fastopen.tcp_fastopen_add_skb(sk, synack)
+    return False
+
+
+def _mss_of_synack(sk: tcp_sock, synack: sk_buff) -> int:
+    """What the peer said, even if TCP_MAXSEG bounds what we send."""
+    mss = sk.rx_opt.mss_clamp
+    if mss != sk.rx_opt.user_mss:
+        return mss
+    opt = tcp_options_received()
+    tcp_parse_options(sk.sk_net, synack, opt, False, None)
+    return opt.mss_clamp
+
+
+def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr, foc: tcp_fastopen_cookie) -> int:
     """A SYN-ACK for our SYN."""
     rx_opt = sk.rx_opt
     seq = skb.cb.seq
@@ -3432,8 +3487,11 @@ def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
     tcp_initialize_rcv_mss(sk)
     sk.copied_seq = sk.rcv_nxt
     tcp_finish_connect(sk, skb)
+    fastopen_fail = (sk.syn_fastopen or sk.syn_data) and tcp_rcv_fastopen_synack(sk, skb, foc)
     if not sk.sk_flags & SOCK_DEAD:
         sk.sk_state_change(sk)
+    if fastopen_fail:
+        return -1
     if sk.icsk_accept_queue.rskq_defer_accept or inet_csk_in_pingpong_mode(sk):
         # TCP_DEFER_ACCEPT or TCP_QUICKACK 0: our first data will carry this ACK, soon.
         inet_csk_schedule_ack(sk)

@@ -651,6 +651,8 @@ def tcp_v4_connect(sk: tcp_sock, addr: sockaddr_in) -> int:
         sk_setup_caps(sk, rt)
         isn, ts_off = secure_tcp_seq_and_ts_off(net, sk.inet_saddr, daddr, sk.inet_sport, addr[1])
         begin_numbers(sk, isn, ts_off)
+        if tcp_fastopen.tcp_fastopen_defer_connect(sk):
+            return 0
         err = tcp_output.tcp_connect(sk)
     if err:
         connect_failed(sk)
@@ -1081,12 +1083,14 @@ def tcp_v4_destroy_sock(sk: tcp_sock) -> None:
     tcp_clear_md5_list(sk)
     sk.ao_info = None
     tcp.tcp_write_queue_purge(sk)
+    tcp_fastopen.tcp_fastopen_active_disable_ofo_check(sk)
     for skb in sk.out_of_order_queue:
         consume_skb(skb)
     sk.out_of_order_queue = []
     if sk.icsk_bind_hash is not None:
         inet_hashtables.inet_put_port(sk)
     sk.saved_syn = None
+    tcp.tcp_free_fastopen_req(sk)
     tcp_fastopen.tcp_fastopen_destroy_cipher(sk)
     sk_dst_reset(sk)
 

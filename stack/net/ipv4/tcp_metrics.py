@@ -13,10 +13,11 @@ its pair of addresses:
 
 The next connection starts from them (tcp_init_metrics): an RTT longer than the handshake's makes the first RTO longer,
 ssthresh and reordering are taken.  A peer with a noted RTT is *proven*: it completed a handshake, so it is no forged
-address, and a listener without cookies keeps the last quarter of its SYN queue for such.
+address, and a listener without cookies keeps the last quarter of its SYN queue for such.  Fast Open's cookies are here
+too.
 
-A new entry begins with the route's metrics (tcpm_suck_dst), and an entry that nobody updated for an hour begins anew;
-what the route locks is never updated.
+A new entry begins with the route's metrics (tcpm_suck_dst), and an entry that nobody updated for an hour begins anew
+but for its cookie; what the route locks is never updated.
 
 Departure: at most TCP_METRICS_MAX pairs are kept, and the one updated longest ago goes first; the kernel bounds the
 entries of a hash bucket.
@@ -40,6 +41,7 @@ from stack.include.tcp import (
     TCP_INFINITE_SSTHRESH,
     TCP_TIMEOUT_FALLBACK,
     TCP_CA_Open,
+    tcp_fastopen_cookie,
     tcp_in_initial_slowstart,
     tcp_in_slow_start,
 )
@@ -59,19 +61,33 @@ USEC_PER_SEC: Final = 1_000_000
 _METRICS: Final = (RTAX_RTT, RTAX_RTTVAR, RTAX_SSTHRESH, RTAX_CWND, RTAX_REORDERING)
 
 
+class tcp_fastopen_metrics:
+    """struct tcp_fastopen_metrics: what a client that uses Fast Open knows of a server.  ``mss`` 0: nothing yet;
+    ``syn_loss`` SYNs with data in a row seem to be lost, the last at ``last_syn_loss`` (jiffies); ``try_exp`` 1: ask
+    with the experimental option next time, 2: that was tried."""
+
+    __slots__ = ("cookie", "last_syn_loss", "mss", "syn_loss", "try_exp")
+
+    def __init__(self) -> None:
+        self.mss = self.syn_loss = self.try_exp = self.last_syn_loss = 0
+        self.cookie = tcp_fastopen_cookie()
+        self.cookie.len = 0
+
+
 class tcp_metrics_block:
     """struct tcp_metrics_block.  ``rtt`` and ``rttvar`` as in tcp_sock, in us times 8 and times 4; 0 means not known.
     ``tcpm_lock``: the RTAX_ numbers of what the route fixes."""
 
-    __slots__ = ("cwnd", "reordering", "rtt", "rttvar", "ssthresh", "tcpm_lock", "tcpm_stamp")
+    __slots__ = ("cwnd", "reordering", "rtt", "rttvar", "ssthresh", "tcpm_fastopen", "tcpm_lock", "tcpm_stamp")
 
     def __init__(self) -> None:
         self.tcpm_stamp = 0
         self.tcpm_lock: frozenset[int] = frozenset()
         self.rtt = self.rttvar = self.ssthresh = self.cwnd = self.reordering = 0
+        self.tcpm_fastopen = tcp_fastopen_metrics()
 
 
-def tcpm_suck_dst(tm: tcp_metrics_block, dst: dst_entry) -> None:
+def tcpm_suck_dst(tm: tcp_metrics_block, dst: dst_entry, fastopen_clear: bool) -> None:
     """Begin with the route's metrics: its RTT in eighths of a millisecond, its RTTVAR in quarters."""
     tm.tcpm_stamp = jiffies(dst.net)
     tm.tcpm_lock = frozenset(metric for metric in _METRICS if dst_metric_locked(dst, metric))
@@ -80,12 +96,14 @@ def tcpm_suck_dst(tm: tcp_metrics_block, dst: dst_entry) -> None:
     tm.ssthresh = dst_metric(dst, RTAX_SSTHRESH)
     tm.cwnd = dst_metric(dst, RTAX_CWND)
     tm.reordering = dst_metric(dst, RTAX_REORDERING)
+    if fastopen_clear:
+        tm.tcpm_fastopen = tcp_fastopen_metrics()
 
 
 def tcpm_check_stamp(tm: tcp_metrics_block | None, dst: dst_entry) -> None:
     """What is an hour old is forgotten."""
     if tm is not None and jiffies(dst.net) - tm.tcpm_stamp > TCP_METRICS_TIMEOUT:
-        tcpm_suck_dst(tm, dst)
+        tcpm_suck_dst(tm, dst, False)
 
 
 def tcpm_new(net: Stack, dst: dst_entry, saddr: int, daddr: int) -> tcp_metrics_block:
@@ -93,7 +111,7 @@ def tcpm_new(net: Stack, dst: dst_entry, saddr: int, daddr: int) -> tcp_metrics_
     if len(net.tcp_metrics) >= TCP_METRICS_MAX:
         del net.tcp_metrics[next(iter(net.tcp_metrics))]
     tm = net.tcp_metrics[saddr, daddr] = tcp_metrics_block()
-    tcpm_suck_dst(tm, dst)
+    tcpm_suck_dst(tm, dst, True)
     return tm
 
 
@@ -222,3 +240,40 @@ def tcp_peer_is_proven(req: request_sock, dst: dst_entry | None) -> bool:
         return False
     tm = __tcp_get_metrics_req(req, dst)
     return tm is not None and tm.rtt != 0
+
+
+# -- Fast Open's client --------------------------------------------------------------------------------------------
+
+
+def tcp_fastopen_cache_get(sk: tcp_sock, mss: int, cookie: tcp_fastopen_cookie) -> int:
+    """Fill in the cookie that the server gave earlier; the MSS that it announced then, else ``mss``."""
+    dst = sk.sk_dst_cache
+    tm = tcp_get_metrics(sk, dst, False) if dst is not None else None
+    if tm is None:
+        return mss
+    known = tm.tcpm_fastopen
+    cookie.val, cookie.len, cookie.exp = known.cookie.val, known.cookie.len, known.cookie.exp
+    if cookie.len <= 0 and known.try_exp == 1:
+        cookie.exp = True
+    return known.mss or mss
+
+
+def tcp_fastopen_cache_set(
+    sk: tcp_sock, mss: int, cookie: tcp_fastopen_cookie | None, syn_lost: bool, try_exp: int
+) -> None:
+    """Note what a SYN-ACK said: the MSS (0: nothing), a cookie, or that there was none to be had."""
+    dst = sk.sk_dst_cache
+    tm = tcp_get_metrics(sk, dst, True) if dst is not None else None
+    if tm is None:
+        return
+    known = tm.tcpm_fastopen
+    known.mss = mss or known.mss
+    if cookie is not None and cookie.len > 0:
+        known.cookie = cookie
+    elif try_exp > known.try_exp and known.cookie.len <= 0 and not known.cookie.exp:
+        known.try_exp = try_exp
+    if syn_lost:
+        known.syn_loss += 1
+        known.last_syn_loss = jiffies(sk.sk_net)
+    else:
+        known.syn_loss = 0

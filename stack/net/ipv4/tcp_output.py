@@ -166,6 +166,7 @@ from stack.include.tcp import (
     tcp_ca_needs_ecn,
     tcp_current_ssthresh,
     tcp_fastopen_cookie,
+    tcp_fastopen_request,
     tcp_full_space,
     tcp_in_cwnd_reduction,
     tcp_is_cwnd_limited,
@@ -206,7 +207,7 @@ from stack.kernel.time.timer import (
     usecs_to_jiffies,
 )
 from stack.net.core import sock as net_core_sock
-from stack.net.ipv4 import tcp, tcp_ao, tcp_input, tcp_rate, tcp_timer
+from stack.net.ipv4 import tcp, tcp_ao, tcp_fastopen, tcp_input, tcp_rate, tcp_timer
 from stack.seqnum import MASK32, after, before, between
 
 if TYPE_CHECKING:
@@ -642,7 +643,25 @@ def tcp_syn_options(sk: tcp_sock, skb: sk_buff, opts: tcp_out_options) -> int:
         opts.options |= OPTION_SACK_ADVERTISE
         if not opts.options & OPTION_TS:
             size += TCPOLEN_SACKPERM_ALIGNED
+    if sk.fastopen_req is not None and sk.fastopen_req.cookie.len >= 0:
+        size += _syn_fastopen_option(sk, sk.fastopen_req.cookie, MAX_TCP_OPTION_SPACE - size, opts)
     return size
+
+
+def _fastopen_option_size(foc: tcp_fastopen_cookie) -> int:
+    return foc.len + (TCPOLEN_EXP_FASTOPEN_BASE if foc.exp else TCPOLEN_FASTOPEN_BASE) + 3 & ~3
+
+
+def _syn_fastopen_option(sk: tcp_sock, foc: tcp_fastopen_cookie, room: int, opts: tcp_out_options) -> int:
+    """The Fast Open option of our SYN, with a cookie or empty, if there is room; its length."""
+    need = _fastopen_option_size(foc)
+    if need > room:
+        return 0
+    opts.options |= OPTION_FAST_OPEN_COOKIE
+    opts.fastopen_cookie = foc
+    sk.syn_fastopen = True
+    sk.syn_fastopen_exp = foc.exp
+    return need
 
 
 def tcp_synack_options(
@@ -683,7 +702,7 @@ def tcp_synack_options(
         if not req.tstamp_ok:
             size += TCPOLEN_SACKPERM_ALIGNED
     if foc is not None and foc.len >= 0:
-        need = foc.len + (TCPOLEN_EXP_FASTOPEN_BASE if foc.exp else TCPOLEN_FASTOPEN_BASE) + 3 & ~3
+        need = _fastopen_option_size(foc)
         if size + need <= MAX_TCP_OPTION_SPACE:
             opts.options |= OPTION_FAST_OPEN_COOKIE
             opts.fastopen_cookie = foc
@@ -1036,12 +1055,16 @@ def tcp_trim_head(sk: tcp_sock, skb: sk_buff, length: int) -> int:
 # -- segment sizes ------------------------------------------------------------------------------------------------
 
 
-def tcp_mtu_to_mss(sk: tcp_sock, pmtu: int) -> int:
-    """The payload that fits in a packet of ``pmtu`` bytes beside IP header and the usual TCP header."""
+def __tcp_mtu_to_mss(sk: tcp_sock, pmtu: int) -> int:
+    """The payload that fits in a packet of ``pmtu`` bytes beside the headers, if TCP's has no options."""
     mss = pmtu - sk.icsk_af_ops.net_header_len - TCP_HEADER_LEN
     mss = min(mss, sk.rx_opt.mss_clamp) - sk.icsk_ext_hdr_len
-    mss = max(mss, sk.sk_net.ipv4.sysctl_tcp_min_snd_mss)
-    return mss - (sk.tcp_header_len - TCP_HEADER_LEN)
+    return max(mss, sk.sk_net.ipv4.sysctl_tcp_min_snd_mss)
+
+
+def tcp_mtu_to_mss(sk: tcp_sock, pmtu: int) -> int:
+    """The payload that fits in a packet of ``pmtu`` bytes beside IP header and the usual TCP header."""
+    return __tcp_mtu_to_mss(sk, pmtu) - (sk.tcp_header_len - TCP_HEADER_LEN)
 
 
 def tcp_mss_to_mtu(sk: tcp_sock, mss: int) -> int:
@@ -1873,6 +1896,62 @@ def tcp_connect_queue_skb(sk: tcp_sock, skb: sk_buff) -> None:
     sk.packets_out += skb.cb.tcp_gso_segs
 
 
+def tcp_send_syn_data(sk: tcp_sock, syn: sk_buff, fo: tcp_fastopen_request) -> int:
+    """The SYN of a client that uses Fast Open: with its cookie and what data fit (RFC 7413, section 4.2.1), or, without
+    a cookie, with the wish for one.  The SYN and the data are two packets in the retransmit queue: neither cookie nor
+    data are sent with a SYN again.  0 or a negative errno."""
+    sk.rx_opt.mss_clamp = sk.advmss  # unless the cache knows the peer's
+    usable, sk.rx_opt.mss_clamp = tcp_fastopen.tcp_fastopen_cookie_check(sk, sk.rx_opt.mss_clamp, fo.cookie)
+    if not usable or not _transmit_syn_data(sk, syn, fo):
+        fo.cookie.len = min(fo.cookie.len, 0)
+        err = tcp_transmit_skb(sk, syn, True)
+        if err:
+            sk.syn_fastopen = False
+    else:
+        err = 0
+    fo.cookie.len = -1
+    return err
+
+
+def _transmit_syn_data(sk: tcp_sock, syn: sk_buff, fo: tcp_fastopen_request) -> bool:
+    """SYN and data as one segment; False if it could not go, and the data wait for their turn."""
+    sk.rx_opt.mss_clamp = tcp_mss_clamp(sk, sk.rx_opt.mss_clamp)
+    tcp_sync_mss(sk, sk.icsk_pmtu_cookie)
+    # Room for as many options as there can be, as middleboxes may add some to a SYN.
+    space = min(__tcp_mtu_to_mss(sk, sk.icsk_pmtu_cookie) - MAX_TCP_OPTION_SPACE, fo.size)
+    data = (fo.data or b"")[:space]
+    if space == fo.size:
+        fo.data = None
+    fo.copied = space
+    skb = _syn_data_skb(sk, syn, data)
+    tcp_connect_queue_skb(sk, skb)
+    if data:
+        tcp_chrono_start(sk, TCP_CHRONO_BUSY)
+    err = tcp_transmit_skb(sk, skb, True)
+    syn.skb_mstamp_ns = skb.skb_mstamp_ns
+    skb.cb.seq = (skb.cb.seq + 1) & MASK32
+    skb.cb.tcp_flags = TCPHDR_ACK | TCPHDR_PSH
+    if err:
+        sk.sk_write_queue.append(skb)
+        sk.packets_out -= skb.cb.tcp_gso_segs
+        return False
+    sk.syn_data = fo.copied > 0
+    tcp_rbtree_insert(sk, skb)
+    NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPORIGDATASENT)
+    return True
+
+
+def _syn_data_skb(sk: tcp_sock, syn: sk_buff, data: bytes) -> sk_buff:
+    """A SYN like ``syn`` with data."""
+    skb = tcp.tcp_stream_alloc_skb(sk)
+    skb.cb = tcp_skb_cb(syn.cb.seq, (syn.cb.end_seq + len(data)) & MASK32, syn.cb.tcp_flags)
+    skb.cb.tcp_gso_segs = 1
+    skb.frags = [memoryview(data)] if data else []
+    skb.len = skb.data_len = len(data)
+    skb.truesize += len(data)
+    return skb
+
+
 def tcp_connect(sk: tcp_sock) -> int:
     """Send the SYN of a socket in SYN_SENT and arm its timer; 0 or a negative errno."""
     if sk.icsk_af_ops.rebuild_header(sk):
@@ -1884,10 +1963,12 @@ def tcp_connect(sk: tcp_sock) -> int:
     tcp_connect_queue_skb(sk, skb)
     tcp_ecn_send_syn(sk, skb)
     tcp_rbtree_insert(sk, skb)
-    err = tcp_transmit_skb(sk, skb, True)
+    fo = sk.fastopen_req
+    err = tcp_transmit_skb(sk, skb, True) if fo is None else tcp_send_syn_data(sk, skb, fo)
     if err == -ECONNREFUSED:
         return err
-    sk.snd_nxt = sk.pushed_seq = sk.write_seq
+    head = sk.sk_write_queue[0] if sk.sk_write_queue else None
+    sk.snd_nxt = sk.pushed_seq = sk.write_seq if head is None else head.cb.seq
     TCP_INC_STATS(sk.sk_net, TCP_MIB_ACTIVEOPENS)
     inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.icsk_rto, TCP_RTO_MAX)
     return 0

@@ -99,6 +99,7 @@ from stack.kernel.time.timer import (
 from stack.net.ipv4 import (
     inet_connection_sock,
     tcp,
+    tcp_fastopen,
     tcp_input,
     tcp_minisocks,
     tcp_output,
@@ -210,6 +211,7 @@ def tcp_write_timeout(sk: tcp_sock) -> bool:
                 return True
         expired = False
     expired = expired or retransmits_timed_out(sk, retry_until, sk.icsk_user_timeout)
+    tcp_fastopen.tcp_fastopen_active_detect_blackhole(sk, expired)
     if expired:
         tcp_write_err(sk)
     elif sk_rethink_txhash(sk):

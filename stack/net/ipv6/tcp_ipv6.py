@@ -127,6 +127,7 @@ from stack.net.ipv4 import (
     inet_timewait_sock,
     tcp,
     tcp_ao,
+    tcp_fastopen,
     tcp_input,
     tcp_ipv4,
     tcp_minisocks,
@@ -517,6 +518,8 @@ def tcp_v6_connect(sk: tcp_sock, addr: sockaddr_in6) -> int:
     if not err:
         isn, ts_off = secure_tcpv6_seq_and_ts_off(net, np.saddr, daddr, sk.inet_sport, addr[1])
         tcp_ipv4.begin_numbers(sk, isn, ts_off)
+        if tcp_fastopen.tcp_fastopen_defer_connect(sk):
+            return 0
         err = tcp_output.tcp_connect(sk)
     if err:
         tcp_ipv4.connect_failed(sk)

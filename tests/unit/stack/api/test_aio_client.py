@@ -111,6 +111,76 @@ def test_create_connection_without_address(world: Any, recorder: type[Any]) -> N
         world.run(create_connection(world.runner, recorder))
 
 
+# -- Fast Open -------------------------------------------------------------------------------------------------------
+
+COOKIE = b"\x22\x0achocchip\x01\x01"
+
+
+def learn_a_cookie(world: Any) -> None:
+    """A first connection with ``fastopen``, on which the server gives a cookie."""
+    task, conn = begin(world, open_connection(world.runner, *SERVER, fastopen=True))
+    conn.send("SA", mss=1460, options=COOKIE)
+    world.settle()
+    conn.expect("A", seq=1)
+    _, writer = task.result()
+    writer.close()
+    world.settle()
+    conn.expect("FA")
+    conn.send("R")
+
+
+def test_open_connection_with_fastopen_sends_the_first_write_with_the_syn(world: Any) -> None:
+    learn_a_cookie(world)
+    reader, writer = world.run(open_connection(world.runner, *SERVER, fastopen=True))
+    world.peer.expect_nothing()
+    assert writer.get_extra_info("peername") == SERVER
+    writer.write(b"question")
+    world.settle()
+    syn = world.peer.expect_segment()
+    assert (syn.flags, syn.payload) == ("S", b"question")
+    conn = world.peer.tcp(syn.sport, sport=80)
+    conn.irs, conn.rcv_nxt = syn.seq, 9
+    conn.send("SA", b"answer", mss=1460)
+    world.settle()
+    assert conn.expect(seq=9, ack=7).payload == b""
+    assert world.run(reader.read(100)) == b"answer"
+    writer.write(b"more")
+    world.settle()
+    assert conn.expect("PA", seq=9).payload == b"more"
+
+
+def test_open_connection_with_fastopen_more_than_a_syn_takes(world: Any) -> None:
+    learn_a_cookie(world)
+    _, writer = world.run(open_connection(world.runner, *SERVER, fastopen=True))
+    data = bytes(range(256)) * 10
+    writer.write(data)
+    world.settle()
+    syn = world.peer.expect_segment()
+    assert syn.payload == data[:1420]
+    conn = world.peer.tcp(syn.sport, sport=80)
+    conn.irs, conn.rcv_nxt = syn.seq, 1 + 1420
+    conn.send("SA", mss=1460)
+    world.settle()
+    conn.expect("A", seq=1421)
+    assert conn.expect("PA", seq=1421).payload == data[1420:]
+
+
+def test_create_connection_with_fastopen_refused_is_told_by_connection_lost(
+    world: Any, recorder: type[Any]
+) -> None:
+    learn_a_cookie(world)
+    transport, protocol = world.run(create_connection(world.runner, recorder, *SERVER, fastopen=True))
+    transport.write(b"question")
+    world.settle()
+    syn = world.peer.expect_segment()
+    conn = world.peer.tcp(syn.sport, sport=80)
+    conn.irs, conn.rcv_nxt = syn.seq, 9
+    conn.send("RA", seq=0)
+    world.settle()
+    assert protocol.names == ["made", "lost"]
+    assert isinstance(protocol.calls[1][1], ConnectionRefusedError)
+
+
 # -- what else can go wrong ------------------------------------------------------------------------------------------
 
 

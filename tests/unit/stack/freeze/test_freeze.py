@@ -19,8 +19,10 @@ from stack.freeze.errors import FreezeError
 from stack.freeze.reader import frozen_time, thaw
 from stack.freeze.writer import freeze
 from stack.include.ip import in_aton
+from stack.include.net import MSG_FASTOPEN
 from stack.include.netdevice import NETDEV_TX_OK
 from stack.include.sock import AF_INET6
+from stack.include.tcp import SOL_TCP, TCP_FASTOPEN_CONNECT
 from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT
 from stack.rng import SeededRng
 from stack.stack import Stack
@@ -83,6 +85,31 @@ def test_syn_sent_frozen_is_answered() -> None:
     conn.send("SA", mss=1460)
     world.sim.settle()
     assert sock.send(b"connected") == 9
+    world.twins.compare()
+
+
+def test_syn_sent_frozen_with_data_in_the_syn_and_a_connect_that_waits_for_data() -> None:
+    """Fast Open's client: its cookie, what the SYN carried, and a SYN that has not left."""
+    world = World()
+    cookie = b"\x22\x0achocchip\x01\x01"
+    first, second, later = (world.twins.socket() for _ in range(3))
+    with pytest.raises(BlockingIOError):
+        first.sendto(b"first", MSG_FASTOPEN, ("10.0.2.15", 7))
+    syn = world.peer.expect_segment()
+    conn = world.peer.tcp(syn.sport, sport=7)
+    conn.irs, conn.rcv_nxt = syn.seq, 1
+    conn.send("SA", mss=1460, options=cookie)
+    conn.expect("A")
+    world.twins.renew()
+    assert second.sendto(b"second", MSG_FASTOPEN, ("10.0.2.15", 7)) == 6
+    later.setsockopt(SOL_TCP, TCP_FASTOPEN_CONNECT, 1)
+    later.connect(("10.0.2.15", 7))
+    assert world.peer.expect_segment().payload == b"second"
+    world.twins.renew()
+    assert later.send(b"later") == 5
+    assert world.peer.expect_segment().payload == b"later"
+    world.sim.run_for(1500 * MSEC)  # both SYNs again, without
+    assert {world.peer.expect_segment().payload for _ in range(2)} == {b""}
     world.twins.compare()
 
 

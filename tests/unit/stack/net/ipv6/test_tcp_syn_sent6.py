@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 import pytest
 
 from stack.api.bsd import AF_INET6, Socket
 from stack.api.sim import MSEC, SEC, RawPeer, Sim
-from stack.include.net import MSG_ERRQUEUE
+from stack.include.net import MSG_ERRQUEUE, MSG_FASTOPEN
 from stack.include.sock import EPOLLERR
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT
 from stack.net.ipv6 import tcp_ipv6
@@ -114,3 +115,17 @@ def test_syn_sent_icmpv6_error_ends_it(
     data, (control,), _, where = sock.recvmsg(100, 200, MSG_ERRQUEUE)
     assert (len(data), where) == (8, (*SERVER, 0, 0))
     assert (control[:2], control[2][5:7]) == ((41, 25), bytes((kind, code)))
+
+
+def test_close_sendto_with_a_cookie_puts_data_into_the_syn(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    cookie = b"\x22\x0achocchip\x01\x01"
+    for wanted in (b"", b"x" * (1440 - 40)):
+        sock = Socket(net, AF_INET6)
+        with suppress(BlockingIOError):
+            sock.sendto(b"x" * 2000, MSG_FASTOPEN, SERVER)
+        syn = peer.expect_segment()
+        assert (syn.flags, syn.payload) == ("S", wanted)
+        conn = peer.tcp(syn.sport, sport=80, dst="fd00::2")
+        conn.irs, conn.rcv_nxt = syn.seq, 1 + len(wanted)
+        conn.send("SA", mss=1440, options=cookie)
+        conn.expect("A", seq=1 + len(wanted))
