@@ -20,7 +20,7 @@
  *   bind FD ADDRESS PORT, connect FD ADDRESS PORT, listen FD BACKLOG, shutdown FD HOW, close FD
  *   accept FD                 "@ok FD ADDRESS PORT"; it does not block either
  *   recv FD SIZE FLAGS        "@ok x:HEX"
- *   send FD FLAGS x:HEX       "@ok NUMBER"
+ *   send FD FLAGS x:HEX, sendto FD FLAGS x:HEX ADDRESS PORT    "@ok NUMBER"
  *   recvmsg FD SIZE ROOM FLAGS    "@ok x:HEX FLAGS ADDRESS PORT [LEVEL TYPE x:HEX]...": ROOM bytes for ancillary data;
  *                             without a sender the address is "-"
  *   poll FD EVENTS            "@ok REVENTS" at once
@@ -355,6 +355,19 @@ static void command_send(int fd, int flags, const char *hex)
 		answer_result(send(fd, data, (size_t)size, flags | MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
+static void command_send_to(int fd, int flags, const char *hex, const char *address, const char *port)
+{
+	struct sockaddr_storage where;
+	ssize_t size = from_hex(hex);
+	int length = address_of(address, port, &where);
+
+	if (size < 0 || length < 0)
+		printf("@bad\n");
+	else
+		answer_result(sendto(fd, data, (size_t)size, flags | MSG_DONTWAIT | MSG_NOSIGNAL,
+				     (struct sockaddr *)&where, (socklen_t)length));
+}
+
 static void print_hex(const unsigned char *bytes, size_t size)
 {
 	printf("x:");
@@ -441,6 +454,8 @@ static void command(char **word, int n)
 		command_poll(fd, (short)atoi(word[2]));
 	else if (is(word[0], n, "send", 4) && !strncmp(word[3], "x:", 2))
 		command_send(fd, atoi(word[2]), word[3] + 2);
+	else if (is(word[0], n, "sendto", 6) && !strncmp(word[3], "x:", 2))
+		command_send_to(fd, atoi(word[2]), word[3] + 2, word[4], word[5]);
 	else if (is(word[0], n, "shutdown", 3))
 		answer_result(shutdown(fd, atoi(word[2])));
 	else if (is(word[0], n, "close", 2))

@@ -27,7 +27,7 @@ from guest.vm.args import Stream, Vm
 from guest.vm.machine import Guest, boot
 from guest.vm.rundir import RunDir
 from guest.vm.shell import Program
-from tests.differential.real import profile_sysctls
+from tests.differential.real import profile_sysctls, sysctl_text
 from tests.differential.runner import CLIENT, POLL_ALL, SERVER, Run, aton
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
@@ -155,6 +155,9 @@ class GuestSocket:
     def send(self, data: bytes, flags: int = 0) -> int:
         return int(self._agent.ask("send", self._fd, flags, f"x:{data.hex()}")[0])
 
+    def sendto(self, data: bytes, flags: int, where: tuple[str, int]) -> int:
+        return int(self._agent.ask("sendto", self._fd, flags, f"x:{data.hex()}", *where)[0])
+
     def shutdown(self, how: int) -> None:
         self._agent.ask("shutdown", self._fd, how)
 
@@ -265,7 +268,7 @@ class GuestServer:
             wanted = profile_sysctls(self.profile)
             found = {name: self._set(name, value) for name, value in wanted.items()}
             self._sysctls = {k: v for k, v in wanted.items() if found[k] not in ("same", "absent")}
-        extra = {k.replace(".", "/") if "." in k else f"ipv4/{k}": str(v) for k, v in
+        extra = {k.replace(".", "/") if "." in k else f"ipv4/{k}": sysctl_text(v) for k, v in
                  {**COMMON_SYSCTL, **stimulus.sysctl}.items()}  # fmt: skip
         results = {k: self._set(k, v) for k, v in {**self._sysctls, **extra}.items()}
         return [

@@ -73,7 +73,7 @@ def _configure() -> None:
             fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH22x", name, IFF_UP | IFF_RUNNING))
 
 
-def _text(value: Any) -> str:
+def sysctl_text(value: Any) -> str:
     return " ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
 
@@ -85,9 +85,9 @@ def profile_sysctls(profile: str) -> dict[str, str]:
         for field, value in vars(owner).items():
             name = field.removeprefix("sysctl_")
             if field.startswith("sysctl_") and isinstance(value, int | str | tuple):
-                found[f"{directory}/{name}"] = _text(value)
+                found[f"{directory}/{name}"] = sysctl_text(value)
     found["ipv4/tcp_max_syn_backlog"] = str(net.sysctl_get("tcp_max_syn_backlog"))
-    found["ipv4/ip_local_port_range"] = _text(net.sysctl_get("ip_local_port_range"))
+    found["ipv4/ip_local_port_range"] = sysctl_text(net.sysctl_get("ip_local_port_range"))
     return found
 
 
@@ -173,7 +173,7 @@ def run_here(stimulus: Stimulus, profile: str) -> dict[str, Any]:
     """The outcome in a new namespace, with what sysctls differ from the profile in ``sysctl``."""
     tun = enter_namespace()
     extra = {
-        k.replace(".", "/") if "." in k else f"ipv4/{k}": str(v)
+        k.replace(".", "/") if "." in k else f"ipv4/{k}": sysctl_text(v)
         for k, v in {**COMMON_SYSCTL, **stimulus.sysctl}.items()
     }
     different = apply_sysctls({**profile_sysctls(profile), **extra})

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
 from stack.include.net import MSG_TRUNC
 from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
+from stack.include.tcp_states import TCP_SYN_SENT
 from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
 from tests.differential import signature
 from tests.differential.script import Stimulus
@@ -31,6 +32,8 @@ SERVER = "10.0.2.2"
 CLIENT = "10.0.2.15"
 ISN = 1_000_000
 ISN_NS = 64  # the server's initial sequence numbers count such
+EPHEMERAL = 32768  # ports from here on are chosen by the kernel
+RTO_LONG = 700_000  # us
 ISN_MS = 3.0  # a real clock and ours may be so far apart within a step
 
 _IP = Struct("!BBHHHBBHII")
@@ -116,6 +119,7 @@ class Flow:
     ts_first: int | None = None
     ts_first_ms: float = 0.0
     last_id: int | None = None
+    connect_isn: int | None = None  # of the server's last SYN without ACK
 
 
 class Run:
@@ -125,6 +129,7 @@ class Run:
         self.side = side
         self.stimulus = stimulus
         self.flows: dict[tuple[int, int], Flow] = {}
+        self.connecting: dict[int, int] = {}  # a port of the client's: the server's that connected to it last
         self.socks: dict[str, Any] = {}
         self.answers: list[dict[str, Any]] = []
         self.calls: list[str] = []
@@ -177,6 +182,7 @@ class Run:
         md5: bytes | None = None,
         **more: Any,
     ) -> None:
+        port = port or self.connecting.get(sport, 0)
         flow = self.flow(sport, port)
         flow.isn = flow.isn if isn is None else isn
         bits = flags_to_bits(flags)
@@ -205,10 +211,13 @@ class Run:
         nots, tsval, ts_off = more.pop("nots", False), more.pop("tsval", None), more.pop("ts_off", 0)
         if bits & 2 and ts is not None:
             flow.ts_offered, flow.ts_val = True, ts[0]
+            flow.ts_on = flow.ts_on or flow.ts_first is not None
         if tsval is not None:
             flow.ts_val = tsval
         if ts is None and flow.ts_on and not bits & 4 and not nots:
             ts = (flow.ts_val & _M32, (flow.ts_recent - ts_off) & _M32)
+        if ts is not None and ts[1] is None:
+            ts = (ts[0], (flow.ts_recent - ts_off) & _M32)
         base = flow.irs or 0
         blocks = [((left + base) & _M32, (right + base) & _M32) for left, right in more.pop("sack", ())]
         names = ("mss", "sackok", "wscale")
@@ -231,6 +240,7 @@ class Run:
         **more: Any,
     ) -> None:
         if data is None:
+            port = port or self.connecting.get(sport, 0)
             flow = self.flow(sport, port)
             inner = _TCP.pack(port, sport, ((flow.irs or 0) + seq) & _M32, 0, 5 << 4, 0x12, 1000, 0, 0)[
                 :quote
@@ -317,6 +327,19 @@ class Run:
         self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
         self._record("listen", sock, self._try(sock, "listen", (backlog,)))
 
+    def do_stream(self, options: tuple[tuple[int, int, Any], ...], sock: str) -> None:
+        self.socks[sock] = self.side.socket()
+        for option in options:
+            self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
+
+    def do_connect(
+        self, port: int, options: tuple[tuple[int, int, Any], ...], bind: int, to: str, sock: str
+    ) -> None:
+        self.do_stream(options, sock)
+        if bind:
+            self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", bind),)))
+        self._record("connect", sock, self._try(sock, "connect", ((to or CLIENT, port),)))
+
     def do_datagram(self, port: int, sock: str, peer: int, options: tuple[tuple[int, int, Any], ...]) -> None:
         """A UDP socket on that port; connected to the client's port ``peer`` unless that is 0."""
         s = self.socks[sock] = self.side.socket(SOCK_DGRAM)
@@ -359,6 +382,8 @@ class Run:
         found = dict(zip(_INFO_NAMES, _INFO.unpack_from(raw), strict=True)) | {"length": len(raw)}
         if len(raw) > _INFO.size:
             found |= zip(_INFO_LATER_NAMES, _INFO_LATER.unpack_from(raw, _INFO.size), strict=True)
+        found["fastopen_client_fail"] = found["app_limited"] >> 1 & 3  # bits of the same byte
+        found["handshake_rto"] = _handshake_rto(found["state"], found["rto"])
         self.infos.append({name: found[name] for name in fields if name in found})
 
     def _record(self, name: str, sock: str, result: str) -> None:
@@ -375,7 +400,7 @@ class Run:
             conn, (host, port) = result
             conn.setblocking(False)
             self.socks[into] = conn
-            return f"{host}:{port}"
+            return f"{host}:{port if host == CLIENT else _port_text(port)}"
         if name == "recvmsg":
             return _message(*result)
         if name == "recv" and args[1] & MSG_TRUNC:
@@ -425,6 +450,11 @@ class Run:
         flags = bits_to_flags(bits)
         if flow.irs is None and bits & 2:
             flow.irs, flow.irs_ms = seq, self.elapsed + ms
+        if bits & 0x12 == 2 and seq != flow.connect_isn:
+            # connect(), not a SYN sent again: a new connection, also where the ports are those of an old one.
+            flow.connect_isn, flow.last_id = seq, None
+            self.connecting[dport] = sport
+            out["from"] = _port_text(sport)
         pseudo = addrs + b"\0\6" + len(body).to_bytes(2, "big")
         data = body[words >> 4 << 2 :]
         out.update(port=dport, flags=flags, win=win, data=len(data))
@@ -517,6 +547,15 @@ def _control(level: int, kind: int, value: bytes) -> str:
         times = [value[i : i + 16] != bytes(16) for i in range(0, len(value), 16)]
         return f"{level}/{kind} times {times}"
     return f"{level}/{kind} {value.hex()}"
+
+
+def _handshake_rto(state: int, rto: int) -> int:
+    """In us before the first sample of the round trip; after that 1 if it is longer than ordinary ones make it."""
+    return rto if state == TCP_SYN_SENT else int(rto > RTO_LONG)
+
+
+def _port_text(port: int) -> str:
+    return f"{port}" if port < EPHEMERAL else f"ephemeral, {'odd' if port & 1 else 'even'}"
 
 
 def _signed(n: int) -> int:

@@ -20,9 +20,11 @@ WAIT_MS = 4.0  # after a segment
 FIN_WAIT_MS = 14.0  # after a FIN, whose ACK may wait for two ticks of the kernel's clock
 CALL_MS = 2.0  # after a socket call
 
+Value = int | str | tuple[int, ...]  # of a sysctl
+
 # On both sides of every stimulus: a namespace cannot always choose the profile's own congestion control, and reno is
 # in every kernel.
-COMMON_SYSCTL: dict[str, int | str] = {"tcp_congestion_control": "reno"}
+COMMON_SYSCTL: dict[str, Value] = {"tcp_congestion_control": "reno"}
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,21 @@ class Stimulus:
 
     name: str
     steps: tuple[Step, ...]
-    sysctl: dict[str, int | str] = field(default_factory=dict)
+    sysctl: dict[str, Value] = field(default_factory=dict)
 
 
 Steps = Step | Iterable["Steps"]
 
 
-def _flat(steps: Iterable[Steps]) -> list[Step]:
+def flat(steps: Iterable[Steps]) -> list[Step]:
     out: list[Step] = []
     for step in steps:
-        out.extend([step] if isinstance(step, Step) else _flat(step))
+        out.extend([step] if isinstance(step, Step) else flat(step))
     return out
 
 
-def stimulus(name: str, *steps: Steps, **sysctl: int | str) -> Stimulus:
-    return Stimulus(name, tuple(_flat(steps)), {k.replace("core_", "core.", 1): v for k, v in sysctl.items()})
+def stimulus(name: str, *steps: Steps, **sysctl: Value) -> Stimulus:
+    return Stimulus(name, tuple(flat(steps)), {k.replace("core_", "core.", 1): v for k, v in sysctl.items()})
 
 
 # -- what the client sends ---------------------------------------------------------------------------------------------
@@ -65,7 +67,8 @@ def seg(flags: str, data: bytes = b"", *, wait: float | None = None, **fields: A
     last TSval), sack (blocks relative to the server's SYN), opts (raw bytes put first), nots, sport, port, isn, doff,
     cut (bytes kept of the segment), md5 (the key to sign it with, RFC 2385), bad_checksum,
     zero_checksum, frags ((start, end, more) of the IP payload), and
-    those of ``ip``."""
+    those of ``ip``.  ``port`` 0 is the one that the server connected from to ``sport``, and an ``ecr`` of None echoes
+    its last time stamp."""
     if wait is None:
         wait = FIN_WAIT_MS if "F" in flags else WAIT_MS
     return Step("seg", {"flags": flags, "data": data, **fields}, wait)
@@ -137,6 +140,45 @@ def options(level: int, name: int, values: Iterable[Any], sizes: Iterable[int] =
     return Step("options", args, 0)
 
 
+def connect(
+    port: int = 80, *options: tuple[int, int, Any], bind: int = 0, to: str = "", sock: str = "c"
+) -> Step:
+    """socket(), setsockopt() of each option, bind() unless ``bind`` is 0, connect() to that port of the client's (of
+    ``to`` if given)."""
+    return Step("connect", {"port": port, "options": options, "bind": bind, "to": to, "sock": sock}, CALL_MS)
+
+
+def peer(flags: str, data: bytes = b"", *, port: int = 80, **fields: Any) -> Step:
+    """A segment of the listener that the server connects to; fields as in ``seg``."""
+    return seg(flags, data, sport=port, port=0, **fields)
+
+
+def synack(**fields: Any) -> Step:
+    """Its SYN-ACK with all the usual options; ``bare=True`` for one without any."""
+    base = {} if fields.pop("bare", False) else {**FULL, "ts": (1000, None)}
+    return peer("SA", **{**base, **fields})
+
+
+def connected(*options: tuple[int, int, Any], **fields: Any) -> tuple[Step, ...]:
+    """connect() to port 80 and its SYN-ACK, of which ``fields`` are."""
+    return (connect(80, *options), synack(**fields))
+
+
+def again(port: int = 80, sock: str = "c") -> Step:
+    """connect() once more."""
+    return _call("connect", ("10.0.2.15", port), sock=sock)
+
+
+def sendto(data: bytes, flags: int = 0, port: int = 80, sock: str = "c", **more: Any) -> Step:
+    """Data to that port of the client's; with MSG_FASTOPEN it connects."""
+    return _call("sendto", data, flags, ("10.0.2.15", port), sock=sock, **more)
+
+
+def stream(*options: tuple[int, int, Any], sock: str = "c") -> Step:
+    """A TCP socket with those options, neither bound nor connected."""
+    return Step("stream", {"options": options, "sock": sock}, CALL_MS)
+
+
 def accept(sock: str = "L", into: str = "c") -> Step:
     return _call("accept", sock=sock, into=into)
 
@@ -193,6 +235,11 @@ INFO_FIELDS = (
 def info(*fields: str, sock: str = "c", wait: float = 0) -> Step:
     """getsockopt(TCP_INFO), of which these fields are compared; without any those of INFO_FIELDS."""
     return Step("info", {"fields": fields or INFO_FIELDS, "sock": sock}, wait)
+
+
+def handshake(sock: str = "c") -> Step:
+    """``info`` of a socket that connects, with what became of Fast Open and of the RTO."""
+    return info(*INFO_FIELDS, "fastopen_client_fail", "handshake_rto", sock=sock)
 
 
 def established(*options: tuple[int, int, Any], **fields: Any) -> tuple[Step, ...]:

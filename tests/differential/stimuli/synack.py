@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 
-from tests.differential.script import Step, Stimulus, listen, stimulus, syn, wait
+from tests.differential.script import Step, Stimulus, ack, established, listen, stimulus, syn, wait
 
 L = listen()
 
@@ -53,6 +53,14 @@ STIMULI = [
     *(
         stimulus(f"synack-maxseg-{n}", listen(16, 80, (socket.IPPROTO_TCP, socket.TCP_MAXSEG, n)), syn())
         for n in (88, 500, 1400, 9000)
+    ),
+    *(
+        stimulus(
+            f"synack-rcvbuf-first-window-{n}",
+            established((socket.SOL_SOCKET, socket.SO_RCVBUF, n)),
+            ack(b"a"),
+        )
+        for n in (100000, 1 << 17, 1 << 20)
     ),
     stimulus("synack-ip-tos", listen(16, 80, (socket.IPPROTO_IP, socket.IP_TOS, 0x28)), syn()),
     stimulus("synack-ip-ttl", listen(16, 80, (socket.IPPROTO_IP, socket.IP_TTL, 9)), syn()),
