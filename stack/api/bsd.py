@@ -19,9 +19,8 @@ not: nothing was taken then, and what was to be sent is sent once the connection
 connect() returns, and the first send() connects.
 
 Flags are Linux's (``socket.MSG_PEEK`` and so on): MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE when receiving, MSG_MORE,
-MSG_EOR, MSG_OOB, MSG_FASTOPEN, MSG_ZEROCOPY when sending.  MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway,
-and MSG_WAITALL waits
-for nothing, as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
+MSG_EOR, MSG_OOB, MSG_FASTOPEN, MSG_ZEROCOPY when sending.  MSG_DONTWAIT and MSG_NOSIGNAL say what is so anyway, and
+MSG_WAITALL waits for nothing, as with O_NONBLOCK (``stack.api.aio.sock_recv`` does wait).
 
 Left out: blocking calls and time-outs, names (addresses are dotted numbers).
 """
