@@ -3,17 +3,19 @@
  * vnicsock: makes the socket calls that it is told to, so that a program outside of the guest can use the guest's
  * kernel as a server (or client) step by step.
  *
- *   vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC
+ *   vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC [ADDRESS6/PREFIX PEER6]
  *
  * reads commands from standard input, one on a line, and answers each with one line, after which the call has been
  * made: "@ok", "@ok VALUE..." or "@err ERRNO".  A line that it does not understand is "@bad".
  *
  *   begin                     a new network namespace, into which DEVICE moves; there it gets ADDRESS, and PEER a
  *                             permanent neighbour entry.  Nothing of an earlier connection is left in it: no socket,
- *                             no counter, no cached route, and every sysctl has its default.
+ *                             no counter, no cached route, and every sysctl has its default.  IPv6 is off
+ *   begin 6                   the same with IPv6: ADDRESS6 without a search for duplicates, PEER6 a permanent neighbour,
+ *                             no other address, no router solicitations
  *   end                       leaves the namespace: its sockets close, DEVICE comes back
  *   sysctl NAME VALUE         NAME below /proc/sys/net; blanks in VALUE are "/".  "@ok same" if it had that value
- *   counters                  /proc/net/snmp and netstat as "Group.Name=VALUE", those that are not 0
+ *   counters                  /proc/net/snmp and netstat as "Group.Name=VALUE", snmp6 as "Name=VALUE": those that are not 0
  *   socket FAMILY TYPE        "@ok FD"; the socket does not block
  *   setsockopt FD LEVEL NAME i:NUMBER | x:HEX
  *   getsockopt FD LEVEL NAME SIZE          "@ok HEX"
@@ -59,6 +61,9 @@ struct setup {
 	unsigned prefix;
 	const char *peer;
 	unsigned char mac[6];
+	char address6[64];
+	unsigned prefix6;
+	const char *peer6;
 };
 
 static char line[LINE];
@@ -79,38 +84,55 @@ static void answer_result(long result)
 
 /* -- the device and its namespace ------------------------------------------------------------------------------- */
 
-static int move_device(const char *device, int namespace)
+struct request {
+	struct nlmsghdr head;
+	union {
+		struct ifinfomsg link;
+		struct ndmsg neighbour;
+	} body;
+	char attributes[64];
+};
+
+static void add_attribute(struct request *request, unsigned short type, const void *value, size_t size)
 {
-	struct {
-		struct nlmsghdr head;
-		struct ifinfomsg info;
-		char attributes[64];
-	} request = {0};
+	struct rtattr *attribute = (struct rtattr *)((char *)request + request->head.nlmsg_len);
+
+	attribute->rta_type = type;
+	attribute->rta_len = RTA_LENGTH(size);
+	memcpy(RTA_DATA(attribute), value, size);
+	request->head.nlmsg_len += RTA_SPACE(size);
+}
+
+static int ask_kernel(struct request *request)
+{
 	struct {
 		struct nlmsghdr head;
 		struct nlmsgerr error;
 	} reply;
-	struct rtattr *attribute;
 	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
 	ssize_t got = -1;
 
 	if (s < 0)
 		return -1;
-	request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.info) + RTA_LENGTH(sizeof namespace);
-	request.head.nlmsg_type = RTM_NEWLINK;
-	request.head.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
-	request.info.ifi_index = (int)if_nametoindex(device);
-	attribute = (struct rtattr *)((char *)&request + NLMSG_LENGTH(sizeof request.info));
-	attribute->rta_type = IFLA_NET_NS_FD;
-	attribute->rta_len = RTA_LENGTH(sizeof namespace);
-	memcpy(RTA_DATA(attribute), &namespace, sizeof namespace);
-	if (send(s, &request, request.head.nlmsg_len, 0) >= 0)
+	request->head.nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
+	if (send(s, request, request->head.nlmsg_len, 0) >= 0)
 		got = recv(s, &reply, sizeof reply, 0);
 	close(s);
 	if (got < (ssize_t)sizeof reply)
 		return -1;
 	errno = -reply.error.error;
 	return reply.error.error ? -1 : 0;
+}
+
+static int move_device(const char *device, int namespace)
+{
+	struct request request = {0};
+
+	request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.body.link);
+	request.head.nlmsg_type = RTM_NEWLINK;
+	request.body.link.ifi_index = (int)if_nametoindex(device);
+	add_attribute(&request, IFLA_NET_NS_FD, &namespace, sizeof namespace);
+	return ask_kernel(&request);
 }
 
 static int set_up(int s, const char *device, short flags)
@@ -174,6 +196,69 @@ static int configure(const struct setup *setup)
 	return result ? -1 : 0;
 }
 
+/* What is in linux/ipv6.h, which does not go together with netinet/in.h. */
+struct in6_ifreq {
+	struct in6_addr address;
+	uint32_t prefix;
+	int index;
+};
+
+static int set_address6(const struct setup *setup)
+{
+	struct in6_ifreq request = {.prefix = setup->prefix6, .index = (int)if_nametoindex(setup->device)};
+	int s = socket(AF_INET6, SOCK_DGRAM, 0), result;
+
+	inet_pton(AF_INET6, setup->address6, &request.address);
+	result = s < 0 ? -1 : ioctl(s, SIOCSIFADDR, &request);
+	if (s >= 0)
+		close(s);
+	return result;
+}
+
+static int set_neighbour6(const struct setup *setup)
+{
+	struct request request = {0};
+	struct in6_addr peer;
+
+	request.head.nlmsg_len = NLMSG_LENGTH(sizeof request.body.neighbour);
+	request.head.nlmsg_type = RTM_NEWNEIGH;
+	request.head.nlmsg_flags = NLM_F_CREATE | NLM_F_REPLACE;
+	request.body.neighbour.ndm_family = AF_INET6;
+	request.body.neighbour.ndm_ifindex = (int)if_nametoindex(setup->device);
+	request.body.neighbour.ndm_state = NUD_PERMANENT;
+	inet_pton(AF_INET6, setup->peer6, &peer);
+	add_attribute(&request, NDA_DST, &peer, sizeof peer);
+	add_attribute(&request, NDA_LLADDR, setup->mac, sizeof setup->mac);
+	return ask_kernel(&request);
+}
+
+/* The device says nothing of itself, and what it has to tell of its groups it tells at once. */
+static int quiet6(const char *device)
+{
+	static const char *const values[][2] = {
+		{"addr_gen_mode", "1"}, {"router_solicitations", "0"}, {"accept_dad", "0"}, {"accept_ra", "0"},
+		{"mldv2_unsolicited_report_interval", "1"},
+	};
+	char path[128];
+
+	for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+		snprintf(path, sizeof path, "/proc/sys/net/ipv6/conf/%s/%s", device, values[i][0]);
+		if (write_file(path, values[i][1]) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int configure_all(const struct setup *setup, int ipv6)
+{
+	if (!ipv6) {
+		write_file("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+		return configure(setup);
+	}
+	return quiet6(setup->device) < 0 || configure(setup) < 0 || set_address6(setup) < 0 ||
+	       set_neighbour6(setup) < 0 ? -1 : 0;
+}
+
 /* -- files of /proc ---------------------------------------------------------------------------------------------- */
 
 static ssize_t read_file(const char *path, char *into, size_t size)
@@ -233,6 +318,16 @@ static void print_counters(char *text)
 	}
 }
 
+/* One on a line: "Name value". */
+static void print_counters6(char *text)
+{
+	char *one, *value;
+
+	while ((one = strsep(&text, "\n")) && *one)
+		if ((one = strtok_r(one, " \t", &value)) && atoll(value))
+			printf(" %s=%lld", one, atoll(value));
+}
+
 static void command_counters(void)
 {
 	static char text[FILE_SIZE];
@@ -242,6 +337,8 @@ static void command_counters(void)
 		print_counters(text);
 	if (read_file("/proc/net/netstat", text, sizeof text) > 0)
 		print_counters(text);
+	if (read_file("/proc/net/snmp6", text, sizeof text) > 0)
+		print_counters6(text);
 	printf("\n");
 }
 
@@ -291,24 +388,33 @@ static void answer_hex(ssize_t size)
 	printf("\n");
 }
 
+/* " ADDRESS PORT" */
+static void print_address(const struct sockaddr_storage *where)
+{
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)where;
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)where;
+	char text[INET6_ADDRSTRLEN];
+
+	if (where->ss_family == AF_INET)
+		inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
+	else
+		inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
+	printf(" %s %u", text, ntohs(where->ss_family == AF_INET ? v4->sin_port : v6->sin6_port));
+}
+
 static void command_accept(int fd)
 {
 	struct sockaddr_storage peer;
 	socklen_t size = sizeof peer;
-	char text[INET6_ADDRSTRLEN];
 	int child = accept4(fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK);
-	const struct sockaddr_in *v4 = (const struct sockaddr_in *)&peer;
-	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&peer;
 
 	if (child < 0) {
 		answer_errno();
 		return;
 	}
-	if (peer.ss_family == AF_INET)
-		inet_ntop(AF_INET, &v4->sin_addr, text, sizeof text);
-	else
-		inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof text);
-	printf("@ok %d %s %u\n", child, text, ntohs(peer.ss_family == AF_INET ? v4->sin_port : v6->sin6_port));
+	printf("@ok %d", child);
+	print_address(&peer);
+	printf("\n");
 }
 
 static void command_option(int fd, int level, int name, const char *value)
@@ -379,7 +485,7 @@ static void command_recvmsg(int fd, size_t size, size_t room, int flags)
 {
 	static union { struct cmsghdr align; unsigned char bytes[4096]; } control;
 	struct iovec part = { data, size < sizeof data ? size : sizeof data };
-	struct sockaddr_in peer = { 0 };
+	struct sockaddr_storage peer = { 0 };
 	struct msghdr msg = { &peer, sizeof peer, &part, 1, &control, room < sizeof control ? room : sizeof control, 0 };
 	ssize_t got = recvmsg(fd, &msg, flags | MSG_DONTWAIT);
 
@@ -391,7 +497,7 @@ static void command_recvmsg(int fd, size_t size, size_t room, int flags)
 	print_hex((unsigned char *)data, (size_t)got < part.iov_len ? (size_t)got : part.iov_len);
 	printf(" %d", msg.msg_flags);
 	if (msg.msg_namelen)
-		printf(" %s %d", inet_ntoa(peer.sin_addr), ntohs(peer.sin_port));
+		print_address(&peer);
 	else
 		printf(" - 0");
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
@@ -481,7 +587,7 @@ static int next_line(char **word)
 	return n;
 }
 
-static int serve_namespace(const struct setup *setup)
+static int serve_namespace(const struct setup *setup, int ipv6)
 {
 	char *word[WORDS];
 	int home = open("/proc/self/ns/net", O_RDONLY), mine, n, failed;
@@ -491,8 +597,7 @@ static int serve_namespace(const struct setup *setup)
 		answer_errno();
 		return 0;
 	}
-	write_file("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
-	failed = configure(setup) < 0;
+	failed = configure_all(setup, ipv6) < 0;
 	if (failed)
 		answer_errno();
 	else
@@ -506,7 +611,7 @@ static int serve_namespace(const struct setup *setup)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC < commands\n");
+	fprintf(stderr, "usage: vnicsock DEVICE ADDRESS/PREFIX PEER PEER-MAC [ADDRESS6/PREFIX PEER6] < commands\n");
 	return 2;
 }
 
@@ -534,21 +639,32 @@ static int parse(struct setup *setup, char **argv)
 	       sscanf(argv[4], "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", m, m + 1, m + 2, m + 3, m + 4, m + 5) == 6;
 }
 
+static int parse6(struct setup *setup, char **argv)
+{
+	struct in6_addr ignored;
+
+	setup->peer6 = argv[6];
+	return sscanf(argv[5], "%63[0-9a-f:]/%u", setup->address6, &setup->prefix6) == 2 && setup->prefix6 <= 128 &&
+	       inet_pton(AF_INET6, setup->address6, &ignored) == 1 &&
+	       inet_pton(AF_INET6, setup->peer6, &ignored) == 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct setup setup = {0};
 	char *word[WORDS];
-	int n;
+	int n, ipv6;
 	pid_t child;
 
-	if (argc != 5 || !parse(&setup, argv))
+	if ((argc != 5 && argc != 7) || !parse(&setup, argv) || (argc == 7 && !parse6(&setup, argv)))
 		return usage();
 	setvbuf(stdout, NULL, _IOLBF, 1 << 16);
 	setvbuf(stdin, NULL, _IONBF, 0); /* the child must not lose what the parent has read ahead */
 	plain_terminal();
 	printf("@ready\n");
 	while ((n = next_line(word)) >= 0) {
-		if (!is(n ? word[0] : "", n, "begin", 1)) {
+		ipv6 = is(n ? word[0] : "", n, "begin", 2) && argc == 7 && !strcmp(word[1], "6");
+		if (!ipv6 && !is(n ? word[0] : "", n, "begin", 1)) {
 			if (n)
 				printf("@bad\n");
 			continue;
@@ -557,7 +673,7 @@ int main(int argc, char **argv)
 		if (child < 0)
 			answer_errno();
 		else if (!child)
-			return serve_namespace(&setup);
+			return serve_namespace(&setup, ipv6);
 		else
 			waitpid(child, NULL, 0);
 	}

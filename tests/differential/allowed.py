@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 @dataclass(frozen=True)
 class Allowed:
     """``field`` of an answer ("win"; "push" is a difference in PSH alone), a counter ("TcpExt.*"), a field of TCP_INFO
-    ("info.lost") or "call", in stimuli that match ``stimuli``.  Both are patterns with spaces between.  ``side`` is
-    the kernel that differs: "host" behind a TUN device, "guest" behind a virtual card, or "*"."""
+    ("info.lost") or "call", in stimuli that match ``stimuli`` (or do so without the "six-" of a repetition over IPv6).
+    Both are patterns with spaces between.  ``side`` is the kernel that differs: "host" behind a TUN device, "guest"
+    behind a virtual card, or "*"."""
 
     field: str
     stimuli: str
@@ -22,7 +23,10 @@ class Allowed:
         fields, stimuli = self.field.split(), self.stimuli.split()
         if self.side not in ("*", side):
             return False
-        return any(fnmatchcase(field, f) for f in fields) and any(fnmatchcase(stimulus, s) for s in stimuli)
+        # What an IP packet counts has other names in IPv6.
+        name, counter = stimulus.removeprefix("six-"), field.replace("Ip6", "Ip.", 1)
+        names = any(fnmatchcase(each, s) for each in (stimulus, name) for s in stimuli)
+        return names and any(fnmatchcase(each, f) for each in (field, counter) for f in fields)
 
 
 _DRIVER = (

@@ -27,8 +27,9 @@ from guest.vm.args import Stream, Vm
 from guest.vm.machine import Guest, boot
 from guest.vm.rundir import RunDir
 from guest.vm.shell import Program
-from tests.differential.real import profile_sysctls, sysctl_text
-from tests.differential.runner import CLIENT, POLL_ALL, SERVER, Run, aton
+from tests.differential.family import CLIENT, CLIENT6, SERVER, SERVER6, aton
+from tests.differential.real import SETTLE_MS, profile_sysctls, sysctl_text
+from tests.differential.runner import POLL_ALL, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MAC = bytes.fromhex("525400000001")  # the guest's card
@@ -38,7 +39,8 @@ FENCE_S = 10.0  # for the guest to answer a fence
 CALL_S = 10.0
 
 _ARP = struct.Struct("!HHBBH6sI6sI")
-_IPV4, _ARP_TYPE = b"\x08\x00", b"\x08\x06"
+_ARP_TYPE = b"\x08\x06"
+_ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _LENGTH = struct.Struct(">I")
 _REQUEST, _REPLY = 1, 2
 _ANSWER = re.compile(rb"@(ok|err|bad)([^\r\n]*)\r\n")
@@ -82,7 +84,8 @@ class Agent:
 
     def __init__(self, guest: Guest) -> None:
         mac = PEER_MAC.hex(":")
-        self._program: Program = guest.shell.spawn(f"vnicsock eth0 {SERVER}/24 {CLIENT} {mac}")
+        ends = f"{SERVER}/24 {CLIENT} {mac} {SERVER6}/64 {CLIENT6}"
+        self._program: Program = guest.shell.spawn(f"vnicsock eth0 {ends}")
         self._program.expect(b"@ready\r\n", CALL_S)
 
     def ask(self, *words: object) -> list[str]:
@@ -172,12 +175,12 @@ def _bytes(words: list[str]) -> bytes:
 class GuestSide:
     """A namespace of the guest, between "begin" and "end"."""
 
-    def __init__(self, card: Card, agent: Agent) -> None:
-        self._card, self._agent = card, agent
+    def __init__(self, card: Card, agent: Agent, family: int = 4) -> None:
+        self._card, self._agent, self._family = card, agent, family
         self.late = 0.0  # ms that the guest took for its slowest fence
 
     def transmit(self, packet: bytes) -> None:
-        self._card.send(MAC + PEER_MAC + _IPV4 + packet)
+        self._card.send(MAC + PEER_MAC + _ETHERTYPES[packet[0] >> 4] + packet)
 
     def advance(self, ms: float) -> list[tuple[float, bytes]]:
         start = time.monotonic()
@@ -186,7 +189,7 @@ class GuestSide:
         fenced, out = False, []
         while (frame := self._card.receive(end if fenced else give_up)) is not None:
             passed = (time.monotonic() - start) * 1000
-            if frame[12:14] == _IPV4:
+            if frame[12:14] in (_ETHERTYPES[4], _ETHERTYPES[self._family]):
                 out.append((passed, _packet(frame)))
             elif frame[12:14] == _ARP_TYPE and self._arp(frame):
                 fenced, self.late = True, max(self.late, passed)
@@ -204,8 +207,8 @@ class GuestSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> GuestSocket:
-        return GuestSocket(self._agent, self._agent.ask("socket", int(family), int(kind))[0])
+    def socket(self, family: int, kind: int = socket.SOCK_STREAM) -> GuestSocket:
+        return GuestSocket(self._agent, self._agent.ask("socket", family, int(kind))[0])
 
     def poll(self, sock: GuestSocket) -> int:
         return sock.poll(POLL_ALL)
@@ -215,11 +218,13 @@ class GuestSide:
 
     def counters(self) -> dict[str, int]:
         pairs = (word.split("=") for word in self._agent.ask("counters"))
-        return {name: int(value) for name, value in pairs}
+        return {name: int(value) for name, value in pairs if self._family == 6 or "." in name}
 
 
 def _packet(frame: bytes) -> bytes:
-    """The IPv4 packet in a frame, without the padding of short ones."""
+    """The IP packet in a frame, without the padding of short ones."""
+    if frame[12:14] == _ETHERTYPES[6]:
+        return frame[14 : 54 + int.from_bytes(frame[18:20], "big")]
     return frame[14 : 14 + int.from_bytes(frame[16:18], "big")]
 
 
@@ -251,11 +256,13 @@ class GuestServer:
 
     def run(self, stimulus: Stimulus) -> dict[str, Any]:
         """The outcome in a new namespace, as real.run_here() gives it."""
-        self._agent.ask("begin")
+        self._agent.ask(*(("begin", 6) if stimulus.family == 6 else ("begin",)))
         try:
             different = self._apply(stimulus)
-            side = GuestSide(self._card, self._agent)
-            side.advance(0)  # what the device's arrival made the guest send
+            side = GuestSide(self._card, self._agent, stimulus.family)
+            side.advance(
+                SETTLE_MS if stimulus.family == 6 else 0
+            )  # what the device's arrival made the guest send
             outcome = Run(side, stimulus).run()
         finally:
             self._agent.ask("end")

@@ -9,15 +9,21 @@ from typing import Any
 
 from devmodel.netdev.offload import finish
 from devmodel.port import VnetHdr
-from devmodel.virtio.spec import VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
-from stack.api.bsd import AF_INET, SOCK_STREAM, Socket
+from devmodel.virtio.spec import (
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+)
+from stack.api.bsd import SOCK_STREAM, Socket
 from stack.clock import ManualClock
 from stack.include.ip import in_aton
+from stack.include.ipv6 import in6_pton
 from stack.include.netdevice import (
     NETDEV_TX_OK,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
     NETIF_F_TSO,
+    NETIF_F_TSO6,
     NETIF_F_TSO_ECN,
     net_device,
 )
@@ -25,16 +31,19 @@ from stack.include.sk_buff import CHECKSUM_PARTIAL, sk_buff
 from stack.net.core.neighbour import neigh_add_permanent
 from stack.net.core.skbuff import skb_linear_bytes
 from stack.net.ipv4 import proc
+from stack.net.ipv6 import proc as proc6
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.compare import Verdict, judge
-from tests.differential.runner import CLIENT, POLL_ALL, SERVER, Run
+from tests.differential.family import CLIENT, CLIENT6, SERVER, SERVER6
+from tests.differential.runner import POLL_ALL, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MSEC = 1_000_000
 _START_NS = 20_000 * 1_000 * MSEC
 _MAC = b"\x52\x54\0\0\0\1"
 _PEER_MAC = b"\x52\x54\0\0\0\2"
+_ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 
 def _finished(skb: sk_buff, frame: bytes) -> Iterable[bytes]:
@@ -45,32 +54,38 @@ def _finished(skb: sk_buff, frame: bytes) -> Iterable[bytes]:
         hdr.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
         hdr.csum_start, hdr.csum_offset = skb.csum_start - skb.data, skb.csum_offset
     if skb.gso_size:
-        hdr.gso_type, hdr.gso_size = VIRTIO_NET_HDR_GSO_TCPV4, skb.gso_size
+        ipv6 = frame[12:14] == _ETHERTYPES[6]
+        hdr.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if ipv6 else VIRTIO_NET_HDR_GSO_TCPV4
+        hdr.gso_size = skb.gso_size
     return (b"".join(parts) for parts in finish(hdr, [frame]))
 
 
 class OurSide:
     """A Stack with one device; what the kernel does in software for every device is an offload of this one."""
 
-    def __init__(self, profile: str, sysctl: dict[str, Any]) -> None:
+    def __init__(self, profile: str, sysctl: dict[str, Any], family: int = 4) -> None:
+        self.family = family
         self.clock = ManualClock(_START_NS)
         self.net = Stack(self.clock, SeededRng(11), profile, sysctl)
         self.dev = self.net.register_netdevice("tun0", _MAC, 1500)
-        self.dev.features = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO_ECN | NETIF_F_SG
+        self.dev.features = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_SG
         self.net.dev_addr_add(self.dev, f"{SERVER}/24")
         neigh_add_permanent(self.net.arp_tbl, in_aton(CLIENT), self.dev, _PEER_MAC)
+        if family == 6:
+            self.net.dev_addr_add(self.dev, f"{SERVER6}/64")
+            neigh_add_permanent(self.net.nd_tbl, in6_pton(CLIENT6), self.dev, _PEER_MAC)
         self.dev.ndo_start_xmit = self._xmit
         self.out: list[tuple[int, bytes]] = []
 
     def _xmit(self, skb: sk_buff, dev: net_device) -> int:
         frame = skb_linear_bytes(skb)
-        if frame[12:14] == b"\x08\0":
+        if frame[12:14] in (_ETHERTYPES[4], _ETHERTYPES[self.family]):
             now = self.clock.now_ns()
             self.out.extend((now, bytes(one)[14:]) for one in _finished(skb, frame))
         return NETDEV_TX_OK
 
     def transmit(self, packet: bytes) -> None:
-        self.net.netif_rx(self.dev, _MAC + _PEER_MAC + b"\x08\0" + packet)
+        self.net.netif_rx(self.dev, _MAC + _PEER_MAC + _ETHERTYPES[packet[0] >> 4] + packet)
         self.net.rx_done()
 
     def advance(self, ms: float) -> list[tuple[float, bytes]]:
@@ -86,7 +101,7 @@ class OurSide:
     def now_ms(self) -> float:
         return self.clock.now_ns() / MSEC
 
-    def socket(self, kind: int = SOCK_STREAM, family: int = AF_INET) -> Socket:
+    def socket(self, family: int, kind: int = SOCK_STREAM) -> Socket:
         return Socket(self.net, family, kind)
 
     def poll(self, sock: Socket) -> int:
@@ -97,12 +112,13 @@ class OurSide:
 
     def counters(self) -> dict[str, int]:
         groups = {**proc.snmp_groups(self.net), **proc.netstat_groups(self.net)}
-        return {f"{group}.{name}": value for group, names in groups.items() for name, value in names.items()}
+        found = {f"{group}.{name}": value for group, names in groups.items() for name, value in names.items()}
+        return {**found, **proc6.snmp6_counters(self.net)} if self.family == 6 else found
 
 
 def run_ours(stimulus: Stimulus, profile: str) -> dict[str, Any]:
     """The outcome on a fresh Stack of that profile."""
-    side = OurSide(profile, {**COMMON_SYSCTL, **stimulus.sysctl})
+    side = OurSide(profile, {**COMMON_SYSCTL, **stimulus.sysctl}, stimulus.family)
     return Run(side, stimulus).run()
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from stack.clock import ManualClock
 from stack.rng import SeededRng
 from stack.stack import Stack
-from tests.differential.runner import POLL_ALL, SERVER, Run
+from tests.differential.family import SERVER, SERVER6
+from tests.differential.runner import POLL_ALL, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 TUN = "/dev/net/tun"
@@ -36,6 +37,7 @@ SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 
 AT_A_TIME = 12
+SETTLE_MS = 12.0  # for the reports of the groups of an IPv6 address, which go out at once
 _SYS = Path("/proc/sys/net")
 _NET = Path("/proc/thread-self/net")
 
@@ -44,9 +46,9 @@ class NoNamespace(RuntimeError):
     """A private network namespace or a TUN device in it cannot be had here; the text says why."""
 
 
-def enter_namespace() -> int:
+def enter_namespace(family: int = 4) -> int:
     """Move this process into a new network namespace and give back the descriptor of a TUN device in it, up,
-    with the server's address; NoNamespace if that fails."""
+    with the server's address (of both families if ``family`` is 6); NoNamespace if that fails."""
     before = os.readlink("/proc/thread-self/ns/net")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
@@ -56,7 +58,11 @@ def enter_namespace() -> int:
     try:
         fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN | IFF_NO_PI))
+        if family == 6:
+            _quiet_ipv6()
         _configure()
+        if family == 6:
+            _configure6()
     except OSError as error:
         raise NoNamespace(f"{TUN} in the new namespace: {error}") from error
     return fd
@@ -73,6 +79,24 @@ def _configure() -> None:
             fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sH22x", name, IFF_UP | IFF_RUNNING))
 
 
+def _quiet_ipv6() -> None:
+    """The device says nothing of itself: no address of its own making, no router solicitation, and what it has to tell
+    of its groups is told at once."""
+    for name, value in (
+        ("addr_gen_mode", 1),
+        ("router_solicitations", 0),
+        ("mldv2_unsolicited_report_interval", 1),
+    ):
+        (_SYS / "ipv6/conf/tun0" / name).write_text(str(value))
+
+
+def _configure6() -> None:
+    """The server's IPv6 address; a TUN device has no neighbours to look for and tries no duplicates."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+        address = socket.inet_pton(socket.AF_INET6, SERVER6)
+        fcntl.ioctl(s, SIOCSIFADDR, struct.pack("=16sIi", address, 64, socket.if_nametoindex("tun0")))
+
+
 def sysctl_text(value: Any) -> str:
     return " ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
 
@@ -81,7 +105,7 @@ def profile_sysctls(profile: str) -> dict[str, str]:
     """The integers and strings of a Stack of that profile, by their path below /proc/sys/net."""
     net = Stack(ManualClock(0), SeededRng(1), profile)
     found: dict[str, str] = {}
-    for owner, directory in ((net.ipv4, "ipv4"), (net.core, "core")):
+    for owner, directory in ((net.ipv4, "ipv4"), (net.ipv6, "ipv6"), (net.core, "core")):
         for field, value in vars(owner).items():
             name = field.removeprefix("sysctl_")
             if field.startswith("sysctl_") and isinstance(value, int | str | tuple):
@@ -111,8 +135,9 @@ def apply_sysctls(values: dict[str, str]) -> list[str]:
 class RealSide:
     """This process's namespace."""
 
-    def __init__(self, tun: int) -> None:
+    def __init__(self, tun: int, family: int = 4) -> None:
         self.tun = tun
+        self.family = family
         self.kept: list[Any] = []
         self.late = 0.0  # ms by which this process was too slow at its worst: the host is busy
         self.ready: float | None = None
@@ -134,7 +159,7 @@ class RealSide:
             ready, _, _ = select.select([self.tun], [], [], max(left, 0))
             if ready:
                 packet = os.read(self.tun, 65536)
-                if packet[0] >> 4 == 4:
+                if packet[0] >> 4 in (4, self.family):
                     out.append(((time.monotonic() - start) * 1000, packet))
             elif left <= 0:
                 self.ready = time.monotonic()
@@ -144,7 +169,7 @@ class RealSide:
     def now_ms(self) -> float:
         return time.monotonic() * 1000
 
-    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+    def socket(self, family: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
         s = socket.socket(family, kind)
         s.setblocking(False)
         self.kept.append(s)
@@ -166,18 +191,23 @@ class RealSide:
                 group = names.partition(":")[0]
                 for key, value in zip(names.split()[1:], numbers.split()[1:], strict=True):
                     found[f"{group}.{key}"] = int(value)
+        if self.family == 6:
+            pairs = (line.split() for line in (_NET / "snmp6").read_text().splitlines())
+            found.update({name: int(value) for name, value in pairs})
         return found
 
 
 def run_here(stimulus: Stimulus, profile: str) -> dict[str, Any]:
     """The outcome in a new namespace, with what sysctls differ from the profile in ``sysctl``."""
-    tun = enter_namespace()
+    tun = enter_namespace(stimulus.family)
     extra = {
         k.replace(".", "/") if "." in k else f"ipv4/{k}": sysctl_text(v)
         for k, v in {**COMMON_SYSCTL, **stimulus.sysctl}.items()
     }
     different = apply_sysctls({**profile_sysctls(profile), **extra})
-    side = RealSide(tun)
+    side = RealSide(tun, stimulus.family)
+    if stimulus.family == 6:
+        side.advance(SETTLE_MS)
     outcome = Run(side, stimulus).run()
     outcome["sysctl"], outcome["late"] = different, side.late
     return outcome

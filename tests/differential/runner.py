@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs one stimulus against one side and writes down the answers.
 
-A ``Side`` is a server that takes IPv4 packets and gives some back while time passes, with sockets that have the calls
+A ``Side`` is a server that takes IP packets and gives some back while time passes, with sockets that have the calls
 of Python's ``socket``: our Stack in virtual time (ours.py) or the host's kernel behind a TUN device (real.py).  The
 outcome is a plain dict that json takes: ``answers`` (one dict of normalised fields per packet), ``calls`` (results of
 the socket calls), ``infos`` (fields of each TCP_INFO asked for), ``mib`` (what the counters of /proc/net/snmp and
-netstat grew by), ``took`` (how long each step really took, in ms) and ``called`` (its call alone).
+netstat, of IPv6 also snmp6, grew by), ``took`` (how long each step really took, in ms) and ``called`` (its call alone).
 
 Normalised means without what is random by design: sequence numbers count from the initial ones, a TSval from
 the first one of its flow with the elapsed time taken off, a later initial sequence number that follows the clock is
-"clock", an IP id is "0", "first" or the step since the one before.
+"clock", an IP id is "0", "first" or the step since the one before, an IPv6 flow label is "0", "the client's" (the last
+that its packets of the flow had), "first", "same" or "other" than the flow's one before.
 """
 
 from __future__ import annotations
@@ -24,19 +25,17 @@ from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
 from stack.include.net import MSG_TRUNC
 from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from stack.include.tcp_states import TCP_SYN_SENT
-from stack.lib.checksum import csum_partial, csum_tcpudp_magic, ip_compute_csum, ip_fast_csum
+from stack.lib.checksum import ip_compute_csum
 from tests.differential import signature
+from tests.differential.family import FAMILIES, Family, Head
 from tests.differential.script import Stimulus
 
-SERVER = "10.0.2.2"
-CLIENT = "10.0.2.15"
 ISN = 1_000_000
 ISN_NS = 64  # the server's initial sequence numbers count such
 EPHEMERAL = 32768  # ports from here on are chosen by the kernel
 RTO_LONG = 700_000  # us
 ISN_MS = 3.0  # a real clock and ours may be so far apart within a step
 
-_IP = Struct("!BBHHHBBHII")
 _TCP = Struct("!HHIIBBHHH")
 _M32 = 0xFFFFFFFF
 
@@ -73,25 +72,20 @@ _INFO_LATER_NAMES = ("rcv_wnd", "rehash", "total_rto", "total_rto_recoveries", "
 _OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
 
 
-def aton(text: str) -> int:
-    a, b, c, d = (int(part) for part in text.split("."))
-    return a << 24 | b << 16 | c << 8 | d
-
-
 class Side(Protocol):
     """A server."""
 
     def transmit(self, packet: bytes) -> None:
-        """Give it an IPv4 packet."""
+        """Give it an IP packet."""
 
     def advance(self, ms: float) -> list[tuple[float, bytes]]:
-        """Let time pass; the IPv4 packets that it sent, each with when (ms after the call)."""
+        """Let time pass; the IP packets that it sent, each with when (ms after the call)."""
 
     def now_ms(self) -> float:
         """Its clock."""
 
-    def socket(self, kind: int = SOCK_STREAM, family: int = AF_INET) -> Any:
-        """A new socket that does not block."""
+    def socket(self, family: int, kind: int = SOCK_STREAM) -> Any:
+        """A new socket of AF_INET or AF_INET6 that does not block."""
 
     def poll(self, sock: Any) -> int:
         """What poll(2) says of a socket, asked for POLL_ALL."""
@@ -100,7 +94,7 @@ class Side(Protocol):
         """The int that a request gives."""
 
     def counters(self) -> dict[str, int]:
-        """ "TcpExt.ListenDrops" and so on."""
+        """ "TcpExt.ListenDrops" and so on; of a stimulus over IPv6 also "Ip6InReceives" and so on."""
 
 
 @dataclass
@@ -120,6 +114,8 @@ class Flow:
     ts_first_ms: float = 0.0
     last_id: int | None = None
     connect_isn: int | None = None  # of the server's last SYN without ACK
+    label_given: int = 0  # the last of the client's packets
+    label_last: int | None = None  # the last of the server's
 
 
 class Run:
@@ -128,6 +124,7 @@ class Run:
     def __init__(self, side: Side, stimulus: Stimulus) -> None:
         self.side = side
         self.stimulus = stimulus
+        self.family = FAMILIES[stimulus.family]
         self.flows: dict[tuple[int, int], Flow] = {}
         self.connecting: dict[int, int] = {}  # a port of the client's: the server's that connected to it last
         self.socks: dict[str, Any] = {}
@@ -185,6 +182,7 @@ class Run:
         port = port or self.connecting.get(sport, 0)
         flow = self.flow(sport, port)
         flow.isn = flow.isn if isn is None else isn
+        flow.label_given = more.get("label", 0)
         bits = flags_to_bits(flags)
         options = (signature.UNSIGNED if md5 is not None else b"") + self._options(flow, bits, more)
         base = flow.irs or 0
@@ -196,15 +194,20 @@ class Run:
         head = [sport, port, seq_abs, ack_abs, words << 4 | reserved, bits, win]
         raw = _TCP.pack(*head, 0, urg) + options + data
         raw = raw if cut is None else raw[:cut]
-        addrs = aton(more.get("src", CLIENT)), aton(more.get("dst", SERVER))
+        family, addresses = self._ends(more)
         if md5 is not None:
-            raw = signature.sign(b"".join(a.to_bytes(4, "big") for a in addrs), raw, md5)
-        check = csum_tcpudp_magic(*addrs, len(raw), 6, csum_partial(raw))
+            raw = signature.sign(addresses, raw, md5)
+        check = family.checksum(addresses, 6, len(raw), raw)
         check = 0 if zero_checksum else check ^ 1 if bad_checksum else check
         raw = (raw[:16] + check.to_bytes(2, "big") + raw[18:])[: len(raw)]
         if seq is None:
             flow.snd_nxt += len(data) + bool(bits & 2) + bool(bits & 1)
         self.do_ip(6, raw, **more)
+
+    def _ends(self, more: dict[str, Any]) -> tuple[Family, bytes]:
+        """The family of a packet with those fields, and its source and destination."""
+        family = FAMILIES[more.get("family", self.family.number)]
+        return family, family.addresses(more.get("src", family.client), more.get("dst", family.server))
 
     def _options(self, flow: Flow, bits: int, more: dict[str, Any]) -> bytes:
         ts = more.pop("ts", None)
@@ -235,21 +238,23 @@ class Run:
         quote: int = 8,
         sport: int = 40000,
         port: int = 80,
-        qsrc: str = SERVER,
+        qsrc: str | None = None,
         bad_checksum: bool = False,
         **more: Any,
     ) -> None:
+        family, addresses = self._ends(more)
         if data is None:
             port = port or self.connecting.get(sport, 0)
             flow = self.flow(sport, port)
             inner = _TCP.pack(port, sport, ((flow.irs or 0) + seq) & _M32, 0, 5 << 4, 0x12, 1000, 0, 0)[
                 :quote
             ]
-            data = self._ip_header(6, 40, 0, 0x4000, 64, 0, b"", aton(qsrc), aton(CLIENT), None, None, False)
-            data += inner
-        head = bytes((type, code, 0, 0)) + rest.to_bytes(4, "big")
-        check = ip_compute_csum(head + data) ^ (1 if bad_checksum else 0)
-        self.do_ip(1, head[:2] + check.to_bytes(2, "big") + head[4:] + data, **more)
+            data = family.quoted(6, 20, qsrc or family.server, family.client) + inner
+        raw = bytes((type, code, 0, 0)) + rest.to_bytes(4, "big") + data
+        pseudo = family.icmp_pseudo
+        check = family.checksum(addresses, family.icmp, len(raw), raw) if pseudo else ip_compute_csum(raw)
+        check ^= 1 if bad_checksum else 0
+        self.do_ip(family.icmp, raw[:2] + check.to_bytes(2, "big") + raw[4:], **more)
 
     def do_udp(
         self,
@@ -263,72 +268,26 @@ class Run:
     ) -> None:
         size = 8 + len(data) if length is None else length
         head = b"".join(v.to_bytes(2, "big") for v in (sport, port, size, 0))
-        check = csum_tcpudp_magic(aton(CLIENT), aton(SERVER), size, 17, csum_partial(head + data)) or 0xFFFF
+        family, addresses = self._ends(more)
+        check = family.checksum(addresses, 17, size, head + data) or 0xFFFF
         check = {"good": check, "bad": check ^ 1, "none": 0}[checksum]
         self.do_ip(17, head[:6] + check.to_bytes(2, "big") + data, **more)
 
-    def do_ip(
-        self,
-        proto: int,
-        body: bytes,
-        *,
-        ttl: int = 64,
-        tos: int = 0,
-        ip_id: int | None = None,
-        frag: int = 0x4000,
-        ip_options: bytes = b"",
-        src: str = CLIENT,
-        dst: str = SERVER,
-        tot_len: int | None = None,
-        ihl: int | None = None,
-        bad_ip_checksum: bool = False,
-        pad: bytes = b"",
-        frags: tuple[tuple[int, int, bool], ...] = (),
-    ) -> None:
-        if ip_id is None:
-            ip_id, self.ip_id = self.ip_id, self.ip_id + 1
-        addrs = aton(src), aton(dst)
-        pieces = [(body[a:b], a // 8 | (0x2000 if more else 0)) for a, b, more in frags] or [(body, frag)]
-        for piece, field in pieces:
-            size = 20 + len(ip_options) + len(piece)
-            head = self._ip_header(
-                proto, size, ip_id, field, ttl, tos, ip_options, *addrs, tot_len, ihl, bad_ip_checksum
-            )
-            self.side.transmit(head + piece + pad)
-
-    @staticmethod
-    def _ip_header(
-        proto: int,
-        size: int,
-        ip_id: int,
-        frag: int,
-        ttl: int,
-        tos: int,
-        options: bytes,
-        saddr: int,
-        daddr: int,
-        tot_len: int | None,
-        ihl: int | None,
-        bad: bool,
-    ) -> bytes:
-        words = 5 + len(options) // 4
-        first = 0x40 | (words if ihl is None else ihl)
-        fields = (first, tos, size if tot_len is None else tot_len, ip_id, frag, ttl, proto)
-        head = _IP.pack(*fields, 0, saddr, daddr) + options
-        check = ip_fast_csum(head, words) ^ (1 if bad else 0)
-        return head[:10] + check.to_bytes(2, "big") + head[12:]
+    def do_ip(self, proto: int, body: bytes, *, family: int | None = None, **fields: Any) -> None:
+        ident, self.ip_id = self.ip_id, self.ip_id + 1
+        for packet in FAMILIES[family or self.family.number].packets(proto, body, ident, **fields):
+            self.side.transmit(packet)
 
     # -- socket calls ----------------------------------------------------------------------------------------------
 
-    def do_listen(self, backlog: int, port: int, options: tuple[Any, ...], sock: str) -> None:
-        self.socks[sock] = self.side.socket()
-        for option in options:
-            self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
-        self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
+    def do_listen(
+        self, backlog: int, port: int, options: tuple[Any, ...], sock: str, family: int | None = None
+    ) -> None:
+        self._bound(SOCK_STREAM, port, options, sock, family)
         self._record("listen", sock, self._try(sock, "listen", (backlog,)))
 
     def do_stream(self, options: tuple[tuple[int, int, Any], ...], sock: str) -> None:
-        self.socks[sock] = self.side.socket()
+        self.socks[sock] = self.side.socket(self.family.af)
         for option in options:
             self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
 
@@ -337,20 +296,26 @@ class Run:
     ) -> None:
         self.do_stream(options, sock)
         if bind:
-            self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", bind),)))
-        self._record("connect", sock, self._try(sock, "connect", ((to or CLIENT, port),)))
+            self._record("bind", sock, self._try(sock, "bind", ((self.family.any, bind),)))
+        self._record("connect", sock, self._try(sock, "connect", ((to or self.family.client, port),)))
 
-    def do_datagram(self, port: int, sock: str, peer: int, options: tuple[tuple[int, int, Any], ...]) -> None:
+    def do_datagram(
+        self, port: int, sock: str, peer: int, options: tuple[Any, ...], family: int | None = None
+    ) -> None:
         """A UDP socket on that port; connected to the client's port ``peer`` unless that is 0."""
-        s = self.socks[sock] = self.side.socket(SOCK_DGRAM)
+        self._bound(SOCK_DGRAM, port, options, sock, family)
+        if peer:
+            self.socks[sock].connect((FAMILIES[family or self.family.number].client, peer))
+
+    def _bound(self, kind: int, port: int, options: tuple[Any, ...], sock: str, family: int | None) -> None:
+        of = FAMILIES[family or self.family.number]
+        self.socks[sock] = self.side.socket(of.af, kind)
         for option in options:
             self._record("setsockopt", sock, self._try(sock, "setsockopt", option))
-        self._record("bind", sock, self._try(sock, "bind", (("0.0.0.0", port),)))
-        if peer:
-            s.connect((CLIENT, peer))
+        self._record("bind", sock, self._try(sock, "bind", ((of.any, port),)))
 
     def do_newsocket(self, sock: str, v6: bool, dgram: bool) -> None:
-        self.socks[sock] = self.side.socket(SOCK_DGRAM if dgram else SOCK_STREAM, AF_INET6 if v6 else AF_INET)
+        self.socks[sock] = self.side.socket(AF_INET6 if v6 else AF_INET, SOCK_DGRAM if dgram else SOCK_STREAM)
 
     def do_options(
         self, level: int, name: int, values: tuple[Any, ...], sizes: tuple[int, ...], sock: str
@@ -397,10 +362,10 @@ class Run:
         except OSError as error:
             return errno.errorcode.get(error.errno or 0, str(error.errno))
         if into is not None:
-            conn, (host, port) = result
+            conn, (host, port, *_) = result
             conn.setblocking(False)
             self.socks[into] = conn
-            return f"{host}:{port if host == CLIENT else _port_text(port)}"
+            return f"{host}:{port if host == self.family.client else _port_text(port)}"
         if name == "recvmsg":
             return _message(*result)
         if name == "recv" and args[1] & MSG_TRUNC:
@@ -417,34 +382,47 @@ class Run:
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _answer(self, step: int, ms: float, packet: bytes) -> None:
-        first, tos, size, ip_id, frag, ttl, proto, _, _saddr, daddr = _IP.unpack_from(packet)
-        ihl = (first & 15) * 4
-        out: dict[str, Any] = {"step": step, "ms": round(ms, 1), "proto": proto, "ttl": ttl, "tos": tos}
-        out["df"] = bool(frag & 0x4000)
-        if frag & 0x3FFF:
-            out["frag"] = [(frag & 0x1FFF) * 8, bool(frag & 0x2000)]
-        if ihl > 20:
-            out["ip_options"] = packet[20:ihl].hex()
-        if ip_fast_csum(packet, ihl // 4) or size != len(packet):
-            out["malformed"] = packet[:ihl].hex()
-        if daddr != aton(CLIENT):
-            out["to"] = packet[16:20].hex()
-        body = packet[ihl:size]
-        if proto == 6 and not frag & 0x1FFF:
-            self._tcp_answer(out, ms, ip_id, packet[12:20], body)
+        family = FAMILIES[packet[0] >> 4]
+        head = family.head(packet)
+        out: dict[str, Any] = {"step": step, "ms": round(ms, 1), **head.fields}
+        if head.proto == 6 and not head.later:
+            self._tcp_answer(out, ms, family, head)
         else:
-            out["id"] = "0" if ip_id == 0 else "random"
-            out["body"] = self._icmp_text(body) if proto == 1 else body.hex()
+            self._identify(out, family, head, None)
+            text = head.proto == family.icmp and not head.later
+            out["body"] = self._icmp_text(family, head) if text else head.body.hex()
         self.answers.append(out)
 
     @staticmethod
-    def _icmp_text(body: bytes) -> str:
-        ok = "" if not ip_compute_csum(body) else " bad checksum"
+    def _identify(out: dict[str, Any], family: Family, head: Head, flow: Flow | None) -> None:
+        """The field that tells one packet from another: IPv4's id, or IPv6's flow label."""
+        if family.number == 6:
+            out["label"] = _label(flow, head.label)
+            return
+        if flow is None:
+            out["id"] = "0" if head.ip_id == 0 else "random"
+            return
+        first = flow.last_id is None
+        out["id"] = (
+            "0"
+            if head.ip_id == 0
+            else "first"
+            if first
+            else f"+{(head.ip_id - (flow.last_id or 0)) & 0xFFFF}"
+        )
+        flow.last_id = head.ip_id or flow.last_id
+
+    @staticmethod
+    def _icmp_text(family: Family, head: Head) -> str:
+        body = head.body
+        whole = family.checksum(head.addresses, family.icmp, len(body), body)
+        ok = "" if not (whole if family.icmp_pseudo else ip_compute_csum(body)) else " bad checksum"
         return (
             f"type {body[0]} code {body[1]} rest {body[4:8].hex()} {len(body) - 8} bytes {body[8:].hex()}{ok}"
         )
 
-    def _tcp_answer(self, out: dict[str, Any], ms: float, ip_id: int, addrs: bytes, body: bytes) -> None:
+    def _tcp_answer(self, out: dict[str, Any], ms: float, family: Family, head: Head) -> None:
+        body, addrs = head.body, head.addresses
         sport, dport, seq, ack, words, bits, win, _, urg = _TCP.unpack_from(body)
         flow = self.flow(dport, sport)
         flags = bits_to_flags(bits)
@@ -455,10 +433,9 @@ class Run:
             flow.connect_isn, flow.last_id = seq, None
             self.connecting[dport] = sport
             out["from"] = _port_text(sport)
-        pseudo = addrs + b"\0\6" + len(body).to_bytes(2, "big")
         data = body[words >> 4 << 2 :]
         out.update(port=dport, flags=flags, win=win, data=len(data))
-        if ip_compute_csum(pseudo + body):
+        if family.checksum(addrs, 6, len(body), body):
             out["bad_checksum"] = True
         if data:
             out["bytes"] = data[:16].hex()
@@ -466,10 +443,7 @@ class Run:
             out["urg"], out["reserved"] = urg, words & 15
         out["seq"] = self._relative_seq(flow, seq, bits, self.elapsed + ms)
         out["ack"] = "zero" if ack == 0 else _signed(ack - flow.isn)
-        out["id"] = (
-            "0" if ip_id == 0 else "first" if flow.last_id is None else f"+{(ip_id - flow.last_id) & 0xFFFF}"
-        )
-        flow.last_id = ip_id or flow.last_id
+        self._identify(out, family, head, flow)
         out["opts"] = self._option_text(out, flow, bits, ms, body[20 : words >> 4 << 2])
         if (at := out["opts"].find("kind19")) >= 0:
             found = out["opts"][at : at + 38]
@@ -526,6 +500,15 @@ class Run:
             ]
             return "sack " + " ".join(f"{a}:{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
         return f"{name} {int.from_bytes(value, 'big')}" if value and kind in (2, 3) else name + value.hex()
+
+
+def _label(flow: Flow | None, label: int) -> str:
+    if not label or flow is None:
+        return "some" if label else "0"
+    last, flow.label_last = flow.label_last, label
+    if label == flow.label_given:
+        return "the client's"
+    return "first" if last is None else "same" if label == last else "other"
 
 
 def _bytes(data: bytes) -> str:

@@ -12,6 +12,7 @@ time stamp once both sides have offered one.  A segment with ``seq`` given leave
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,11 +39,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Stimulus:
-    """``sysctl`` are set on both sides (names of /proc/sys/net/ipv4, or core.*)."""
+    """``sysctl`` are set on both sides (names of /proc/sys/net/ipv4, or core.* or ipv6.*); ``family`` (4 or 6) is that
+    of every step that does not say its own."""
 
     name: str
     steps: tuple[Step, ...]
     sysctl: dict[str, Value] = field(default_factory=dict)
+    family: int = 4
 
 
 Steps = Step | Iterable["Steps"]
@@ -56,7 +59,18 @@ def flat(steps: Iterable[Steps]) -> list[Step]:
 
 
 def stimulus(name: str, *steps: Steps, **sysctl: Value) -> Stimulus:
-    return Stimulus(name, tuple(flat(steps)), {k.replace("core_", "core.", 1): v for k, v in sysctl.items()})
+    return Stimulus(name, tuple(flat(steps)), _sysctl_names(sysctl))
+
+
+def stimulus6(name: str, *steps: Steps, **sysctl: Value) -> Stimulus:
+    """One over IPv6."""
+    return Stimulus(name, tuple(flat(steps)), _sysctl_names(sysctl), 6)
+
+
+def _sysctl_names(sysctl: dict[str, Value]) -> dict[str, Value]:
+    """ "core_somaxconn" stands for core.somaxconn, "ipv6_icmp__ratelimit" for ipv6.icmp.ratelimit."""
+    starts = re.compile(r"^(core|ipv6)_")
+    return {starts.sub(r"\1.", k).replace("__", "."): v for k, v in sysctl.items()}
 
 
 # -- what the client sends ---------------------------------------------------------------------------------------------
@@ -99,7 +113,10 @@ def udp(port: int, data: bytes = b"", *, wait: float = WAIT_MS, **fields: Any) -
 
 
 def ip(proto: int, body: bytes, *, wait: float = WAIT_MS, **fields: Any) -> Step:
-    """An IPv4 packet.  Fields: ttl, tos, ip_id, frag, ip_options, src, dst, tot_len, ihl, bad_ip_checksum, pad."""
+    """A packet of the stimulus' family, or of ``family``.  Fields: ttl, tos, src, dst, pad (bytes behind the packet),
+    frags; of IPv4 ip_id, frag, ip_options, tot_len, ihl, bad_ip_checksum; of IPv6 label, plen, version, and
+    extension headers as (number, bytes, of which the first is filled in): ``ext`` in every fragment, ``inner`` behind
+    the fragment header."""
     return Step("ip", {"proto": proto, "body": body, **fields}, wait)
 
 
@@ -114,14 +131,20 @@ def _call(name: str, *args: Any, sock: str, wait: float = CALL_MS, **more: Any) 
     return Step("call", {"name": name, "args": args, "sock": sock, **more}, wait)
 
 
-def listen(backlog: int = 16, port: int = 80, *options: tuple[int, int, Any], sock: str = "L") -> Step:
+def listen(
+    backlog: int = 16, port: int = 80, *options: tuple[int, int, Any], sock: str = "L", **family: int
+) -> Step:
     """socket(), setsockopt() of each option (level, name, value), bind(), listen()."""
-    return Step("listen", {"backlog": backlog, "port": port, "options": options, "sock": sock}, CALL_MS)
+    return Step(
+        "listen", {"backlog": backlog, "port": port, "options": options, "sock": sock, **family}, CALL_MS
+    )
 
 
-def datagram(port: int, *options: tuple[int, int, Any], peer: int = 0, sock: str = "c") -> Step:
+def datagram(
+    port: int, *options: tuple[int, int, Any], peer: int = 0, sock: str = "c", **family: int
+) -> Step:
     """A UDP socket with those options on ``port``, connected to the client's port ``peer`` unless that is 0."""
-    return Step("datagram", {"port": port, "sock": sock, "peer": peer, "options": options}, CALL_MS)
+    return Step("datagram", {"port": port, "sock": sock, "peer": peer, "options": options, **family}, CALL_MS)
 
 
 def call(name: str, *args: Any, sock: str) -> Step:

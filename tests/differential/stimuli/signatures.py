@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.differential.runner import CLIENT
+from tests.differential.family import CLIENT
 from tests.differential.script import (
     accept,
     ack,
