@@ -77,6 +77,8 @@ class Profile:
     # socket's SO_TXREHASH are refused; TCP_RTO_MIN_US, TCP_DELACK_MAX_US and TCP_IS_MPTCP are known; a negative
     # TCP_WINDOW_CLAMP is the smallest, a negative TCP_TX_DELAY is refused.
     newer_options: bool = False
+    # OutOctets and OutTransmits of IP count each fragment (kernels since 6.6); else the packet before it is cut.
+    octets_by_fragment: bool = False
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -136,6 +138,7 @@ PROFILES: dict[str, Profile] = {
             rcv_rtt_minimal=True,
             fin_in_zero_window=True,
             newer_options=True,
+            octets_by_fragment=True,
         ),
     )
 }

@@ -72,7 +72,7 @@ _FUNCTIONS: Final[tuple[tuple[ModuleType, str], ...]] = (
     (ndisc, "ndisc_constructor ndisc_error_report ndisc_solicit"),
     (radv, "ra_timer"),
     (reassembly, "ip6_frag_expire"),
-    (route6, "ip6_forward ip6_mc_discard ip6_pkt_discard"),
+    (route6, "ip6_forward ip6_pkt_discard"),
 )
 
 # The tables of functions, of which there is one each per process: struct proto, proto_ops and the like.

@@ -129,6 +129,17 @@ IPV6_PMTUDISC_WANT: Final = 1
 IPV6_PMTUDISC_DO: Final = 2
 IPV6_PMTUDISC_PROBE: Final = 3
 
+# include/net/ipv6.h: net.ipv6.auto_flowlabels, and the bits of net.ipv6.flowlabel_reflect
+IP6_AUTO_FLOW_LABEL_OFF: Final = 0
+IP6_AUTO_FLOW_LABEL_OPTOUT: Final = 1
+IP6_AUTO_FLOW_LABEL_OPTIN: Final = 2
+IP6_AUTO_FLOW_LABEL_FORCED: Final = 3
+FLOWLABEL_REFLECT_ESTABLISHED: Final = 1
+FLOWLABEL_REFLECT_TCP_RESET: Final = 2
+FLOWLABEL_REFLECT_ICMPV6_ECHO_REPLIES: Final = 4
+IPV6_FLOWLABEL_MASK: Final = 0xFFFFF
+IPV6_FLOWLABEL_STATELESS_FLAG: Final = 0x80000
+
 in6addr_any: Final = 0
 in6addr_loopback: Final = 1
 in6addr_linklocal_allnodes: Final = 0xFF02 << 112 | 1
@@ -216,6 +227,7 @@ class ipv6_pinfo:
 
     __slots__ = (
         "autoflowlabel",
+        "autoflowlabel_set",
         "daddr_cache",
         "dontfrag",
         "flow_label",
@@ -258,7 +270,7 @@ class ipv6_pinfo:
         self.recverr = False
         self.repflow = False
         self.sndflow = False
-        self.autoflowlabel = True
+        self.autoflowlabel = self.autoflowlabel_set = False  # of IPV6_AUTOFLOWLABEL; not set is the sysctl's
         self.rcv_flowinfo = 0
         self.rxopt = 0  # IPV6_RXOPT_*
         self.opt: ipv6_txoptions | None = None

@@ -206,6 +206,7 @@ class tcp_request_sock(inet_request_sock):
         "ao_rcv_next",
         "drop_reason",
         "last_oow_ack_time",
+        "pktopts_flowlabel",
         "rcv_isn",
         "rcv_nxt",
         "snt_isn",
@@ -227,6 +228,7 @@ class tcp_request_sock(inet_request_sock):
         self.snt_tsval_first: int | None = None  # TSval of the first SYN-ACK and of the last; None: none left yet
         self.snt_tsval_last = 0
         self.tfo_listener = False
+        self.pktopts_flowlabel = 0  # of the SYN, for a listener that repeats labels: all that is asked of ireq->pktopts
         self.used_tcp_ao = False  # the SYN was signed (RFC 5925); the ids that the SYN-ACK bears:
         self.ao_keyid = self.ao_rcv_next = 0
         self.txhash = 0

@@ -189,6 +189,7 @@ class sock(sock_common):
         "sk_timer",
         "sk_tsflags",
         "sk_tskey",
+        "sk_txhash",
         "sk_txrehash",
         "sk_type",
         "sk_user_data",
@@ -248,6 +249,7 @@ class sock(sock_common):
         self.sk_txrehash = 0
         self.sk_cookie = 0
         self.sk_zckey = 0  # the number of the next call with MSG_ZEROCOPY
+        self.sk_txhash = 0
         self.sk_receive_queue: deque[sk_buff] = deque()
         self.sk_write_queue: deque[sk_buff] = deque()
         self.sk_error_queue: deque[sk_buff] = deque()
@@ -309,10 +311,22 @@ def sock_prot_inuse_add(net: Stack, prot: Any, inc: int) -> None:
     inuse[prot.name] = inuse.get(prot.name, 0) + inc
 
 
+def net_tx_rndhash(net: Stack, family: int) -> int:
+    """A transmit hash, never 0 (which is none).  It picks queues, paths and IPv6 flow labels: as nothing of it is on an
+    IPv4 wire, no random number is spent there."""
+    return (net.rng.get_random_u32() or 1) if family == AF_INET6 else 1
+
+
+def sk_set_txhash(sk: Any) -> None:
+    sk.sk_txhash = net_tx_rndhash(sk.sk_net, sk.sk_family)
+
+
 def sk_rethink_txhash(sk: Any) -> bool:
-    """Choose another transmit hash (SO_TXREHASH); whether that was allowed.  The hash picks queues, paths and IPv6
-    flow labels: nothing of it is on an IPv4 wire, so the choice itself is not kept."""
-    return bool(sk.sk_txrehash)
+    """Choose another transmit hash (SO_TXREHASH); whether that was allowed."""
+    if not sk.sk_txhash or not sk.sk_txrehash:
+        return False
+    sk_set_txhash(sk)
+    return True
 
 
 def sk_acceptq_added(sk: sock) -> None:

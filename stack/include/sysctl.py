@@ -173,6 +173,8 @@ class netns_ipv6:
         self.sysctl_hop_limit = 64  # conf.all.hop_limit
         self.sysctl_bindv6only = 0
         self.sysctl_auto_flowlabels = 1
+        self.sysctl_flowlabel_reflect = 0
+        self.sysctl_flowlabel_state_ranges = 0
         self.sysctl_ip_nonlocal_bind = 0
         self.sysctl_icmpv6_time = 1000  # icmp.ratelimit, ms
         # icmp.ratemask "0-1,3-127": every error but packet too big

@@ -28,8 +28,8 @@ from guest.vm.machine import Guest, boot
 from guest.vm.rundir import RunDir
 from guest.vm.shell import Program
 from tests.differential.family import CLIENT, CLIENT6, SERVER, SERVER6, aton
-from tests.differential.real import SETTLE_MS, profile_sysctls, sysctl_text
-from tests.differential.runner import POLL_ALL, Run
+from tests.differential.real import profile_sysctls, sysctl_text
+from tests.differential.runner import POLL_ALL, Run, settle
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MAC = bytes.fromhex("525400000001")  # the guest's card
@@ -260,9 +260,9 @@ class GuestServer:
         try:
             different = self._apply(stimulus)
             side = GuestSide(self._card, self._agent, stimulus.family)
-            side.advance(
-                SETTLE_MS if stimulus.family == 6 else 0
-            )  # what the device's arrival made the guest send
+            if stimulus.family == 6:
+                settle(side)
+            side.advance(0)  # what the device's arrival made the guest send
             outcome = Run(side, stimulus).run()
         finally:
             self._agent.ask("end")

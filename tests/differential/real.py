@@ -26,7 +26,7 @@ from stack.clock import ManualClock
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.family import SERVER, SERVER6
-from tests.differential.runner import POLL_ALL, Run
+from tests.differential.runner import POLL_ALL, Run, settle
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 TUN = "/dev/net/tun"
@@ -37,7 +37,6 @@ SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
 IFF_UP, IFF_RUNNING = 0x1, 0x40
 
 AT_A_TIME = 12
-SETTLE_MS = 12.0  # for the reports of the groups of an IPv6 address, which go out at once
 _SYS = Path("/proc/sys/net")
 _NET = Path("/proc/thread-self/net")
 
@@ -207,7 +206,7 @@ def run_here(stimulus: Stimulus, profile: str) -> dict[str, Any]:
     different = apply_sysctls({**profile_sysctls(profile), **extra})
     side = RealSide(tun, stimulus.family)
     if stimulus.family == 6:
-        side.advance(SETTLE_MS)
+        settle(side)
     outcome = Run(side, stimulus).run()
     outcome["sysctl"], outcome["late"] = different, side.late
     return outcome

@@ -36,6 +36,10 @@ EPHEMERAL = 32768  # ports from here on are chosen by the kernel
 RTO_LONG = 700_000  # us
 ISN_MS = 3.0  # a real clock and ours may be so far apart within a step
 
+MLD_ROUTERS = bytes.fromhex("ff020000000000000000000000000016")  # RFC 3810, section 5.2.14
+MLD_ROBUSTNESS = 2
+SETTLE_MS = 400.0
+
 _TCP = Struct("!HHIIBBHHH")
 _M32 = 0xFFFFFFFF
 
@@ -95,6 +99,13 @@ class Side(Protocol):
 
     def counters(self) -> dict[str, int]:
         """ "TcpExt.ListenDrops" and so on; of a stimulus over IPv6 also "Ip6InReceives" and so on."""
+
+
+def settle(side: Side) -> None:
+    """Let pass what a device says of a new IPv6 address: its group is reported as often as robustness asks."""
+    left, deadline = MLD_ROBUSTNESS, side.now_ms() + SETTLE_MS
+    while left > 0 and side.now_ms() < deadline:
+        left -= sum(packet[24:40] == MLD_ROUTERS for _, packet in side.advance(4))
 
 
 @dataclass
@@ -499,6 +510,8 @@ class Run:
                 _signed(int.from_bytes(value[i : i + 4], "big") - flow.isn) for i in range(0, len(value), 4)
             ]
             return "sack " + " ".join(f"{a}:{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
+        if kind == 34 and value:
+            return f"fastopen {len(value)} bytes"  # made with a random key
         return f"{name} {int.from_bytes(value, 'big')}" if value and kind in (2, 3) else name + value.hex()
 
 

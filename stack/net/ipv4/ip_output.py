@@ -347,9 +347,6 @@ def __ip_local_out(net: Stack, sk: sock | None, skb: sk_buff) -> int:
 def ip_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
     """Unicast: by the route's device."""
     skb.dev = skb._skb_refdst.dev  # type: ignore[union-attr]
-    stats = net.mib.ip_statistics
-    stats[IPSTATS_MIB_OUTPKTS] += 1
-    stats[IPSTATS_MIB_OUTOCTETS] += skb.len
     return ip_finish_output(net, sk, skb)
 
 
@@ -375,13 +372,15 @@ def ip_skb_dst_mtu(sk: sock | None, dst: dst_entry) -> int:
 
 
 def __ip_finish_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
-    """GSO frames go whole; larger ones than the path takes are fragmented."""
-    if skb.gso_size:
-        return ip_finish_output2(net, sk, skb)
-    if skb.len > IPV4_MIN_MTU:
+    """GSO frames go whole; larger ones than the path takes are fragmented.  What leaves is counted here rather than in
+    ip_finish_output2, where a fragment is like a packet."""
+    if skb.len > IPV4_MIN_MTU and not skb.gso_size:
         mtu = ip_skb_dst_mtu(sk, skb._skb_refdst)  # type: ignore[arg-type]
         if skb.len > mtu:
             return ip_fragment(net, sk, skb, mtu)
+    stats = net.mib.ip_statistics
+    stats[IPSTATS_MIB_OUTPKTS] += 1
+    stats[IPSTATS_MIB_OUTOCTETS] += skb.len
     return ip_finish_output2(net, sk, skb)
 
 
@@ -412,6 +411,8 @@ def ip_finish_output2(net: Stack, sk: sock | None, skb: sk_buff) -> int:
 
 def ip_fragment(net: Stack, sk: sock | None, skb: sk_buff, mtu: int) -> int:
     """Cut the packet, or refuse if it must not be cut (RFC 791 section 3.2, RFC 1191)."""
+    if not net.profile.octets_by_fragment:
+        IP_UPD_PO_STATS(net, IPSTATS_MIB_OUTPKTS, IPSTATS_MIB_OUTOCTETS, skb.len)
     iph: iphdr = skb.h_iph
     if not iph.frag_off & IP_DF:
         return ip_do_fragment(net, sk, skb, mtu)
@@ -473,6 +474,8 @@ def _send_fragment(
     frag.dev = skb.dev
     frag.protocol = ETH_P_IP
     frag.priority, frag.mark = skb.priority, skb.mark
+    if net.profile.octets_by_fragment:
+        IP_UPD_PO_STATS(net, IPSTATS_MIB_OUTPKTS, IPSTATS_MIB_OUTOCTETS, frag.len)
     return ip_finish_output2(net, sk, frag)
 
 

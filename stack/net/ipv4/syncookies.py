@@ -26,7 +26,7 @@ from stack.include.snmp import (
     LINUX_MIB_SYNCOOKIESSENT,
     NET_INC_STATS,
 )
-from stack.include.sock import SOCK_RCVBUF_LOCK, sock_rps_save_rxhash
+from stack.include.sock import SOCK_RCVBUF_LOCK, net_tx_rndhash, sock_rps_save_rxhash
 from stack.include.tcp import (
     MAX_SYNCOOKIE_AGE,
     TCP_SACK_SEEN,
@@ -246,6 +246,7 @@ def request_from_cookie(
     req.rcv_nxt = th.seq
     req.snt_isn = (th.ack_seq - 1) & MASK32
     req.ts_off = ts_off
+    req.txhash = net_tx_rndhash(sk.sk_net, req.sk_family)
     if sk.ao_info is not None:
         tcp_ao.tcp_ao_init_request(req, skb)
     req.mss = mss

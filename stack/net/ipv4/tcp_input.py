@@ -3682,7 +3682,7 @@ def tcp_conn_request(
         if not tmp_opt.tstamp_ok:
             req.ecn_ok = False
     req.snt_isn = isn
-    req.txhash = net.rng.get_random_u32()
+    req.txhash = net.rng.get_random_u32() or 1
     req.syn_tos = skb.cb.ip_dsfield
     tcp_minisocks.tcp_openreq_init_rwin(req, sk, dst)
     if want_cookie:

@@ -98,6 +98,7 @@ from stack.include.sock import (
     proto,
     sk_acceptq_is_full,
     sk_dst_reset,
+    sk_set_txhash,
     sock_rps_save_rxhash,
 )
 from stack.include.tcp import (
@@ -644,6 +645,7 @@ def tcp_v4_connect(sk: tcp_sock, addr: sockaddr_in) -> int:
         sk.sk_v6_daddr = 0xFFFF << 32 | daddr
     sk.icsk_ext_hdr_len = opt.optlen if opt is not None else 0
     sk.rx_opt.mss_clamp = TCP_MSS_DEFAULT
+    sk_set_txhash(sk)
     tcp.tcp_set_state(sk, TCP_SYN_SENT)
     err = inet_hashtables.inet_hash_connect(sk)
     if not err:

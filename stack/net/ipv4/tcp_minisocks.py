@@ -262,6 +262,7 @@ def _tw_take_over(tw: tcp_timewait_sock, sk: tcp_sock) -> None:
     if sk.pinet6 is not None:
         tw.tw_tclass = sk.pinet6.tclass
         tw.tw_flowlabel = sk.pinet6.flow_label
+        tw.tw_txhash = sk.sk_txhash
 
 
 
@@ -333,6 +334,7 @@ def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
 def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> tcp_sock:
     """The child of a listener: a full socket in TCP_SYN_RECV with all that the request knew."""
     newsk: tcp_sock = inet_connection_sock.inet_csk_clone_lock(sk, req)
+    newsk.sk_txhash = req.txhash
     _tcp_copy(newsk, sk)
     _init_sequence(newsk, req)
     _init_child_timers(newsk)

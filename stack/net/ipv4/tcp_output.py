@@ -87,7 +87,14 @@ from stack.include.snmp import (
     TCP_MIB_OUTSEGS,
     TCP_MIB_RETRANSSEGS,
 )
-from stack.include.sock import AF_INET6, SK_PACING_NEEDED, SK_PACING_NONE, SOCK_DONE, SOCK_RCVBUF_LOCK
+from stack.include.sock import (
+    AF_INET6,
+    SK_PACING_NEEDED,
+    SK_PACING_NONE,
+    SOCK_DONE,
+    SOCK_RCVBUF_LOCK,
+    net_tx_rndhash,
+)
 from stack.include.tcp import (
     CA_EVENT_CWND_RESTART,
     CA_EVENT_TX_START,
@@ -1768,6 +1775,7 @@ def tcp_make_synack(
     skb = alloc_skb(MAX_TCP_HEADER)
     skb.sk = sk
     skb._skb_refdst = dst
+    skb.hash = req.txhash
     mss = tcp_mss_clamp(sk, dst_metric_advmss(dst))
     now = sk.sk_net.clock.now_ns()
     if synack_type == TCP_SYNACK_COOKIE and req.tstamp_ok:
@@ -1827,6 +1835,8 @@ def tcp_rtx_synack(sk: tcp_sock, req: tcp_request_sock) -> int:
     """Send the SYN-ACK again; counts it unless it could not go."""
     net = sk.sk_net
     assert req.af_specific is not None
+    if net.core.sysctl_txrehash:
+        req.txhash = net_tx_rndhash(net, req.sk_family)
     res: int = req.af_specific.send_synack(sk, None, None, req, None, TCP_SYNACK_NORMAL, None)
     if not res:
         TCP_INC_STATS(net, TCP_MIB_RETRANSSEGS)

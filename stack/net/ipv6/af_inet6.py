@@ -18,6 +18,7 @@ from stack.include.dst import RTN_LOCAL
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, inet_sock
 from stack.include.ip import IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP
 from stack.include.ipv6 import (
+    FLOWLABEL_REFLECT_ESTABLISHED,
     IN6_MASK,
     ipv6_addr_any,
     ipv6_addr_is_multicast,
@@ -72,6 +73,7 @@ def _inet6_create(net: Stack, sock_: socket, answer: af_inet.inet_protosw) -> in
     sk.sk_protocol = answer.protocol
     sk.sk_destruct = af_inet.inet_sock_destruct
     sk.pinet6 = ipv6_pinfo()
+    sk.pinet6.repflow = bool(net.ipv6.sysctl_flowlabel_reflect & FLOWLABEL_REFLECT_ESTABLISHED)
     sk.sk_ipv6only = bool(net.ipv6.sysctl_bindv6only)
     sk.pmtudisc = IP_PMTUDISC_DONT if net.ipv4.sysctl_ip_no_pmtu_disc else IP_PMTUDISC_WANT
     err: int = sk.sk_prot.init(sk) if sk.sk_prot.init is not None else 0

@@ -7,7 +7,8 @@ most max_dst_opts_number (max_hbh_opts_number) options are looked at, so that a 
 no more than a short one.
 
 A routing header whose segments are used up is stepped over; any other is refused with a parameter problem, as we are no
-router and source routing is off.
+router and source routing is off.  Those of types that are off (segments) or for hosts that we are none of (mobile ones)
+are dropped.
 
 A handler returns 1 to go on with the next header, whose place it has left in ``inet6_skb_parm.nhoff`` and
 ``skb.transport_header``; -1 if the packet is gone.
@@ -34,7 +35,7 @@ from stack.include.ipv6 import (
     ipv6hdr,
 )
 from stack.include.sk_buff import PACKET_HOST
-from stack.include.snmp import IP6_INC_STATS, IPSTATS_MIB_INHDRERRORS, IPSTATS_MIB_INTRUNCATEDPKTS
+from stack.include.snmp import IP6_INC_STATS, IPSTATS_MIB_INADDRERRORS, IPSTATS_MIB_INHDRERRORS
 from stack.net.core import skbuff
 from stack.net.ipv6 import icmp, protocol
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 IP6SKB_FRAGMENTED: Final = 16
 IP6SKB_HOPBYHOP: Final = 32
+IPV6_SRCRT_TYPE_2: Final = 2
+IPV6_SRCRT_TYPE_3: Final = 3  # RPL, RFC 6554
+IPV6_SRCRT_TYPE_4: Final = 4  # segment routing, RFC 8754
 _MAX_PADDING: Final = 7
 
 
@@ -142,12 +146,8 @@ def ip6_tlvopt_unknown(skb: sk_buff, at: int) -> bool:
         return True
     hdr: ipv6hdr = skb.h_iph
     if action == 1 or (action == 3 and (ipv6_addr_is_multicast(hdr.daddr) or skb.pkt_type != PACKET_HOST)):
-        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_IPV6_BAD_EXTHDR)
-        return False
-    icmp.icmpv6_param_prob(
-        skb, ICMPV6_UNK_OPTION, at - skb.network_header, SKB_DROP_REASON_IPV6_BAD_EXTHDR
-    )
-    return False
+        return _bad(skb)
+    return _param_prob(skb, ICMPV6_UNK_OPTION, at)
 
 
 def ipv6_hop_ra(skb: sk_buff, at: int) -> bool:
@@ -160,7 +160,6 @@ def ipv6_hop_ra(skb: sk_buff, at: int) -> bool:
 
 def ipv6_hop_jumbo(skb: sk_buff, at: int) -> bool:
     """Jumbo payload (RFC 2675).  No frame here can hold one, so each ends in an error of its kind."""
-    net = _net(skb)
     hdr: ipv6hdr = skb.h_iph
     if skb.head[at + 1] != 4 or (at - skb.network_header) & 3 != 2:
         return _bad(skb)
@@ -169,9 +168,7 @@ def ipv6_hop_jumbo(skb: sk_buff, at: int) -> bool:
         return _param_prob(skb, ICMPV6_HDR_FIELD, at + 2)
     if hdr.payload_len:
         return _param_prob(skb, ICMPV6_HDR_FIELD, at)
-    IP6_INC_STATS(net, IPSTATS_MIB_INTRUNCATEDPKTS)
-    skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_IPV6_BAD_EXTHDR)
-    return False
+    return _bad(skb)  # it claims more than there is
 
 
 def _ext_end(skb: sk_buff) -> int:
@@ -222,6 +219,15 @@ def ipv6_rthdr_rcv(skb: sk_buff) -> int:
     hdr: ipv6hdr = skb.h_iph
     if ipv6_addr_is_multicast(hdr.daddr) or skb.pkt_type != PACKET_HOST:
         _bad(skb)
+        return -1
+    if skb.head[at + 2] == IPV6_SRCRT_TYPE_2:
+        # A home address of mobile IPv6 (RFC 6275, section 6.4), of which we have none.
+        IP6_INC_STATS(_net(skb), IPSTATS_MIB_INADDRERRORS)
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_IPV6_BAD_EXTHDR)
+        return -1
+    if skb.head[at + 2] in (IPV6_SRCRT_TYPE_3, IPV6_SRCRT_TYPE_4):
+        # Routing by segments is for devices that have it enabled (RFC 6554, RFC 8754), and ours have not.
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_IPV6_BAD_EXTHDR)
         return -1
     if skb.head[at + 3]:  # segments left
         _param_prob(skb, ICMPV6_HDR_FIELD, at + 2)

@@ -24,6 +24,7 @@ from stack.include.dropreason import (
 from stack.include.dst import flowi6, rt6_info
 from stack.include.inet_sock import inet_sock
 from stack.include.ipv6 import (
+    FLOWLABEL_REFLECT_ICMPV6_ECHO_REPLIES,
     ICMP6HDR_STRUCT,
     ICMPV6_DEST_UNREACH,
     ICMPV6_ECHO_REPLY,
@@ -95,8 +96,8 @@ def icmpv6_init(net: Stack) -> None:
 
 def icmpv6_err_convert(icmp6_type: int, code: int) -> tuple[bool, int]:
     """(whether a connection ends at once, the errno) for an error."""
-    if icmp6_type == ICMPV6_DEST_UNREACH and code < len(tab_unreach):
-        err, fatal = tab_unreach[code]
+    if icmp6_type == ICMPV6_DEST_UNREACH:
+        err, fatal = tab_unreach[code] if code < len(tab_unreach) else (errno.EPROTO, True)
         return fatal, err
     if icmp6_type == ICMPV6_PKT_TOOBIG:
         return False, errno.EMSGSIZE
@@ -257,14 +258,16 @@ def icmpv6_echo_reply(net: Stack, skb: sk_buff) -> int:
     assert skb.dev is not None
     to_group = ipv6_addr_is_multicast(hdr.daddr)
     ignore = net.ipv6.sysctl_icmpv6_echo_ignore_all or (to_group and net.ipv6.sysctl_icmpv6_echo_ignore_multicast)
-    if ignore or ipv6_addr_any(hdr.saddr):
+    if ignore:
         skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_ICMP_IGNORED)
         return 0
     fl6 = flowi6()
     fl6.daddr = hdr.saddr
     fl6.saddr = 0 if to_group else hdr.daddr
     fl6.flowi6_oif = skb.dev.ifindex if ipv6_addr_needs_scope_id(hdr.saddr) else 0
-    rt = route.ip6_route_output(net, None, fl6)
+    if net.ipv6.sysctl_flowlabel_reflect & FLOWLABEL_REFLECT_ICMPV6_ECHO_REPLIES:
+        fl6.flowlabel = hdr.flowlabel
+    rt = ip6_output.ip6_dst_lookup_flow(net, None, fl6)
     if isinstance(rt, rt6_info):
         body = bytes(memoryview(skb.head)[skb.data : skb.tail])
         icmph: icmp6hdr = skb.h_th

@@ -31,7 +31,7 @@ def inet6_csk_route_req(sk: inet_connection_sock, fl6: flowi6, req: Any, proto: 
     fl6.flowi6_mark = req.ir_mark
     fl6.fl6_dport = req.sk_dport
     fl6.fl6_sport = req.sk_num
-    dst = route.ip6_route_output(sk.sk_net, sk, fl6)
+    dst = ip6_output.ip6_dst_lookup_flow(sk.sk_net, sk, fl6)
     return None if isinstance(dst, int) else dst
 
 
@@ -72,6 +72,7 @@ def inet6_csk_xmit(sk: inet_connection_sock, skb: sk_buff, fl_unused: object) ->
         kfree_skb_reason(skb, SKB_DROP_REASON_IP_OUTNOROUTES)
         return dst
     skb._skb_refdst = dst
+    skb.hash = sk.sk_txhash  # skb_set_hash_from_sk(), of __tcp_transmit_skb(): IPv4 has no use for it
     np = sk.pinet6
     assert np is not None
     return ip6_output.ip6_xmit(sk, skb, fl6, sk.sk_mark, None, np.tclass)

@@ -16,6 +16,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_IP_INHDR,
     SKB_DROP_REASON_IP_NOPROTO,
     SKB_DROP_REASON_IPV6DISABLED,
+    SKB_DROP_REASON_MULTICAST_IGNORED,
     SKB_DROP_REASON_OTHERHOST,
     SKB_DROP_REASON_PKT_TOO_SMALL,
 )
@@ -48,7 +49,7 @@ from stack.include.snmp import (
     IPSTATS_MIB_NOECTPKTS,
 )
 from stack.net.core import skbuff
-from stack.net.ipv6 import exthdrs, icmp, route
+from stack.net.ipv6 import addrconf, exthdrs, icmp, route
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -152,10 +153,13 @@ def ip6_input(skb: sk_buff) -> int:
 
 
 def ip6_mc_input(skb: sk_buff) -> int:
-    """It is for a group that the device is in."""
+    """It is for a group; one that the device is not in is no error."""
     assert skb.dev is not None
     IP6_UPD_PO_STATS(skb.dev.net, IPSTATS_MIB_INMCASTPKTS, IPSTATS_MIB_INMCASTOCTETS, skb.len)
-    return ip6_input(skb)
+    if addrconf.ipv6_chk_mcast_addr(skb.dev, skb.h_iph.daddr):
+        return ip6_input(skb)
+    skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_MULTICAST_IGNORED)
+    return 0
 
 
 def ip6_input_finish(net: Stack, skb: sk_buff) -> int:

@@ -5,8 +5,10 @@
       -> ip6_local_out -> __ip6_local_out (length, header) -> dst_output -> ip6_output -> ip6_finish_output
       -> ip6_fragment (if it must) -> ip6_finish_output2 -> the neighbour -> dev_queue_xmit
 
-Flow labels (RFC 6437, auto_flowlabels=1): a packet whose flow has none gets 20 bits of a keyed hash of its addresses,
-protocol and ports, so that they are stable for a flow and say nothing about others.
+Flow labels (RFC 6437): a packet whose flow has none gets 20 bits of its hash, unless the socket or auto_flowlabels says
+otherwise.  A connection's hash is a random number that changes when its path seems bad (sk_txhash); what belongs to no
+connection has a keyed hash of its addresses, protocol and ports, so that labels are stable for a flow and say nothing
+about others.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ from stack.include.inet_sock import inet_sock
 from stack.include.ip import ETH_P_IPV6
 from stack.include.ipv6 import (
     FRAG_HDR_STRUCT,
+    IP6_AUTO_FLOW_LABEL_FORCED,
+    IP6_AUTO_FLOW_LABEL_OPTOUT,
     IP6_MF,
+    IPV6_FLOWLABEL_MASK,
+    IPV6_FLOWLABEL_STATELESS_FLAG,
     IPV6_MAXPLEN,
     IPV6_MIN_MTU,
     IPV6HDR_LEN,
@@ -34,6 +40,7 @@ from stack.include.ipv6 import (
     NEXTHDR_HOP,
     NEXTHDR_ROUTING,
     ipv6_addr_is_multicast,
+    ipv6_pinfo,
     ipv6_txoptions,
     ipv6hdr,
     ipv6hdr_pack,
@@ -62,22 +69,39 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 _pack_into: Final = IPV6HDR_STRUCT.pack_into
-_FLOWLABEL_MASK: Final = 0xFFFFF
 _PRIME: Final = (1 << 61) - 1
 
 
 # -- the header --------------------------------------------------------------------------------------------------------
 
 
-def ip6_make_flowlabel(net: Stack, fl6: flowi6) -> int:
-    """The flow's own label, else one made from the flow; 0 with auto_flowlabels off."""
-    label = fl6.flowlabel & _FLOWLABEL_MASK
-    if label or not net.ipv6.sysctl_auto_flowlabels:
-        return label
+def ip6_default_np_autolabel(net: Stack) -> bool:
+    """include/net/ipv6.h: whether sockets that say nothing get labels."""
+    return net.ipv6.sysctl_auto_flowlabels in (IP6_AUTO_FLOW_LABEL_OPTOUT, IP6_AUTO_FLOW_LABEL_FORCED)
+
+
+def ip6_autoflowlabel(net: Stack, np: ipv6_pinfo | None) -> bool:
+    """Whether the socket's packets get labels."""
+    return np.autoflowlabel if np is not None and np.autoflowlabel_set else ip6_default_np_autolabel(net)
+
+
+def ip6_make_flowlabel(net: Stack, skb: sk_buff, flowlabel: int, np: ipv6_pinfo | None, fl6: flowi6) -> int:
+    """include/net/ipv6.h: the label that is given, else one made from the packet's hash, else 0."""
+    if flowlabel:
+        return flowlabel
+    mode = net.ipv6.sysctl_auto_flowlabels
+    if not mode or (mode != IP6_AUTO_FLOW_LABEL_FORCED and not ip6_autoflowlabel(net, np)):
+        return 0
+    label = (skb.hash or _flow_hash(net, fl6)) >> 12  # the kernel takes other bits of the hash, as random as these
+    return label | IPV6_FLOWLABEL_STATELESS_FLAG if net.ipv6.sysctl_flowlabel_state_ranges else label
+
+
+def _flow_hash(net: Stack, fl6: flowi6) -> int:
+    """skb_get_hash_flowi6(): 32 bits that say nothing of the flow to who does not know the key."""
     ports = fl6.flowi6_proto << 32 | fl6.fl6_sport << 16 | fl6.fl6_dport
     key = net.inet_ehash_secret | 1 << 33
     mixed = ((fl6.saddr * key ^ fl6.daddr) * key ^ ports) * key % _PRIME
-    return (mixed ^ mixed >> 20 ^ mixed >> 40) & _FLOWLABEL_MASK or 1
+    return (mixed ^ mixed >> 20) & 0xFFFFFFFF or 1
 
 
 def ip6_push_hdr(skb: sk_buff, tclass: int, label: int, nexthdr: int, hlimit: int, saddr: int, daddr: int) -> None:
@@ -132,9 +156,7 @@ def ip6_xmit(sk: sock, skb: sk_buff, fl6: flowi6, mark: int, opt: ipv6_txoptions
     nexthdr = fl6.flowi6_proto
     if opt is not None:
         nexthdr = ipv6_push_opts(skb, opt, nexthdr)
-    label = fl6.flowlabel & _FLOWLABEL_MASK
-    if not label and (np is None or np.autoflowlabel):
-        label = ip6_make_flowlabel(net, fl6)
+    label = ip6_make_flowlabel(net, skb, fl6.flowlabel & IPV6_FLOWLABEL_MASK, np, fl6)
     ip6_push_hdr(skb, tclass, label, nexthdr, hlimit, fl6.saddr, fl6.daddr)
     skb.priority = sk.sk_priority
     skb.mark = mark
@@ -173,9 +195,7 @@ def ip6_make_skb(
     skb.transport_header = skb.data
     skb._skb_refdst = rt
     np = sk.pinet6 if isinstance(sk, inet_sock) else None
-    label = fl6.flowlabel & _FLOWLABEL_MASK
-    if not label and (np is None or np.autoflowlabel):
-        label = ip6_make_flowlabel(net, fl6)
+    label = ip6_make_flowlabel(net, skb, fl6.flowlabel & IPV6_FLOWLABEL_MASK, np, fl6)
     ip6_push_hdr(skb, tclass, label, fl6.flowi6_proto, hlimit, fl6.saddr, fl6.daddr)
     if sk is not None:
         skb.priority, skb.mark = sk.sk_priority, sk.sk_mark
@@ -217,18 +237,19 @@ def __ip6_local_out(net: Stack, sk: sock | None, skb: sk_buff) -> int:
 def ip6_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
     """By the route's device."""
     skb.dev = skb._skb_refdst.dev  # type: ignore[union-attr]
-    stats = net.mib.ipv6_statistics
-    stats[IPSTATS_MIB_OUTPKTS] += 1
-    stats[IPSTATS_MIB_OUTOCTETS] += skb.len
     return ip6_finish_output(net, sk, skb)
 
 
 def ip6_finish_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
-    """GSO frames go whole; larger ones than the path takes are fragmented."""
+    """GSO frames go whole; larger ones than the path takes are fragmented.  What leaves is counted here rather than in
+    ip6_finish_output2, where a fragment is like a packet."""
     if not skb.gso_size and skb.len > IPV6_MIN_MTU:
         mtu = dst_mtu(skb._skb_refdst)  # type: ignore[arg-type]
         if skb.len > mtu:
             return ip6_fragment(net, sk, skb, mtu)
+    stats = net.mib.ipv6_statistics
+    stats[IPSTATS_MIB_OUTPKTS] += 1
+    stats[IPSTATS_MIB_OUTOCTETS] += skb.len
     return ip6_finish_output2(net, sk, skb)
 
 
@@ -271,6 +292,9 @@ def ip6_find_1stfragopt(whole: bytes) -> tuple[int, int]:
 
 def ip6_fragment(net: Stack, sk: sock | None, skb: sk_buff, mtu: int) -> int:
     """Send the packet as fragments of at most ``mtu`` bytes: the sender's work in IPv6."""
+    by_fragment = net.profile.octets_by_fragment
+    if not by_fragment:
+        IP6_UPD_PO_STATS(net, IPSTATS_MIB_OUTPKTS, IPSTATS_MIB_OUTOCTETS, skb.len)
     if skb.ip_summed == CHECKSUM_PARTIAL:
         skbuff.skb_checksum_help(skb)
     whole = skbuff.skb_linear_bytes(skb)
@@ -289,6 +313,8 @@ def ip6_fragment(net: Stack, sk: sock | None, skb: sk_buff, mtu: int) -> int:
         piece = payload[offset : offset + step]
         more = IP6_MF if offset + step < len(payload) else 0
         part = headers + FRAG_HDR_STRUCT.pack(nexthdr, 0, offset | more, ident) + piece
+        if by_fragment:
+            IP6_UPD_PO_STATS(net, IPSTATS_MIB_OUTPKTS, IPSTATS_MIB_OUTOCTETS, len(part))
         err = _send_fragment(net, sk, skb, part)
         if err:
             break

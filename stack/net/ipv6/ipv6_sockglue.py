@@ -53,6 +53,7 @@ from stack.include.ipv6 import (
 from stack.include.net import optval_t
 from stack.include.sock import INT_MAX, SOCK_STREAM
 from stack.net.ipv4 import ip_sockglue
+from stack.net.ipv6 import ip6_output
 
 SOL_IPV6: Final = 41
 
@@ -124,7 +125,7 @@ def _set_recverr(sk: Any, val: int) -> int:
 
 
 def _set_autoflowlabel(sk: Any, val: int) -> int:
-    sk.pinet6.autoflowlabel = bool(val)
+    sk.pinet6.autoflowlabel, sk.pinet6.autoflowlabel_set = bool(val), True
     return 0
 
 
@@ -278,7 +279,7 @@ _GETTERS: Final[dict[int, Callable[[Any], int]]] = {
     IPV6_MTU_DISCOVER: lambda sk: int(sk.pinet6.pmtudisc),
     IPV6_MINHOPCOUNT: lambda sk: int(sk.pinet6.min_hopcount),
     IPV6_RECVERR: lambda sk: int(sk.pinet6.recverr),
-    IPV6_AUTOFLOWLABEL: lambda sk: int(sk.pinet6.autoflowlabel),
+    IPV6_AUTOFLOWLABEL: lambda sk: int(ip6_output.ip6_autoflowlabel(sk.sk_net, sk.pinet6)),
     IPV6_FREEBIND: lambda sk: int(sk.freebind),
     IPV6_TRANSPARENT: lambda sk: int(sk.transparent),
     IPV6_MTU: _get_mtu,

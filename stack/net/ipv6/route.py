@@ -6,8 +6,8 @@ several) and ``main`` (links and gateways, the longest prefix first).  ``ip6_rou
 ``rt6_info`` or a negative errno, ``ip6_route_input`` gives a received packet its one; both are cached by what decides
 them, and emptied when an address or a route changes (``net.ipv6.rt_genid``) or when they grow past RT6_CACHE_MAX.
 
-Path MTUs learned from packet-too-big errors live in ``net.rt6_exceptions`` by destination until mtu_expires.  None is
-ever below 1280 (RFC 8200 section 5, RFC 8201 section 4).
+Path MTUs learned from packet-too-big errors live in ``net.rt6_exceptions`` by destination until mtu_expires.  One
+below 1280 is not believed (RFC 8201, section 4).
 
 Departures: no policy rules, no source routing by prefix, no multipath, no anycast, no forwarding.
 """
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_INADDRERRORS,
     SKB_DROP_REASON_IP_INNOROUTES,
-    SKB_DROP_REASON_MULTICAST_IGNORED,
 )
 from stack.include.dst import (
     RTAX_HOPLIMIT,
@@ -44,7 +43,6 @@ from stack.include.ipv6 import (
     IPV6_MAXPLEN,
     IPV6_MIN_MTU,
     in6_pton,
-    in6addr_loopback,
     ipv6_addr_is_multicast,
     ipv6_addr_needs_scope_id,
     ipv6_prefix,
@@ -219,8 +217,7 @@ def ip6_rt_update_pmtu(dst: dst_entry, sk: sock | None, skb: sk_buff | None, mtu
     if dst.rt6i_flags & RTF_LOCAL or not dst.rt6i_dst:
         return
     net = dst.net
-    mtu = max(mtu, IPV6_MIN_MTU)
-    if mtu >= ip6_mtu(dst):
+    if not IPV6_MIN_MTU <= mtu < ip6_mtu(dst):
         return
     if len(net.rt6_exceptions) >= RT6_CACHE_MAX:
         net.rt6_exceptions.pop(next(iter(net.rt6_exceptions)))
@@ -280,14 +277,12 @@ def ip6_route_output(net: Stack, sk: sock | None, fl6: flowi6) -> rt6_info | int
         fib.output_cache[key] = rt
     if not fl6.saddr:
         fl6.saddr = rt.rt6i_src
-    if not fl6.daddr:
-        fl6.daddr = rt.rt6i_dst
     return rt
 
 
 def ip6_pol_route_output(net: Stack, fl6: flowi6) -> rt6_info | int:
     """The look-up itself."""
-    daddr, saddr, oif = fl6.daddr or fl6.saddr or in6addr_loopback, fl6.saddr, fl6.flowi6_oif
+    daddr, saddr, oif = fl6.daddr, fl6.saddr, fl6.flowi6_oif
     if ipv6_addr_is_multicast(saddr):
         return -errno.EINVAL
     if oif and oif not in net.devices:
@@ -387,7 +382,7 @@ def ip6_route_input_lookup(net: Stack, dev: net_device, daddr: int) -> rt6_info:
     link-local one of this device only."""
     if ipv6_addr_is_multicast(daddr):
         rt = ip6_dst_alloc(net, dev, 0, RTN_MULTICAST)
-        rt.input = ip6_input.ip6_mc_input if addrconf.ipv6_chk_mcast_addr(dev, daddr) else ip6_mc_discard
+        rt.input = ip6_input.ip6_mc_input
     elif addrconf.ipv6_chk_addr(net, daddr, dev if ipv6_addr_needs_scope_id(daddr) else None):
         rt = ip6_dst_alloc(net, net.loopback_dev, RTF_LOCAL, RTN_LOCAL)
         rt.input = ip6_input.ip6_input
@@ -397,12 +392,6 @@ def ip6_route_input_lookup(net: Stack, dev: net_device, daddr: int) -> rt6_info:
     rt.rt6i_dst = daddr
     rt.rt6i_idev = dev
     return rt
-
-
-def ip6_mc_discard(skb: sk_buff) -> int:
-    """A group that the device is not in: no error, no counter of its own."""
-    skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_MULTICAST_IGNORED)
-    return 0
 
 
 def ip6_forward(skb: sk_buff) -> int:

@@ -45,6 +45,7 @@ from stack.include.dst import RTN_LOCAL, dst_metric_advmss, dst_mtu, flowi6
 from stack.include.inet_connection_sock import inet_connection_sock_af_ops
 from stack.include.ip import ETH_P_IP, INET_ECN_MASK, IPPROTO_TCP
 from stack.include.ipv6 import (
+    FLOWLABEL_REFLECT_TCP_RESET,
     ICMPV6_DEST_UNREACH,
     ICMPV6_NOROUTE,
     ICMPV6_PKT_TOOBIG,
@@ -72,6 +73,8 @@ from stack.include.sk_buff import (
 from stack.include.snmp import (
     ICMP6_INC_STATS,
     ICMP6_MIB_INERRORS,
+    IP6_INC_STATS,
+    IPSTATS_MIB_INHDRERRORS,
     LINUX_MIB_LISTENOVERFLOWS,
     LINUX_MIB_OUTOFWINDOWICMPS,
     LINUX_MIB_TCPMINTTLDROP,
@@ -83,7 +86,14 @@ from stack.include.snmp import (
     TCP_MIB_OUTRSTS,
     TCP_MIB_OUTSEGS,
 )
-from stack.include.sock import AF_INET, AF_INET6, proto, sk_acceptq_is_full, sock_rps_save_rxhash
+from stack.include.sock import (
+    AF_INET,
+    AF_INET6,
+    proto,
+    sk_acceptq_is_full,
+    sk_set_txhash,
+    sock_rps_save_rxhash,
+)
 from stack.include.tcp import (
     TCP_HEADER,
     TCP_HEADER_LEN,
@@ -196,6 +206,7 @@ def tcp_v6_send_response(
     tclass: int,
     label: int,
     key: tcp_ipv4.signer_t | None,
+    txhash: int = 0,
 ) -> None:
     """A RST or ACK that no socket stands for, with the segment's addresses and ports exchanged: a time stamp if there
     is one to echo, a signature if there is a key, hop limit and route as for any packet of this host."""
@@ -220,6 +231,7 @@ def tcp_v6_send_response(
         return
     buff = _reply_skb(rep)
     buff._skb_refdst = dst
+    buff.hash = txhash
     ip6_output.ip6_xmit(net.tcp6_ctl_sk, buff, fl6, fl6.flowi6_mark, None, tclass & ~INET_ECN_MASK)
     TCP_INC_STATS(net, TCP_MIB_OUTSEGS)
     if rst:
@@ -262,19 +274,25 @@ def tcp_v6_send_reset(sk: Any, skb: sk_buff) -> None:
         return
     if sk is None and not ipv6_unicast_destination(skb):
         return
-    seq = ack_seq = label = 0
+    seq = ack_seq = label = txhash = 0
     if th.flags & TCPHDR_ACK:
         seq = th.ack_seq
     else:
         syn_fin = (th.flags & TCPHDR_SYN != 0) + (th.flags & TCPHDR_FIN != 0)
         ack_seq = (th.seq + syn_fin + skb.len - (th.doff << 2)) & MASK32
-    if sk is not None and sk.sk_state == TCP_TIME_WAIT:
-        label = sk.tw_flowlabel
+    if sk is None:
+        if _net(skb).ipv6.sysctl_flowlabel_reflect & FLOWLABEL_REFLECT_TCP_RESET:
+            label = ipv6_hdr(skb).flowlabel
+    elif sk.sk_state == TCP_TIME_WAIT:
+        label, txhash = sk.tw_flowlabel, sk.tw_txhash
+    else:
+        label = ipv6_hdr(skb).flowlabel if inet6_sk(sk).repflow else 0
+        txhash = sk.sk_txhash
     signed, key = tcp_ipv4.tcp_reset_key(sk, skb, seq, AF_INET6, lambda: _sender(skb))
     if not signed:
         return
     oif = sk.sk_bound_dev_if if sk is not None else 0
-    tcp_v6_send_response(sk, skb, seq, ack_seq, 0, 0, 0, oif, True, ipv6_hdr(skb).tclass, label, key)
+    tcp_v6_send_response(sk, skb, seq, ack_seq, 0, 0, 0, oif, True, ipv6_hdr(skb).tclass, label, key, txhash)
 
 
 def _sender(skb: sk_buff) -> Any:
@@ -297,9 +315,10 @@ def tcp_v6_send_ack(
     key: tcp_ipv4.signer_t | None,
     tclass: int,
     label: int,
+    txhash: int,
 ) -> None:
     """An ACK for a request or a TIME_WAIT socket."""
-    tcp_v6_send_response(sk, skb, seq, ack, win, tsval, tsecr, oif, False, tclass, label, key)
+    tcp_v6_send_response(sk, skb, seq, ack, win, tsval, tsecr, oif, False, tclass, label, key, txhash)
 
 
 def tcp_v6_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
@@ -316,6 +335,7 @@ def tcp_v6_timewait_ack(tw: tcp_timewait_sock, skb: sk_buff) -> None:
         tw.tw_md5_key or tcp_ao.tcp_ao_connection_signer(tw, tw.tw_snd_nxt),
         tw.tw_tclass,
         tw.tw_flowlabel,
+        tw.tw_txhash,
     )
 
 
@@ -334,6 +354,7 @@ def tcp_v6_reqsk_send_ack(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock) -> 
         tcp_ipv4.request_signer(sk, skb, req, AF_INET6),
         ipv6_hdr(skb).tclass,
         0,
+        req.txhash,
     )
 
 
@@ -408,6 +429,8 @@ def tcp_v6_init_req(req: tcp_request_sock, sk_listener: tcp_sock, skb: sk_buff) 
     req.sk_bound_dev_if = sk_listener.sk_bound_dev_if
     if not req.sk_bound_dev_if and ipv6_addr_is_linklocal(iph.saddr):
         req.sk_bound_dev_if = tcp_v6_iif(skb)
+    if inet6_sk(sk_listener).repflow:
+        req.pktopts_flowlabel = iph.flowlabel
 
 
 def tcp_v6_route_req(sk: tcp_sock, skb: sk_buff, fl: object, req: tcp_request_sock) -> dst_entry | None:
@@ -436,6 +459,7 @@ def tcp_v6_send_synack(
     skb = tcp_output.tcp_make_synack(sk, found, req, foc, synack_type, syn_skb)
     __tcp_v6_send_check(skb, req.sk_v6_rcv_saddr, req.sk_v6_daddr)
     fl6.daddr, fl6.saddr = req.sk_v6_daddr, req.sk_v6_rcv_saddr
+    fl6.flowlabel = req.pktopts_flowlabel
     fl6.flowi6_proto = IPPROTO_TCP
     fl6.fl6_sport, fl6.fl6_dport = req.sk_num, req.sk_dport
     np = inet6_sk(sk)
@@ -472,6 +496,7 @@ def tcp_v6_conn_request(sk: tcp_sock, skb: sk_buff) -> int:
         tcp_listendrop(sk)
         return SKB_DROP_REASON_IP_INVALID_DEST
     if ipv6_addr_v4mapped(ipv6_hdr(skb).saddr):
+        IP6_INC_STATS(sk.sk_net, IPSTATS_MIB_INHDRERRORS)
         return SKB_DROP_REASON_IP_INADDRERRORS  # such a packet has no business on a wire: RFC 4038, section 7
     return tcp_input.tcp_conn_request(tcp6_request_sock_ops, tcp_request_sock_ipv6_ops, sk, skb)
 
@@ -512,6 +537,7 @@ def tcp_v6_connect(sk: tcp_sock, addr: sockaddr_in6) -> int:
     sk.sk_gso_type = SKB_GSO_TCPV6
     sk_setup_caps(sk, dst)
     sk.icsk_ext_hdr_len = 0
+    sk_set_txhash(sk)
     sk.rx_opt.mss_clamp = IPV6_MIN_MTU - TCP_HEADER_LEN - IPV6HDR_LEN
     tcp.tcp_set_state(sk, TCP_SYN_SENT)
     err = inet6_hashtables.inet6_hash_connect(sk)
@@ -549,7 +575,8 @@ def _clone_pinfo(newsk: tcp_sock, sk: tcp_sock) -> ipv6_pinfo:
     np.hop_limit, np.min_hopcount = old.hop_limit, old.min_hopcount
     np.mcast_hops, np.mcast_oif, np.mc_loop = old.mcast_hops, old.mcast_oif, old.mc_loop
     np.tclass, np.pmtudisc, np.recverr = old.tclass, old.pmtudisc, old.recverr
-    np.repflow, np.sndflow, np.autoflowlabel = old.repflow, old.sndflow, old.autoflowlabel
+    np.repflow, np.sndflow = old.repflow, old.sndflow
+    np.autoflowlabel, np.autoflowlabel_set = old.autoflowlabel, old.autoflowlabel_set
     np.rxopt, np.opt = old.rxopt, old.opt
     newsk.pinet6 = np
     newsk.sk_ipv6only = sk.sk_ipv6only
@@ -581,6 +608,7 @@ def _set_addresses(newsk: tcp_sock, req: tcp_request_sock, skb: sk_buff, np: ipv
     newsk.icsk_ext_hdr_len = np.opt.opt_nflen + np.opt.opt_flen if np.opt is not None else 0
     np.mcast_oif = tcp_v6_iif(skb)
     np.mcast_hops = ipv6_hdr(skb).hop_limit
+    np.flow_label = ipv6_hdr(skb).flowlabel if np.repflow else 0
     if newsk.sk_net.ipv4.sysctl_tcp_reflect_tos:
         np.tclass = req.syn_tos & ~INET_ECN_MASK
 
@@ -765,10 +793,14 @@ def tcp_v6_rcv(skb: sk_buff) -> int:
     net.mib.tcp_statistics[TCP_MIB_INSEGS] += 1
     headlen = skb.tail - skb.data
     if headlen < TCP_HEADER_LEN:
-        return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+        kfree_skb_reason(skb, SKB_DROP_REASON_PKT_TOO_SMALL)  # and no InErrs: as over IPv4
+        return 0
     th = tcphdr(*TCP_HEADER.unpack_from(skb.head, skb.data))
-    if th.doff < 5 or headlen < th.doff << 2:
+    if th.doff < 5:
         return _bad_packet(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+    if headlen < th.doff << 2:
+        kfree_skb_reason(skb, SKB_DROP_REASON_PKT_TOO_SMALL)
+        return 0
     skb.h_th = th
     hdr = ipv6_hdr(skb)
     if skb.ip_summed == CHECKSUM_NONE and tcp_v6_csum_error(skb, hdr):

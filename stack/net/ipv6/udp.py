@@ -26,6 +26,7 @@ from stack.include.ipv6 import (
     ICMPV6_DEST_UNREACH,
     ICMPV6_PKT_TOOBIG,
     ICMPV6_PORT_UNREACH,
+    IPV6_PMTUDISC_DONT,
     IPV6HDR_LEN,
     inet6_protocol,
     ipv6_addr_is_multicast,
@@ -146,6 +147,7 @@ def __udp6_lib_rcv(skb: sk_buff) -> int:
         return _udp_drop(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
     uh = udphdr(*UDPHDR_STRUCT.unpack_from(skb.head, skb.data))
     skb.h_th = uh
+    uh.len = uh.len or length  # RFC 2675: 0 stands for all of it
     if not UDP_HEADER <= uh.len <= length:
         return _udp_drop(net, skb, SKB_DROP_REASON_PKT_TOO_SMALL)
     skb.tail -= length - uh.len
@@ -215,10 +217,10 @@ def udpv6_err(skb: sk_buff, type_: int, code: int, info: int) -> int:
         ICMP6_INC_STATS(net, ICMP6_MIB_INERRORS)
         return -errno.ENOENT
     hard, err = icmp.icmpv6_err_convert(type_, code)
+    assert sk.pinet6 is not None
     if type_ == ICMPV6_PKT_TOOBIG:
         route.ip6_sk_update_pmtu(skb, sk, info)
-        hard = False
-    assert sk.pinet6 is not None
+        hard = sk.pinet6.pmtudisc != IPV6_PMTUDISC_DONT
     if sk.pinet6.recverr or (hard and sk.sk_state == TCP_ESTABLISHED):
         payload = skb.transport_header + UDP_HEADER
         datagram.ipv6_icmp_error(sk, skb, err, type_, code, dest, info, payload)

@@ -124,6 +124,7 @@ STIMULI = [
     stimulus("udp-truncated", ip(17, b"\x00\x09\x00")),
     stimulus("echo", icmp(8, 0, rest=0x12345678, data=b"ping")),
     stimulus("echo-empty", icmp(8, 0, rest=0x12345678, data=b"")),
+    stimulus("echo-3000", icmp(8, 0, data=b"x" * 3000)),
     stimulus("echo-tos", icmp(8, 0, data=b"ping", tos=0x48)),
     stimulus("echo-bad-checksum", icmp(8, 0, data=b"ping", bad_checksum=True)),
     stimulus("echo-code-9", icmp(8, 9, data=b"ping")),

@@ -245,7 +245,8 @@ def test_error_that_quotes_too_little_is_counted(
         (1, 1, (True, errno.EACCES)),
         (1, 3, (False, errno.EHOSTUNREACH)),
         (1, 4, (True, errno.ECONNREFUSED)),
-        (1, 99, (False, errno.EPROTO)),
+        (1, 7, (True, errno.EPROTO)),
+        (1, 99, (True, errno.EPROTO)),
         (2, 0, (False, errno.EMSGSIZE)),
         (3, 0, (False, errno.EHOSTUNREACH)),
         (4, 0, (True, errno.EPROTO)),
@@ -267,7 +268,7 @@ def mtu_to(net: Stack, addr: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("said", "learned"), [(1400, 1400), (1280, 1280), (600, 1280), (0, 1280), (9000, 1500)]
+    ("said", "learned"), [(1400, 1400), (1280, 1280), (1279, 1500), (0, 1500), (9000, 1500)]
 )
 def test_packet_too_big_sets_the_path_mtu_within_bounds(
     net: Stack, peer: RawPeer, said: int, learned: int
@@ -276,6 +277,29 @@ def test_packet_too_big_sets_the_path_mtu_within_bounds(
     peer.sim.settle()
     assert mtu_to(net, "fd00::15") == learned
     assert mtu_to(net, "fd00::16") == 1500
+
+
+@pytest.mark.parametrize(("profile", "octets"), [("linux-6.1", 3048), ("linux-6.18", 3048 + 104)])
+def test_fragments_count_as_one_or_each_by_the_profile(profile: str, octets: int) -> None:
+    sim = Sim(seed=7)
+    net = sim.add_stack("10.0.2.2/24", "fd00::2/64", profile=profile)
+    peer = sim.add_peer("10.0.2.15", net, addr6="fd00::15")
+    before = net.snapshot()["snmp6"]["Ip6OutOctets"]
+    net.netif_rx(net.devices_by_name["eth0"], big_echo(peer))
+    sim.settle()
+    assert net.snapshot()["snmp6"]["Ip6OutOctets"] - before == octets
+
+
+def big_echo(peer: RawPeer) -> bytes:
+    """A request of 3008 bytes in one frame, as from a link that takes more than ours."""
+    raw = peer.icmp6_message("fd00::2", 128, 0, 0, bytes(3000), None)
+    return peer.remote_mac + peer.mac + b"\x86\xdd" + peer.ip6_packet(58, raw, "fd00::2")
+
+
+def test_echo_from_nobody_has_no_route_back(net: Stack, peer: RawPeer) -> None:
+    peer.send_icmp6("fd00::2", 128, 0, src="::")
+    peer.expect_nothing()
+    assert net.snapshot()["snmp6"]["Ip6OutNoRoutes"] == 1
 
 
 def test_learned_path_mtu_is_forgotten_after_ten_minutes(net: Stack, sim: Sim, peer: RawPeer) -> None:

@@ -104,10 +104,10 @@ def test_group_that_nobody_joined_is_ignored_and_one_that_we_are_in_counts(net: 
     peer.send_icmp6("ff02::1:3", 128, 0)
     peer.expect_nothing()
     assert net.drop_reasons == {"MULTICAST_IGNORED": 1}
-    assert count(net, "Ip6InMcastPkts") == 0
+    assert count(net, "Ip6InMcastPkts") == 1
     peer.send_icmp6("ff02::1", 128, 0)
     peer.expect_icmp6(129, 0)
-    assert count(net, "Ip6InMcastPkts") == 1
+    assert count(net, "Ip6InMcastPkts") == 2
 
 
 def test_nothing_behind_the_header_is_delivered(net: Stack, peer: RawPeer) -> None:
@@ -138,7 +138,7 @@ def test_options_that_are_known_or_may_be_skipped_are(peer: RawPeer, kind: int) 
 
 
 def test_chain_of_extension_headers_is_walked(peer: RawPeer) -> None:
-    routing = b"\x3c\x00\x04\x00\0\0\0\0"
+    routing = b"\x3c\x00\x00\x00\0\0\0\0"
     chain = b"\x2b\x00" + PAD + routing + b"\x2c\x00" + PAD + b"\x3a\x00\x00\x00\0\0\0\x01"
     peer.send_ip(0, chain + echo(peer), "fd00::2")
     peer.expect_icmp6(129, 0)
@@ -162,6 +162,7 @@ def test_unknown_option_says_itself_what_becomes_of_the_packet(
         assert peer.expect_icmp6(4, 2).body[4:8] == (42).to_bytes(4, "big")
     peer.expect_nothing()
     assert net.drop_reasons == {"IPV6_BAD_EXTHDR": 1}
+    assert count(net, "Ip6InHdrErrors") == 1
 
 
 @pytest.mark.parametrize(("option", "answered"), [(b"\x80\x04abcd", True), (b"\xc0\x04abcd", False)])
@@ -195,13 +196,24 @@ def test_options_that_do_not_add_up_are_a_header_error(
     assert net.drop_reasons == {"IPV6_BAD_EXTHDR": 1}
 
 
-@pytest.mark.parametrize(("segments", "routing_type"), [(1, 0), (1, 4), (255, 253)])
+@pytest.mark.parametrize(("segments", "routing_type"), [(1, 0), (1, 5), (255, 253)])
 def test_routing_header_with_segments_left_is_refused(
     peer: RawPeer, segments: int, routing_type: int
 ) -> None:
     routing = bytes((58, 2, routing_type, segments)) + bytes(20)
     peer.send_ip(43, routing + echo(peer), "fd00::2")
     assert peer.expect_icmp6(4, 0).body[4:8] == (42).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("segments", [0, 1])
+@pytest.mark.parametrize(("routing_type", "counter"), [(2, "Ip6InAddrErrors"), (3, None), (4, None)])
+def test_routing_header_that_is_not_enabled_is_dropped(
+    net: Stack, peer: RawPeer, segments: int, routing_type: int, counter: str | None
+) -> None:
+    peer.send_ip(43, bytes((58, 2, routing_type, segments)) + bytes(20) + echo(peer), "fd00::2")
+    peer.expect_nothing()
+    assert net.drop_reasons == {"IPV6_BAD_EXTHDR": 1}
+    assert (count(net, "Ip6InHdrErrors"), count(net, "Ip6InAddrErrors")) == (0, int(counter is not None))
 
 
 @pytest.mark.parametrize(
@@ -224,3 +236,4 @@ def test_jumbo_payload_is_refused_for_what_is_wrong_with_it(
         assert peer.expect_icmp6(4, 0).body[4:8] == pointer.to_bytes(4, "big")
     peer.expect_nothing()
     assert net.drop_reasons == {"IPV6_BAD_EXTHDR": 1}
+    assert (count(net, "Ip6InHdrErrors"), count(net, "Ip6InTruncatedPkts")) == (1, 0)

@@ -32,6 +32,7 @@ from stack.include.snmp import (
     LINUX_MIB_SYNCOOKIESRECV,
     LINUX_MIB_SYNCOOKIESSENT,
     TCP_MIB_CSUMERRORS,
+    TCP_MIB_INERRS,
     TCP_MIB_OUTRSTS,
     TCP_MIB_PASSIVEOPENS,
     TCP_MIB_RETRANSSEGS,
@@ -493,14 +494,44 @@ def test_established_packet_too_big_makes_segments_smaller(listen: Listen, peer:
 
 
 @pytest.mark.parametrize("mtu", [0, 68, 1279])
-def test_established_packet_too_big_below_1280_counts_as_1280(
+def test_established_packet_too_big_below_1280_is_not_believed(
     listen: Listen, peer: RawPeer, sim: Sim, mtu: int
 ) -> None:
     conn, child = connected(sim, peer, listen())
     child.send(b"a" * 1428)
     conn.expect("PA", length=1428)
     send_error(peer, ICMPV6_PKT_TOOBIG, 0, mtu, quote(conn, 1))
-    assert child.sk.mss_cache == 1208  # type: ignore[attr-defined]
+    assert child.sk.mss_cache == 1428  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [0, 12, 19, 20])
+def test_listen_segment_without_a_whole_header_is_dropped_uncounted(
+    listen: Listen, peer: RawPeer, net: Stack, size: int
+) -> None:
+    """InErrs is for what a header says wrongly: a data offset below 5, a bad checksum."""
+    listen()
+    header = b"\x9c\x40\0\x50\0\0\0\1\0\0\0\0\xf0\2\0\0\0\0\0\0"  # with an offset of 60 bytes
+    peer.send_ip(6, header[:size], HOST)
+    peer.expect_nothing()
+    assert net.drop_reasons == {"PKT_TOO_SMALL": 1}
+    assert net.mib.tcp_statistics[TCP_MIB_INERRS] == 0
+
+
+def test_listen_syn_from_nobody_is_dropped(listen: Listen, peer: RawPeer, net: Stack) -> None:
+    listen()
+    peer.send_tcp(HOST, 40000, 80, "S", src="::", seq=1)
+    peer.expect_nothing()
+    assert (mib(net, LINUX_MIB_LISTENDROPS), states(net)) == (1, [])
+    assert net.snapshot()["snmp6"]["Ip6OutNoRoutes"] == 1
+
+
+def test_listen_syn_from_a_mapped_address_counts_as_a_bad_header(
+    listen: Listen, peer: RawPeer, net: Stack
+) -> None:
+    listen()
+    peer.send_tcp(HOST, 40000, 80, "S", src="::ffff:10.0.2.15", seq=1)
+    peer.expect_nothing()
+    assert net.snapshot()["snmp6"]["Ip6InHdrErrors"] == 1
 
 
 def test_established_packet_too_big_out_of_window_is_ignored(

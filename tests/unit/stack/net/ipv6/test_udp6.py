@@ -15,8 +15,10 @@ from stack.include.ipv6 import (
     IPV6_TCLASS,
     IPV6_UNICAST_HOPS,
     IPV6_V6ONLY,
+    in6_pton,
 )
 from stack.include.snmp import UDP_MIB_CSUMERRORS, UDP_MIB_INDATAGRAMS, UDP_MIB_NOPORTS, UDP_MIB_OUTDATAGRAMS
+from stack.lib.checksum import csum_ipv6_magic, csum_partial
 from stack.net.ipv6.ipv6_sockglue import SOL_IPV6
 from stack.stack import Stack
 
@@ -71,6 +73,37 @@ def test_udp6_datagram_without_checksum_is_dropped(net: Stack, peer: RawPeer) ->
     peer.expect_nothing()
     assert sock.poll() & 1 == 0
     assert net.mib.udp_stats_in6[UDP_MIB_CSUMERRORS] == 1
+
+
+def test_udp6_length_0_stands_for_all_of_the_packet(net: Stack, peer: RawPeer, sim: Sim) -> None:
+    """RFC 2675, section 4; the checksum is over the length that was meant."""
+    sock = bound(net)
+    good, bad = (udp_of_length_0(peer, length) for length in (13, 0))
+    peer.send_ip(17, good, "fd00::2")
+    peer.send_ip(17, bad, "fd00::2")
+    sim.settle()
+    assert sock.recv(100) == b"hello"
+    assert net.snapshot()["snmp6"]["Udp6InCsumErrors"] == 1
+
+
+def udp_of_length_0(peer: RawPeer, length: int) -> bytes:
+    raw = b"\x9c\x40\x00\x35\0\0\0\0hello"
+    saddr, daddr = in6_pton("fd00::15"), in6_pton("fd00::2")
+    check = csum_ipv6_magic(saddr, daddr, length, 17, csum_partial(raw))
+    return raw[:6] + check.to_bytes(2, "big") + raw[8:]
+
+
+def test_udp6_connected_socket_hears_that_its_datagram_was_too_big(
+    net: Stack, peer: RawPeer, sim: Sim
+) -> None:
+    sock = bound(net)
+    sock.connect(("fd00::15", 40000))
+    sock.send(b"x" * 1400)
+    sent = peer.expect_udp(53, 40000)
+    peer.send_icmp6("fd00::2", 2, 0, 1300, peer.ip6_packet(17, sent.body[:40], "fd00::15", src="fd00::2"))
+    sim.settle()
+    with pytest.raises(OSError, match="than the path takes"):
+        sock.recv(100)
 
 
 def test_udp6_connected_socket_hears_its_peer_alone(net: Stack, peer: RawPeer, sim: Sim) -> None:
