@@ -261,11 +261,19 @@ class Stack:
             fib_frontend.ip_rt_add(self, cidr, dev, via)
 
     def ra_start(
-        self, dev: net_device, prefix: str, *, dns: Sequence[str] = (), router_lifetime: int = 0
+        self,
+        dev: net_device,
+        prefix: str,
+        *,
+        dns: Sequence[str] = (),
+        domains: Sequence[str] = (),
+        router_lifetime: int = 0,
+        other: bool = False,
     ) -> None:
         """Send router advertisements on a device, so that its neighbours make themselves addresses of ``prefix``
-        ("fd00::/64").  ValueError as ``radv.ra_start`` says."""
-        radv.ra_start(self, dev, prefix, dns, router_lifetime)
+        ("fd00::/64") and learn of name servers and search domains; ``other`` says that DHCPv6 has more of that kind.
+        ValueError as ``radv.ra_start`` says."""
+        radv.ra_start(self, dev, prefix, dns, router_lifetime, domains, other)
 
     def ra_stop(self, dev: net_device) -> None:
         radv.ra_stop(self, dev)

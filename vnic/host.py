@@ -70,6 +70,7 @@ from vnic.errors import UsageError, from_oserror
 from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
+from vnic.services.dns import DOMAIN
 
 # virtio 1.2, section 5.1.6: flags and gso_type of virtio_net_hdr.
 VIRTIO_NET_HDR_F_NEEDS_CSUM = 1
@@ -255,7 +256,7 @@ class Host:
             runner = aio.Runner(stack, flush=port.flush)
             cleanup.callback(runner.close)
             ip6 = None if server6 is None else server6.ip
-            services = Services(plan.server, plan.name_server, options.mtu, options.hosts, ip6)
+            services = Services(plan.server, plan.name_server, options.mtu, options.hosts, ip6, dev.dev_addr)
             network = StackNetwork(runner, dev.name)
             await services.start(network)
             cleanup.push_async_callback(services.close)
@@ -292,7 +293,7 @@ def _new_stack(options: Options, plan: AddressPlan, server6: IPv6Interface | Non
     stack.dev_addr_add(dev, f"{plan.name_server}/{plan.server.network.prefixlen}")
     if server6 is not None:
         stack.dev_addr_add(dev, str(server6))
-        stack.ra_start(dev, str(server6.network))
+        stack.ra_start(dev, str(server6.network), dns=[str(server6.ip)], domains=[DOMAIN], other=True)
     return stack
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 
 from vnic.errors import UsageError
@@ -136,7 +136,7 @@ def parse_hosts(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, address = pair.partition("=")
         try:
-            hosts[name] = str(IPv4Address(address))
+            hosts[name] = str(ip_address(address))
         except ValueError as error:
             raise UsageError(
                 f"--host {pair} is not NAME=ADDRESS", str(error), "--host db.test=10.0.2.2"

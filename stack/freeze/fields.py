@@ -715,6 +715,7 @@ STRUCTS: Final[dict[str, Struct]] = {
             "flow_label": "int",
             "frag_size": "int",
             "hop_limit": "int",
+            "ipv6_mc_list": "dict[tuple[int, int], int]",
             "mc_all": "bool",
             "mc_loop": "bool",
             "mcast_hops": "int",
@@ -1065,7 +1066,9 @@ STRUCTS: Final[dict[str, Struct]] = {
         {
             "dev": "net_device",
             "dns": "list[int]",
+            "domains": "list[str]",
             "last": "int",
+            "other": "bool",
             "plen": "int",
             "prefix": "int",
             "router_lifetime": "int",

@@ -94,6 +94,8 @@ IPV6_UNICAST_HOPS: Final = 16
 IPV6_MULTICAST_IF: Final = 17
 IPV6_MULTICAST_HOPS: Final = 18
 IPV6_MULTICAST_LOOP: Final = 19
+IPV6_ADD_MEMBERSHIP: Final = 20
+IPV6_DROP_MEMBERSHIP: Final = 21
 IPV6_ROUTER_ALERT: Final = 22
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_MTU: Final = 24
@@ -233,6 +235,7 @@ class ipv6_pinfo:
         "flow_label",
         "frag_size",
         "hop_limit",
+        "ipv6_mc_list",
         "mc_all",
         "mc_loop",
         "mcast_hops",
@@ -264,6 +267,7 @@ class ipv6_pinfo:
         self.frag_size = 0
         self.dontfrag = False
         self.recverr_rfc4884 = False
+        self.ipv6_mc_list: dict[tuple[int, int], int] = {}  # (group, ifindex as asked for): the device's
         self.min_hopcount = 0
         self.tclass = 0
         self.pmtudisc = IPV6_PMTUDISC_WANT

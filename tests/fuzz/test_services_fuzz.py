@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""DHCP and DNS messages of any shape: no exception, a well-formed answer or none, and books that balance."""
+"""DHCP, DHCPv6 and DNS messages of any shape: no exception, a well-formed answer or none, and books that balance."""
 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from dpkt import dhcp, dns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vnic.services import dhcp6
 from vnic.services.dhcp import MIN_MESSAGE, Config, DhcpServer
 from vnic.services.dns import MAX_PAYLOAD, Resolver, Table, default_hosts
 
@@ -103,6 +104,62 @@ def test_dhcp_any_bytes_never_raise(message: bytes) -> None:
     check_reply(server.handle(message))
 
 
+# -- DHCPv6 ------------------------------------------------------------------------------------------------------------
+
+DUID = dhcp6.duid_ll(bytes.fromhex("52550a000202"))
+values6 = st.one_of(
+    st.just(DUID), st.just(b"iaid" + bytes(8)), st.binary(max_size=20), st.integers(0, 200).map(bytes)
+)
+options6 = st.lists(
+    st.tuples(st.one_of(st.sampled_from([1, 2, 3, 4, 6, 8, 14, 25]), st.integers(0, 65535)), values6),
+    max_size=6,
+)
+
+
+@st.composite
+def dhcp6_messages(draw: st.DrawFn) -> bytes:
+    """A message with hostile options; now and then damaged or cut."""
+    kind = draw(st.one_of(st.sampled_from([1, 3, 4, 5, 6, 8, 9, 11, 11, 11]), st.integers(0, 255)))
+    message = bytearray(bytes([kind]) + b"xid" + dhcp6.pack_options(draw(options6)))
+    if draw(st.integers(0, 3)) == 0:
+        message[draw(st.integers(0, len(message) - 1))] = draw(st.integers(0, 255))
+    if draw(st.integers(0, 7)) == 0:
+        del message[draw(st.integers(0, len(message))) :]
+    return bytes(message)
+
+
+def check_dhcp6(server: dhcp6.Dhcp6Server, message: bytes) -> None:
+    before = sum(server.counters[name] for name in ("advertise", "reply", "refused", "ignored", "malformed"))
+    reply = server.handle(message)
+    after = sum(server.counters[name] for name in ("advertise", "reply", "refused", "ignored", "malformed"))
+    assert after == before + 1, "each message has one fate"
+    if reply is None:
+        return
+    assert (reply[0] in (dhcp6.ADVERTISE, dhcp6.REPLY), reply[1:4]) == (True, message[1:4])
+    options = dhcp6.parse_options(reply[4:])
+    assert options is not None
+    assert options[0] == (dhcp6.OPTION_SERVERID, DUID)
+    assert len(reply) <= 2 * len(message) + 200, "an answer is no amplifier"
+
+
+def make_dhcp6() -> dhcp6.Dhcp6Server:
+    return dhcp6.Dhcp6Server(dhcp6.Config(duid=DUID, name_servers=(IPv6Address("fd00::2"),)))
+
+
+@SETTINGS
+@given(st.lists(dhcp6_messages(), max_size=25))
+def test_dhcp6_messages_of_any_shape_never_raise_and_have_one_fate(messages: list[bytes]) -> None:
+    server = make_dhcp6()
+    for message in messages:
+        check_dhcp6(server, message)
+
+
+@SETTINGS
+@given(st.binary(max_size=400))
+def test_dhcp6_any_bytes_never_raise(message: bytes) -> None:
+    check_dhcp6(make_dhcp6(), message)
+
+
 # -- DNS ---------------------------------------------------------------------------------------------------------------
 
 labels = st.one_of(
@@ -150,7 +207,7 @@ def check_answer(resolver: Resolver, message: bytes) -> None:
 @SETTINGS
 @given(st.lists(dns_messages(), max_size=8))
 def test_dns_queries_of_any_shape_never_raise_and_are_answered(messages: list[bytes]) -> None:
-    resolver = Resolver(Table(default_hosts("10.0.2.2", "10.0.2.3").items()))
+    resolver = Resolver(Table(default_hosts("10.0.2.2", "10.0.2.3", "fd00::2")))
     for message in messages:
         check_answer(resolver, message)
 
@@ -158,4 +215,4 @@ def test_dns_queries_of_any_shape_never_raise_and_are_answered(messages: list[by
 @SETTINGS
 @given(st.binary(max_size=600))
 def test_dns_any_bytes_never_raise(message: bytes) -> None:
-    check_answer(Resolver(Table(default_hosts("10.0.2.2", "10.0.2.3").items())), message)
+    check_answer(Resolver(Table(default_hosts("10.0.2.2", "10.0.2.3", "fd00::2"))), message)

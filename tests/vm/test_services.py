@@ -127,6 +127,41 @@ def test_guest_configures_ipv6_by_itself_and_reaches_every_service(served: Guest
     assert served.run(f"nc -6 -w 10 {SERVER6} 4321").code == 1
 
 
+def test_guest_learns_of_name_servers_by_router_advertisement_and_dhcpv6(served: Guest) -> None:
+    """tcpdump of the guest reads what comes: the image has no DHCPv6 client (busybox is built without udhcpc6)."""
+    seen = "/tmp/dhcp6.txt"
+    served.check(f"tcpdump -i eth0 -vv -n -l -c 1 'udp src port 547' >{seen} 2>/tmp/tcpdump.log & sleep 0.1")
+    served.check("for i in $(seq 100); do grep -q listening /tmp/tcpdump.log && break; sleep 0.1; done", 30)
+    # An information-request that wants options 23, 24 and 32, from a client with a DUID-LL.
+    request = (
+        r"\013xid\000\001\000\012\000\003\000\001RT\000\000\000\001\000\006\000\006\000\027\000\030\000\040"
+    )
+    ask = f"printf '{request}' | nc -6 -u -w 1 -p 546 ff02::1:2%eth0 547"  # fails until eth0 has an address
+    served.check(f"for i in $(seq 50); do {ask}; grep -q DNS-server {seen} && break; sleep 0.1; done", 60)
+    answer = served.check(f"cat {seen}")
+    assert "dhcp6 reply" in answer
+    assert f"(DNS-server {SERVER6})" in answer
+    assert "(DNS-search-list vnic.test.)" in answer
+    assert "(lifetime 86400)" in answer
+    capture = "tcpdump -i eth0 -vv -n -l -c 1 'icmp6 and ip6[40] == 134'"
+    served.check(f"{capture} >/tmp/ra.txt 2>/tmp/tcpdump.log & sleep 0.1")
+    served.check("for i in $(seq 100); do grep -q listening /tmp/tcpdump.log && break; sleep 0.1; done", 30)
+    served.check("ip link set eth0 down && ip link set eth0 up")  # the guest asks for a router
+    served.check("for i in $(seq 200); do grep -q rdnss /tmp/ra.txt && break; sleep 0.1; done", 60)
+    advertisement = served.check("cat /tmp/ra.txt")
+    assert "Flags [other stateful]" in advertisement
+    assert f"addr: {SERVER6}" in advertisement
+    assert "vnic.test." in advertisement
+
+
+def test_names_have_ipv6_addresses_and_are_found_from_them(served: Guest) -> None:
+    assert SERVER6 in served.check("nslookup -type=AAAA vnic.test")
+    assert "server.vnic.test" in served.check(f"nslookup {SERVER6}")
+    assert SERVER6 in served.check(
+        f"nslookup -type=AAAA vnic.test {SERVER6}", 30
+    )  # our name server, asked over IPv6
+
+
 def test_closed_port_refuses_at_once(served: Guest) -> None:
     result = served.run(f"nc -v -w 10 {SERVER} 4321")
     assert result.code == 1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Any
 
-from vnic.services import chargen, dhcp, discard, dns, echo, http, iperf3
+from vnic.services import chargen, dhcp, dhcp6, discard, dns, echo, http, iperf3
 from vnic.services.base import Network, ProtocolFactory, Server
 
 POOL_FIRST = 15
@@ -25,7 +25,8 @@ _SIMPLE: dict[int, Callable[[], asyncio.Protocol]] = {
 
 
 class Services:
-    """All of them: 7, 9, 19, 80 and 5201 by TCP on each address of the server, 53 and 67 by UDP over IPv4."""
+    """All of them: 7, 9, 19, 80 and 5201 by TCP and 53 by UDP on each address of the server, by UDP also 67 over IPv4
+    and 547 over IPv6."""
 
     def __init__(
         self,
@@ -34,17 +35,21 @@ class Services:
         mtu: int = 1500,
         hosts: Mapping[str, str] | None = None,
         server6: IPv6Address | None = None,
+        mac: bytes = bytes(6),
     ) -> None:
-        """``hosts`` extends the name server's table; ValueError for what is no name or no address in it."""
+        """``hosts`` extends the name server's table; ValueError for what is no name or no address in it.  ``mac`` is
+        what DHCPv6 makes its identifier from."""
         self._server, self._name_server = server, name_server
         self._addresses = [str(server.ip)] + ([str(server6)] if server6 is not None else [])
         self.http = http.Http()
         self.iperf3 = iperf3.Iperf3Server()
-        table = dns.Table(dns.default_hosts(str(server.ip), str(name_server)).items())
+        ip6 = None if server6 is None else str(server6)
+        table = dns.Table(dns.default_hosts(str(server.ip), str(name_server), ip6))
         for name, address in (hosts or {}).items():
             table.add(name, address)
         self.dns = dns.Resolver(table)
         self.dhcp = dhcp.DhcpServer(_dhcp_config(server, name_server, mtu), asyncio.get_running_loop().time)
+        self.dhcp6 = None if server6 is None else _dhcp6(server6, mac)
         self._opened: list[Any] = []
 
     async def start(self, network: Network) -> None:
@@ -56,19 +61,23 @@ class Services:
             raise
 
     async def _start(self, network: Network) -> None:
-        ours = str(self._server.ip)
         factories: dict[int, ProtocolFactory] = {**_SIMPLE, iperf3.PORT: self.iperf3}
         for address in self._addresses:
             for port, factory in factories.items():
                 server: Server = await network.create_server(factory, address, port)
                 self._opened.append(server)
             await self.http.start(network, address)
-        for address in (ours, str(self._name_server)):
+        for address in (*self._addresses, str(self._name_server)):
             await self._open_datagram(network, lambda: dns.DnsProtocol(self.dns), (address, dns.PORT))
         # A client without an address sends to 255.255.255.255: only a socket bound to no address gets that.
         await self._open_datagram(
             network, lambda: dhcp.DhcpProtocol(self.dhcp), ("0.0.0.0", dhcp.SERVER_PORT)
         )
+
+        server6 = self.dhcp6
+        if server6 is not None:
+            where = (dhcp6.GROUP, dhcp6.SERVER_PORT)
+            await self._open_datagram(network, lambda: dhcp6.Dhcp6Protocol(server6), where)
 
     async def _open_datagram(self, network: Network, factory: Any, address: tuple[str, int]) -> None:
         transport, _ = await network.create_datagram_endpoint(factory, address)
@@ -95,7 +104,12 @@ class Services:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What each service counted."""
-        return {"dhcp": self.dhcp.counters, "dns": self.dns.counters, "iperf3": self.iperf3.counters}
+        found = {"dhcp": self.dhcp.counters, "dns": self.dns.counters, "iperf3": self.iperf3.counters}
+        return found if self.dhcp6 is None else {**found, "dhcp6": self.dhcp6.counters}
+
+
+def _dhcp6(server6: IPv6Address, mac: bytes) -> dhcp6.Dhcp6Server:
+    return dhcp6.Dhcp6Server(dhcp6.Config(duid=dhcp6.duid_ll(mac), name_servers=(server6,)))
 
 
 def _dhcp_config(server: IPv4Interface, name_server: IPv4Address, mtu: int) -> dhcp.Config:

@@ -37,6 +37,8 @@ from typing import Any
 import dpkt
 from dpkt import dhcp
 
+from vnic.services.dns import DOMAIN
+
 SERVER_PORT = 67
 CLIENT_PORT = 68
 BROADCAST = "255.255.255.255"
@@ -67,7 +69,7 @@ class Config:
     last: IPv4Address
     router: IPv4Address | None
     name_servers: tuple[IPv4Address, ...] = ()
-    domain: str = "vnic.test"
+    domain: str = DOMAIN
     mtu: int = 1500
     lease_s: int = 3600
 

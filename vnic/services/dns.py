@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A name server for the guest's link, RFC 1035: an authority for what is in its table, and for nothing else.
 
-A query for a name of the table is answered with its A records; AAAA and other types of such a name get NOERROR without
-an answer (NODATA, RFC 2308); unknown names get NXDOMAIN, since no query is ever passed on.  Addresses of the table have
-PTR records.  What is no query is dropped and counted: answering a response would let two servers talk for ever.  A
-query that dpkt cannot read is answered with FORMERR if its header is whole.
+A query for a name of the table is answered with its A or AAAA records (RFC 3596); other types of such a name, and a
+family that it has no address of, get NOERROR without an answer (NODATA, RFC 2308); unknown names get NXDOMAIN, since no
+query is ever passed on.  Addresses of the table have PTR records, below in-addr.arpa and ip6.arpa.  What is no query is
+dropped and counted: answering a response would let two servers talk for ever.  A query that dpkt cannot read is
+answered with FORMERR if its header is whole.
 
 EDNS (RFC 6891): the OPT record of a query is ignored, as by a server of RFC 1035; answers fit in 512 bytes.
 """
@@ -15,13 +16,15 @@ import asyncio
 import ipaddress
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import dpkt
 from dpkt import dns
 
 PORT = 53
+DOMAIN = "vnic.test"
+"""What our names are below, and guests search in."""
 TTL_S = 60
 MAX_PAYLOAD = 512  # RFC 1035, section 2.3.4: UDP messages
 MAX_NAME = 253
@@ -46,18 +49,19 @@ class Table:
             self.add(name, address)
 
     def add(self, name: str, address: str) -> None:
-        """ValueError for a name that is no host name, or an address that is not IPv4."""
+        """ValueError for a name that is no host name, or an address that is none of either family."""
         name = name.rstrip(".").lower()
         if not valid_name(name):
             raise ValueError(f"{name!r} is not a host name")
-        packed = ipaddress.IPv4Address(address).packed
+        where = ipaddress.ip_address(address)
+        packed = where.packed
         known = self._addresses.setdefault(name, [])
         if packed not in known:
             known.append(packed)
-        self._names.setdefault(ipaddress.IPv4Address(packed).reverse_pointer, name)
+        self._names.setdefault(where.reverse_pointer, name)
 
     def addresses(self, name: str) -> list[bytes] | None:
-        """Packed addresses; None if the name is unknown, empty if only names below it are known."""
+        """Packed addresses of 4 or 16 bytes; None if the name is unknown, empty if only names below it are known."""
         name = name.lower()
         if name in self._addresses:
             return self._addresses[name]
@@ -66,7 +70,7 @@ class Table:
         return [] if below or name in self._names else None
 
     def pointer(self, name: str) -> str | None:
-        """The host name behind 4.3.2.1.in-addr.arpa."""
+        """The host name behind 4.3.2.1.in-addr.arpa, or 32 digits and ip6.arpa."""
         return self._names.get(name.lower())
 
 
@@ -119,9 +123,10 @@ class Resolver:
             wanted = question.type in (dns.DNS_PTR, _ANY_TYPE)
             return ([_record(name, dns.DNS_PTR, ptrname=pointer)] if wanted else []), True
         found = self.table.addresses(name)
-        if found is None or question.type not in (dns.DNS_A, _ANY_TYPE):
-            return [], found is not None
-        return [_record(name, dns.DNS_A, ip=packed) for packed in found], True
+        if found is None:
+            return [], False
+        records = [_address(name, packed) for packed in found]
+        return [record for record in records if question.type in (record.type, _ANY_TYPE)], True
 
 
 def _read_question(message: bytes) -> Any | None:
@@ -145,6 +150,12 @@ def _record(name: str, kind: int, **data: object) -> Any:
     return record
 
 
+def _address(name: str, packed: bytes) -> Any:
+    if len(packed) == 4:
+        return _record(name, dns.DNS_A, ip=packed)
+    return _record(name, dns.DNS_AAAA, ip6=packed)
+
+
 class DnsProtocol(asyncio.DatagramProtocol):
     """The resolver on a UDP socket."""
 
@@ -161,11 +172,8 @@ class DnsProtocol(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
 
 
-def default_hosts(server: str, name_server: str) -> Mapping[str, str]:
-    """The names that every guest can resolve."""
-    return {
-        "server.vnic.test": server,
-        "vnic.test": server,
-        "gateway.vnic.test": server,
-        "dns.vnic.test": name_server,
-    }
+def default_hosts(server: str, name_server: str, server6: str | None = None) -> Iterable[tuple[str, str]]:
+    """The names that every guest can resolve, with their addresses; over IPv6 all are the server."""
+    names = (f"server.{DOMAIN}", DOMAIN, f"gateway.{DOMAIN}", f"dns.{DOMAIN}")
+    v4 = [(name, name_server if name.startswith("dns.") else server) for name in names]
+    return v4 + ([(name, server6) for name in names] if server6 is not None else [])

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""IPv6 addresses of devices: net/ipv6/addrconf.c, struct inet6_dev and inet6_ifaddr of include/net/if_inet6.h, and the
-groups that a device has joined (net/ipv6/mcast.c).
+"""IPv6 addresses of devices: net/ipv6/addrconf.c, struct inet6_dev and inet6_ifaddr of include/net/if_inet6.h.
 
 An Ethernet device has its link-local address from the start, with the modified EUI-64 of its hardware address as
 interface identifier (RFC 4862 section 5.3, RFC 2464 section 4), and is a member of all-nodes and of the solicited-node
 group of each address.  A device whose MTU is below 1280 has no IPv6 (RFC 8200, section 5).
 
 Departures: our addresses are configured, so duplicate address detection is not done before they are used - that of
-others is answered (ndisc.py).  What routers advertise is not followed.  Groups are not reported by MLD: they are all
-of link scope or solicited-node, and a virtual link has no snooping switch.
+others is answered (ndisc.py).  What routers advertise is not followed.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from stack.include.ipv6 import (
     ipv6_prefix,
 )
 from stack.include.netdevice import IFF_LOOPBACK, IFF_UP
-from stack.net.ipv6 import route
+from stack.net.ipv6 import mcast, route
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -94,7 +92,7 @@ def ipv6_add_dev(net: Stack, dev: net_device) -> inet6_dev | None:
         return None
     idev = inet6_dev()
     dev.ip6_ptr = idev
-    ipv6_dev_mc_inc(dev, in6addr_linklocal_allnodes)
+    mcast.ipv6_dev_mc_inc(dev, in6addr_linklocal_allnodes)
     if not dev.flags & IFF_LOOPBACK:
         ipv6_add_addr(net, dev, inet6_ifaddr(_LINKLOCAL_PREFIX | addrconf_ifid_eui48(dev.dev_addr), 64))
     return idev
@@ -104,31 +102,6 @@ def addrconf_init(net: Stack) -> None:
     """lo has ::1 from the start."""
     if ipv6_add_dev(net, net.loopback_dev) is not None:
         ipv6_add_addr(net, net.loopback_dev, inet6_ifaddr(1, 128))
-
-
-# -- groups ------------------------------------------------------------------------------------------------------------
-
-
-def ipv6_dev_mc_inc(dev: net_device, group: int) -> None:
-    """Join a group on a device (mcast.c)."""
-    idev = in6_dev_get(dev)
-    assert idev is not None
-    idev.mc_list[group] = idev.mc_list.get(group, 0) + 1
-
-
-def ipv6_dev_mc_dec(dev: net_device, group: int) -> None:
-    """Leave it again, as often as it was joined."""
-    idev = in6_dev_get(dev)
-    assert idev is not None
-    idev.mc_list[group] -= 1
-    if not idev.mc_list[group]:
-        del idev.mc_list[group]
-
-
-def ipv6_chk_mcast_addr(dev: net_device, group: int) -> bool:
-    """Whether the device takes packets to this group."""
-    idev = in6_dev_get(dev)
-    return idev is not None and group in idev.mc_list
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------
@@ -166,7 +139,7 @@ def ipv6_add_addr(net: Stack, dev: net_device, ifa: inet6_ifaddr) -> None:
     while at < len(idev.addr_list) and idev.addr_list[at].scope >= ifa.scope:
         at += 1
     idev.addr_list.insert(at, ifa)
-    ipv6_dev_mc_inc(dev, addrconf_addr_solict_mult(ifa.addr))
+    mcast.ipv6_dev_mc_inc(dev, addrconf_addr_solict_mult(ifa.addr))
     route.fib6_add_ifaddr(net, dev, ifa)
 
 
@@ -181,7 +154,7 @@ def inet6_addr_del(net: Stack, dev: net_device, cidr: str) -> None:
         raise ValueError(f"{dev.name} has no address {cidr}")
     assert idev is not None
     idev.addr_list.remove(ifa)
-    ipv6_dev_mc_dec(dev, addrconf_addr_solict_mult(addr))
+    mcast.ipv6_dev_mc_dec(dev, addrconf_addr_solict_mult(addr))
     route.fib6_sync_addresses(net)
 
 

@@ -37,7 +37,7 @@ from stack.include.sock import (
 from stack.include.tcp_states import TCP_CLOSE, TCPF_CLOSE, TCPF_SYN_SENT
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import af_inet, fib_frontend
-from stack.net.ipv6 import addrconf, tcp_ipv6, udp
+from stack.net.ipv6 import addrconf, mcast, tcp_ipv6, udp
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -146,6 +146,14 @@ def _check_addr(sk: Any, v6addr: int, scope_id: int) -> int:
     return 0 if addrconf.ipv6_chk_addr(net, v6addr, dev) else -errno.EADDRNOTAVAIL
 
 
+def inet6_release(sock_: socket) -> int:
+    """close(): the socket leaves its groups, then it goes as one of IPv4 does."""
+    sk: Any = sock_.sk
+    if sk is not None:
+        mcast.ipv6_sock_mc_close(sk)
+    return af_inet.inet_release(sock_)
+
+
 def inet6_getname(sock_: socket, peer: int) -> sockaddr_in6 | int:
     """The local (peer 0) or the remote address; -ENOTCONN without a peer."""
     sk: Any = sock_.sk
@@ -181,7 +189,7 @@ def inet6_dgram_connect(sock_: socket, addr: sockaddr_in6, flags: int) -> int:
 
 inet6_stream_ops: proto_ops = proto_ops(
     AF_INET6,
-    release=af_inet.inet_release,
+    release=inet6_release,
     bind=inet6_bind,
     connect=af_inet.inet_stream_connect,
     accept=af_inet.inet_accept,
@@ -198,7 +206,7 @@ inet6_stream_ops: proto_ops = proto_ops(
 
 inet6_dgram_ops: proto_ops = proto_ops(
     AF_INET6,
-    release=af_inet.inet_release,
+    release=inet6_release,
     bind=inet6_bind,
     connect=inet6_dgram_connect,
     accept=core_sock.sock_no_accept,

@@ -49,7 +49,7 @@ from stack.include.snmp import (
     IPSTATS_MIB_NOECTPKTS,
 )
 from stack.net.core import skbuff
-from stack.net.ipv6 import addrconf, exthdrs, icmp, route
+from stack.net.ipv6 import exthdrs, icmp, mcast, route
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
@@ -156,7 +156,7 @@ def ip6_mc_input(skb: sk_buff) -> int:
     """It is for a group; one that the device is not in is no error."""
     assert skb.dev is not None
     IP6_UPD_PO_STATS(skb.dev.net, IPSTATS_MIB_INMCASTPKTS, IPSTATS_MIB_INMCASTOCTETS, skb.len)
-    if addrconf.ipv6_chk_mcast_addr(skb.dev, skb.h_iph.daddr):
+    if mcast.ipv6_chk_mcast_addr(skb.dev, skb.h_iph.daddr):
         return ip6_input(skb)
     skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_MULTICAST_IGNORED)
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final
 
 from stack.include.dst import dst_mtu
@@ -16,8 +17,10 @@ from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_OMIT
 from stack.include.ipv6 import (
     IPV6_2292HOPLIMIT,
     IPV6_2292PKTINFO,
+    IPV6_ADD_MEMBERSHIP,
     IPV6_AUTOFLOWLABEL,
     IPV6_DONTFRAG,
+    IPV6_DROP_MEMBERSHIP,
     IPV6_FLOWINFO,
     IPV6_FREEBIND,
     IPV6_MIN_MTU,
@@ -53,7 +56,7 @@ from stack.include.ipv6 import (
 from stack.include.net import optval_t
 from stack.include.sock import INT_MAX, SOCK_STREAM
 from stack.net.ipv4 import ip_sockglue
-from stack.net.ipv6 import ip6_output
+from stack.net.ipv6 import ip6_output, mcast
 
 SOL_IPV6: Final = 41
 
@@ -239,7 +242,24 @@ def ipv6_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> int:
     return do_ipv6_setsockopt(sk, level, optname, optval)
 
 
+# struct ipv6_mreq: ipv6mr_multiaddr, ipv6mr_ifindex
+_IPV6_MREQ: Final = Struct("=16si")
+
+
+def _membership(sk: Any, optname: int, optval: optval_t) -> int:
+    """-EPROTO for a stream, which no group can be the other end of."""
+    if isinstance(optval, int) or len(optval) < _IPV6_MREQ.size:
+        return -errno.EINVAL
+    if sk.sk_type == SOCK_STREAM:
+        return -errno.EPROTO
+    group, ifindex = _IPV6_MREQ.unpack_from(optval)
+    change = mcast.ipv6_sock_mc_join if optname == IPV6_ADD_MEMBERSHIP else mcast.ipv6_sock_mc_drop
+    return change(sk, ifindex, int.from_bytes(group, "big"))
+
+
 def do_ipv6_setsockopt(sk: Any, level: int, optname: int, optval: optval_t) -> int:
+    if optname in (IPV6_ADD_MEMBERSHIP, IPV6_DROP_MEMBERSHIP):
+        return _membership(sk, optname, optval)
     setter = _SETTERS.get(optname)
     if setter is None:
         return -errno.ENOPROTOOPT

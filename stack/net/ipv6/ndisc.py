@@ -62,12 +62,13 @@ if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
-# RFC 4861, section 4.6; RFC 8106 for 25
+# RFC 4861, section 4.6; RFC 8106 for 25 and 31
 ND_OPT_SOURCE_LL_ADDR: Final = 1
 ND_OPT_TARGET_LL_ADDR: Final = 2
 ND_OPT_PREFIX_INFO: Final = 3
 ND_OPT_MTU: Final = 5
 ND_OPT_RDNSS: Final = 25
+ND_OPT_DNSSL: Final = 31
 
 # The flags of a neighbour advertisement, in the last 32 bits of the ICMPv6 header
 NA_ROUTER: Final = 1 << 31

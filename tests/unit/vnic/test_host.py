@@ -17,6 +17,7 @@ from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
 from stack.api.aio import Runner
 from stack.clock import ManualClock
 from stack.include import netdevice
+from stack.include.ipv6 import in6_pton
 from stack.include.netdevice import net_device
 from stack.include.sk_buff import (
     CHECKSUM_NONE,
@@ -27,11 +28,13 @@ from stack.include.sk_buff import (
     SKB_GSO_TCPV6,
     alloc_skb,
 )
+from stack.net.core.neighbour import neigh_add_permanent
 from stack.rng import SeededRng
 from stack.stack import Stack
 from vnic import host
 from vnic.host import Adapter, StackNetwork
 from vnic.options import Options
+from vnic.services import dhcp6
 from vnic.services.echo import Echo
 
 GUEST_MAC = bytes.fromhex("525400123456")
@@ -260,6 +263,39 @@ def test_host_has_an_ipv6_address_and_advertises_its_prefix(tmp_path: Path) -> N
     tables = open_host(tmp_path)
     assert tables["devices"][1]["addresses6"] == ["fd00:10:0:2::2/64", "fe80::5055:aff:fe00:202/64"]
     assert tables["snmp6"]["Icmp6OutRouterAdvertisements"] == 1
+
+
+def dhcp6_frame(group: str) -> bytes:
+    """An information-request of fe80::15; its checksum is for the device to vouch for."""
+    message = bytes([dhcp6.INFORMATION_REQUEST]) + b"xid"
+    datagram = dpkt.udp.UDP(sport=546, dport=547, sum=1, data=message, ulen=8 + len(message))
+    src, dst = (in6_pton(one).to_bytes(16, "big") for one in ("fe80::15", group))
+    packet = dpkt.ip6.IP6(
+        src=src, dst=dst, nxt=dpkt.ip.IP_PROTO_UDP, hlim=1, plen=len(datagram), data=datagram
+    )
+    return ethernet(dpkt.ethernet.ETH_TYPE_IP6, bytes(packet))
+
+
+@pytest.mark.parametrize(("group", "answers"), [("ff02::1:2", 1), ("ff02::1:3", 0)])
+def test_dhcpv6_is_answered_to_who_asks_the_servers_group(group: str, answers: int) -> None:
+    async def check(bench: Bench) -> None:
+        config = dhcp6.Config(duid=dhcp6.duid_ll(host.MAC), name_servers=())
+        server = dhcp6.Dhcp6Server(config)
+        neigh_add_permanent(bench.stack.nd_tbl, in6_pton("fe80::15"), bench.dev, GUEST_MAC)
+        network = StackNetwork(bench.runner, "eth0")
+        await network.create_datagram_endpoint(
+            lambda: dhcp6.Dhcp6Protocol(server), (dhcp6.GROUP, dhcp6.SERVER_PORT)
+        )
+        bench.receive(dhcp6_frame(group), VnetHdr(host.VIRTIO_NET_HDR_F_DATA_VALID))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        sent = [dpkt.ethernet.Ethernet(frame) for _, frame in bench.sent]
+        assert len(sent) == answers
+        assert [(f.dst, f.data.dst[-1], f.data.data.dport, f.data.data.data[:4]) for f in sent] == [
+            (GUEST_MAC, 0x15, 546, b"\x07xid")
+        ] * answers
+
+    with_bench(check)
 
 
 @pytest.mark.parametrize("fields", [{"address6": "none"}, {"mtu": 1000}])

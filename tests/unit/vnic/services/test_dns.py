@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv6Address
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from vnic.services.dns import Resolver, Table, default_hosts
 
 @pytest.fixture
 def resolver() -> Resolver:
-    table = Table(default_hosts("10.0.2.2", "10.0.2.3").items())
+    table = Table(default_hosts("10.0.2.2", "10.0.2.3", "fd00::2"))
     table.add("db.test", "10.0.2.50")
+    table.add("six.test", "fd00::50")
     return Resolver(table)
 
 
@@ -49,10 +51,37 @@ def test_known_name_query_a(resolver: Resolver, name: str, address: str) -> None
     assert [bytes(record.ip) for record in reply.an] == [bytes(map(int, address.split(".")))]
 
 
-def test_known_name_query_aaaa_is_nodata(resolver: Resolver) -> None:
-    reply = answer(resolver, query("vnic.test", dns.DNS_AAAA))
+@pytest.mark.parametrize(
+    ("name", "address"), [("vnic.test", "fd00::2"), ("DNS.vnic.test", "fd00::2"), ("six.test", "fd00::50")]
+)
+def test_known_name_query_aaaa(resolver: Resolver, name: str, address: str) -> None:
+    reply = answer(resolver, query(name, dns.DNS_AAAA))
+    assert reply.rcode == dns.DNS_RCODE_NOERR
+    assert [(record.type, bytes(record.ip6)) for record in reply.an] == [
+        (dns.DNS_AAAA, IPv6Address(address).packed)
+    ]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("db.test", dns.DNS_AAAA), ("six.test", dns.DNS_A)])
+def test_known_name_without_an_address_of_the_family_is_nodata(
+    resolver: Resolver, name: str, kind: int
+) -> None:
+    reply = answer(resolver, query(name, kind))
     assert (reply.rcode, reply.an) == (dns.DNS_RCODE_NOERR, [])
     assert resolver.counters["nodata"] == 1
+
+
+def test_known_name_query_any_gets_both_families(resolver: Resolver) -> None:
+    reply = answer(resolver, query("server.vnic.test", 255))
+    assert [record.type for record in reply.an] == [dns.DNS_A, dns.DNS_AAAA]
+
+
+def test_pointer_of_an_ipv6_address(resolver: Resolver) -> None:
+    name = IPv6Address("fd00::2").reverse_pointer
+    assert answer(resolver, query(name, dns.DNS_PTR)).an[0].ptrname == "server.vnic.test"
+    above = name.partition(".")[2]
+    assert answer(resolver, query(above, dns.DNS_PTR)).rcode == dns.DNS_RCODE_NOERR
+    assert answer(resolver, query("1." + above, dns.DNS_PTR)).rcode == dns.DNS_RCODE_NXDOMAIN
 
 
 def test_unknown_name_query_is_nxdomain(resolver: Resolver) -> None:

@@ -144,3 +144,20 @@ def test_device_without_ipv6_advertises_nothing(net: Stack) -> None:
     narrow = net.register_netdevice("eth1", bytes.fromhex("525400000077"), 1000)
     with pytest.raises(ValueError, match="no IPv6"):
         net.ra_start(narrow, "fd00::/64")
+
+
+def test_advertisement_has_search_domains_and_the_other_flag(
+    net: Stack, dev: net_device, sim: Sim, peer: RawPeer
+) -> None:
+    net.ra_start(dev, "fd00::/64", domains=["vnic.test", "ab.c"], other=True)
+    sim.run_for(100 * MSEC)
+    (ra,) = seen(peer)
+    assert ra.body[5] == 0x40
+    names = b"\x04vnic\x04test\0" + b"\x02ab\x01c\0"
+    assert ra.body[64:] == b"\x1f\x04\0\0" + (1800).to_bytes(4, "big") + names.ljust(24, b"\0")
+
+
+@pytest.mark.parametrize("name", ["", "a..b", "x" * 64 + ".test"])
+def test_search_domain_that_is_none_is_refused(net: Stack, dev: net_device, name: str) -> None:
+    with pytest.raises(ValueError, match="is no domain"):
+        net.ra_start(dev, "fd00::/64", domains=[name])
