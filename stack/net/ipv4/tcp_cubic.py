@@ -175,7 +175,8 @@ def bictcp_update(ca: bictcp, cwnd: int, acked: int, now: float) -> None:
         _start_epoch(ca, cwnd, now)
     assert ca.epoch_start is not None
     t = now - ca.epoch_start + ca.delay_min
-    target = C * (t - ca.bic_K) ** 3 + ca.bic_origin_point
+    # Whole segments, as in Linux: 2.8 below W_max = 10 is 8, so that a small window grows in the first round trip.
+    target = ca.bic_origin_point + int(C * (t - ca.bic_K) ** 3)
     target = min(target, MAX_TARGET * cwnd)
     cnt = cwnd / (target - cwnd) if target > cwnd else float(CNT_IDLE * cwnd)
     if ca.last_max_cwnd == 0.0:
@@ -217,7 +218,7 @@ def bictcp_recalc_ssthresh(sk: tcp_sock) -> int:
         return max(int(cwnd * BETA), 2)
     ca.epoch_start = None
     ca.cwnd_prior = float(cwnd)
-    ca.last_max_cwnd = cwnd * FAST_CONVERGENCE if cwnd < ca.last_max_cwnd else float(cwnd)
+    ca.last_max_cwnd = float(int(cwnd * FAST_CONVERGENCE)) if cwnd < ca.last_max_cwnd else float(cwnd)
     return max(int(cwnd * BETA), 2)
 
 

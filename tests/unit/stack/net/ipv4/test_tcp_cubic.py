@@ -113,6 +113,19 @@ def test_cubic_short_round_trip_is_as_fast_as_reno() -> None:
     assert 10 <= rounds <= 20
 
 
+def test_cubic_small_window_after_a_loss_grows_in_the_first_round_trip() -> None:
+    """W_max 10, 7 after the loss, 40 ms: a guest's 6.1 is at 8 once seven segments were acknowledged, as its curve
+    counts in whole segments.  The formula's own 7.2 would take it five round trips."""
+    sk = make_sock()
+    tcp_cubic.bictcp_init(sk)
+    sk.icsk_ca_priv.delay_min = 0.04
+    sk.snd_cwnd = 10
+    sk.snd_cwnd = sk.snd_ssthresh = tcp_cubic.bictcp_recalc_ssthresh(sk)
+    for _ in range(sk.snd_cwnd):
+        tcp_cubic.bictcp_cong_avoid(sk, 0, 1)
+    assert sk.snd_cwnd == 8
+
+
 # -- HyStart ----------------------------------------------------------------------------------------------
 
 
