@@ -8,7 +8,7 @@ switch says is in its comment.  A sysctl that follows the host's memory is the v
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from stack.include.sysctl import SysctlValue
@@ -79,6 +79,13 @@ class Profile:
     newer_options: bool = False
     # OutOctets and OutTransmits of IP count each fragment (kernels since 6.6); else the packet before it is cut.
     octets_by_fragment: bool = False
+    # Data that came twice over IPv4 make the socket choose another transmit hash, as over IPv6.
+    duplicate_data_rehash: bool = True
+    # Accurate ECN (RFC 9768) is known; and its handshake is that of kernels that can be told to offer it.
+    accecn: bool = False
+    accecn_offered: bool = False
+    # The largest values of sysctls (the smallest is 0).
+    sysctl_max: dict[str, int] = field(default_factory=dict)
     # TcpExt and Icmp counters that /proc/net/netstat and snmp have not.
     absent_counters: frozenset[str] = frozenset()
 
@@ -99,46 +106,57 @@ _SINCE_6_2 = frozenset(
     }
 )
 
+_LINUX_6_18 = Profile(
+    "linux-6.18",
+    sysctl={
+        "tcp_rmem": (4096, 131072, 33554432),
+        "core.rmem_max": 4194304,
+        "core.wmem_max": 4194304,
+        "tcp_max_syn_backlog": 2048,
+        "tcp_limit_output_bytes": 4194304,
+        "tcp_syn_linear_timeouts": 4,
+    },
+    ack_unsent_challenge=True,
+    tcp_ao=True,
+    tw_syn_isn_from_snd_nxt=True,
+    paws_timewait_counter=True,
+    window_by_scaling_ratio=True,
+    nomem_closes_window=True,
+    tcp_info_len=280,
+    ofo_prune_in_order=True,
+    first_window_unbounded=True,
+    tsecr_checked=True,
+    beyond_window_dropped=True,
+    ack_again_closes_window=True,
+    auth_options_checked=True,
+    md5_predicted=False,
+    info_shows_tfo_child=True,
+    timestamping_opt_id_tcp=True,
+    rack_always=True,
+    tx_skb_truesize=832,
+    skb_grown=True,
+    fin_in_cwnd=True,
+    ofo_measured=True,
+    small_heads=True,
+    rcv_rtt_minimal=True,
+    fin_in_zero_window=True,
+    newer_options=True,
+    octets_by_fragment=True,
+    duplicate_data_rehash=False,
+    accecn=True,
+    sysctl_max={"tcp_ecn": 2, "tcp_ecn_option": 2, "tcp_ecn_option_beacon": 3},
+)
+
 PROFILES: dict[str, Profile] = {
     p.name: p
     for p in (
-        Profile("linux-6.1", absent_counters=_SINCE_6_2),
-        Profile(
-            "linux-6.18",
-            sysctl={
-                "tcp_rmem": (4096, 131072, 33554432),
-                "core.rmem_max": 4194304,
-                "core.wmem_max": 4194304,
-                "tcp_max_syn_backlog": 2048,
-                "tcp_limit_output_bytes": 4194304,
-                "tcp_syn_linear_timeouts": 4,
-            },
-            ack_unsent_challenge=True,
-            tcp_ao=True,
-            tw_syn_isn_from_snd_nxt=True,
-            paws_timewait_counter=True,
-            window_by_scaling_ratio=True,
-            nomem_closes_window=True,
-            tcp_info_len=280,
-            ofo_prune_in_order=True,
-            first_window_unbounded=True,
-            tsecr_checked=True,
-            beyond_window_dropped=True,
-            ack_again_closes_window=True,
-            auth_options_checked=True,
-            md5_predicted=False,
-            info_shows_tfo_child=True,
-            timestamping_opt_id_tcp=True,
-            rack_always=True,
-            tx_skb_truesize=832,
-            skb_grown=True,
-            fin_in_cwnd=True,
-            ofo_measured=True,
-            small_heads=True,
-            rcv_rtt_minimal=True,
-            fin_in_zero_window=True,
-            newer_options=True,
-            octets_by_fragment=True,
+        Profile("linux-6.1", absent_counters=_SINCE_6_2, sysctl_max={"tcp_ecn": 2}),
+        _LINUX_6_18,
+        replace(
+            _LINUX_6_18,
+            name="linux-7.3",
+            accecn_offered=True,
+            sysctl_max={"tcp_ecn": 5, "tcp_ecn_option": 3, "tcp_ecn_option_beacon": 3},
         ),
     )
 }

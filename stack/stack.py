@@ -207,6 +207,11 @@ class Stack:
         if short.endswith("_congestion_control"):
             self._set_congestion_control(short, value)
             return
+        largest = self.profile.sysctl_max.get(short)
+        if largest is not None and isinstance(value, int) and not 0 <= value <= largest:
+            raise ValueError(
+                f"sysctl {short} is 0 to {largest} on {self.profile.name}: {value} is out of range"
+            )
         sysctl_set(self.core, self.ipv4, self.ipv6, name, value)
 
     def sysctl_write(self, name: str, text: str) -> None:

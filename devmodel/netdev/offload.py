@@ -11,8 +11,9 @@ halves first, since additions of big integers are cheaper than the division. A s
 of one part that all segments share, the few fields that differ, and its payload.
 
 Segmentation follows RFC 9293 and RFC 3168 for what may repeat: `seq` advances by the payload, FIN and PSH
-stand on the last segment only, CWR on the first only; the IPv4 identification advances by one (RFC 791),
-lengths and checksums are each segment's own. Nothing is reassembled here.
+stand on the last segment only; CWR, where the header says GSO_ECN, on the first only (without that bit it is part
+of Accurate ECN's counter, RFC 9768, and repeats); the IPv4 identification advances by one (RFC 791), lengths and
+checksums are each segment's own. Nothing is reassembled here.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def segment(hdr: VnetHdr, parts: Sequence[Buffer]) -> Train:
     for number, offset in enumerate(range(0, size, mss) or (0,)):
         piece = payload[offset : offset + mss]
         keep = 0xFF if offset + mss >= size else 0xFF & ~(_TCP_FIN | _TCP_PSH)
-        if number:
+        if number and hdr.gso_type & VIRTIO_NET_HDR_GSO_ECN:
             keep &= ~_TCP_CWR
         train.append([template.stamp(number, offset, piece, keep), piece])
     return train

@@ -32,7 +32,7 @@ from struct import Struct
 from typing import Final, Protocol
 
 from stack.include.ip import ETH_P_IP, ETH_P_IPV6
-from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, SKB_GSO_TCP_ACCECN
 from stack.lib.checksum import csum_fold, csum_partial, ip_fast_csum, tcp_v4_pseudo, tcp_v6_pseudo
 from stack.rng import Rng, SeededRng
 
@@ -155,7 +155,7 @@ def _cut(frame: Frame, head: int, number: int, start: int, end: int) -> Frame:
     _WORD.pack_into(packet, tcp + _TCP_SEQ, (seq + start - head) & 0xFFFFFFFF)
     if end < len(frame.data):
         packet[tcp + _TCP_FLAGS] &= ~_FIN_PSH
-    if number:
+    if number and not frame.gso_type & SKB_GSO_TCP_ACCECN:
         packet[tcp + _TCP_FLAGS] &= ~_CWR
     _set_lengths(packet, tcp, number)
     return Frame(frame.time_ns, frame.src, frame.dst, bytes(packet), CHECKSUM_PARTIAL, tcp, frame.csum_offset)

@@ -201,6 +201,8 @@ class tcp_request_sock(inet_request_sock):
     ``snt_isn`` the two initial sequence numbers, ``rcv_nxt`` what the SYN-ACK acknowledges."""
 
     __slots__ = (
+        "accecn_fail_mode",
+        "accecn_ok",
         "af_specific",
         "ao_keyid",
         "ao_rcv_next",
@@ -209,10 +211,13 @@ class tcp_request_sock(inet_request_sock):
         "pktopts_flowlabel",
         "rcv_isn",
         "rcv_nxt",
+        "saw_accecn_opt",
         "snt_isn",
         "snt_synack",
         "snt_tsval_first",
         "snt_tsval_last",
+        "syn_ect_rcv",
+        "syn_ect_snt",
         "syn_tos",
         "tfo_listener",
         "ts_off",
@@ -222,6 +227,9 @@ class tcp_request_sock(inet_request_sock):
 
     def __init__(self, net: Stack, family: int, ops: request_sock_ops) -> None:
         super().__init__(net, family, ops)
+        self.accecn_ok = False  # Accurate ECN, and what is known of it (tcp_ecn.py)
+        self.syn_ect_snt = self.syn_ect_rcv = 0
+        self.saw_accecn_opt = self.accecn_fail_mode = 0
         self.af_specific: tcp_request_sock_ops | None = None
         self.drop_reason = 0  # of the segment that tcp_check_req last judged
         self.snt_synack = 0

@@ -101,6 +101,8 @@ class netns_ipv4:
         self.sysctl_tcp_window_scaling = 1
         self.sysctl_tcp_ecn = 2
         self.sysctl_tcp_ecn_fallback = 1
+        self.sysctl_tcp_ecn_option = 2
+        self.sysctl_tcp_ecn_option_beacon = 3
         self.sysctl_tcp_reflect_tos = 0
         self.sysctl_tcp_fwmark_accept = 0
         self.sysctl_tcp_migrate_req = 0

@@ -41,9 +41,12 @@ TCPHDR_ACK: Final = 0x10
 TCPHDR_URG: Final = 0x20
 TCPHDR_ECE: Final = 0x40
 TCPHDR_CWR: Final = 0x80
+TCPHDR_AE: Final = 0x100  # RFC 9768; of a received header: the lowest bit of tcphdr.res1
 TCPHDR_SYN_ECN: Final = TCPHDR_SYN | TCPHDR_ECE | TCPHDR_CWR
+TCPHDR_ACE: Final = TCPHDR_ECE | TCPHDR_CWR | TCPHDR_AE
+TCPHDR_SYNACK_ACE: Final = TCPHDR_SYN | TCPHDR_ACK | TCPHDR_ACE
 
-# Option kinds and lengths: RFC 9293, 7323, 2018, 7413, 2385.
+# Option kinds and lengths: RFC 9293, 7323, 2018, 7413, 2385, 9768.
 TCPOPT_NOP: Final = 1
 TCPOPT_EOL: Final = 0
 TCPOPT_MSS: Final = 2
@@ -54,6 +57,8 @@ TCPOPT_TIMESTAMP: Final = 8
 TCPOPT_MD5SIG: Final = 19
 TCPOPT_AO: Final = 29
 TCPOPT_FASTOPEN: Final = 34
+TCPOPT_ACCECN0: Final = 172
+TCPOPT_ACCECN1: Final = 174
 TCPOPT_EXP: Final = 254
 TCPOLEN_MSS: Final = 4
 TCPOLEN_WINDOW: Final = 3
@@ -147,11 +152,15 @@ TCP_NAGLE_OFF: Final = 1
 TCP_NAGLE_CORK: Final = 2
 TCP_NAGLE_PUSH: Final = 4
 
-# tp.ecn_flags, RFC 3168
-TCP_ECN_OK: Final = 1
+# tp.ecn_flags: the mode (tcp_ecn.py), and what RFC 3168 has to remember
+TCP_ECN_MODE_RFC3168: Final = 1
 TCP_ECN_QUEUE_CWR: Final = 2
 TCP_ECN_DEMAND_CWR: Final = 4
 TCP_ECN_SEEN: Final = 8
+TCP_ECN_MODE_ACCECN: Final = 16
+TCP_ECN_DISABLED: Final = 0
+TCP_ECN_MODE_ANY: Final = TCP_ECN_MODE_RFC3168 | TCP_ECN_MODE_ACCECN
+TCP_ECN_MODE_PENDING: Final = TCP_ECN_MODE_ANY
 
 # icsk_ca_state, include/uapi/linux/tcp.h
 TCP_CA_Open = 0
@@ -197,6 +206,7 @@ TCP_CONG_NEEDS_ECN: Final = 2
 TCP_SYNACK_NORMAL: Final = 0
 TCP_SYNACK_FASTOPEN: Final = 1
 TCP_SYNACK_COOKIE: Final = 2
+TCP_SYNACK_RETRANS: Final = 3
 
 # tp.urg_data: the urgent byte, or what is known of it
 TCP_URG_VALID: Final = 0x0100
@@ -516,10 +526,28 @@ class tcp_sock_af_ops:
         self.md5_parse = md5_parse
 
 
+class tcp_accecn_option:
+    """A received AccECN option (RFC 9768, section 3.2.3): its kind and the bytes behind the length."""
+
+    __slots__ = ("body", "kind")
+
+    def __init__(self, kind: int, body: bytes) -> None:
+        self.kind = kind
+        self.body = body
+
+    def counters(self) -> list[tuple[int, int]]:
+        """The counters that are there, each the IP codepoint (1 ECT(1), 2 ECT(0), 3 CE) and 24 bits.  Whatever the
+        length is, whole fields count, of three at most (measured)."""
+        order = (1, 3, 2) if self.kind == TCPOPT_ACCECN1 else (2, 3, 1)
+        fields = min(len(self.body) // 3, 3)
+        return [(order[i], int.from_bytes(self.body[3 * i : 3 * i + 3], "big")) for i in range(fields)]
+
+
 class tcp_options_received:
     """struct tcp_options_received: what the peer's options said, per packet and for the connection."""
 
     __slots__ = (
+        "accecn",
         "dsack",
         "mss_clamp",
         "num_sacks",
@@ -538,6 +566,7 @@ class tcp_options_received:
     )
 
     def __init__(self) -> None:
+        self.accecn: tcp_accecn_option | None = None  # of the packet at hand
         self.ts_recent_stamp = 0  # seconds of the Stack's clock; 0: no time stamp yet
         self.ts_recent = 0
         self.rcv_tsval = 0
@@ -556,6 +585,7 @@ class tcp_options_received:
 
     def copy(self) -> tcp_options_received:
         new = tcp_options_received()
+        new.accecn = self.accecn
         new.dsack = self.dsack
         new.mss_clamp = self.mss_clamp
         new.num_sacks = self.num_sacks
@@ -801,6 +831,11 @@ class tcp_sock(inet_connection_sock):
     """
 
     __slots__ = (
+        "accecn_fail_mode",
+        "accecn_minlen",
+        "accecn_opt_demand",
+        "accecn_opt_sent_w_dsack",
+        "accecn_opt_tstamp",
         "advmss",
         "af_specific",
         "ao_info",
@@ -821,11 +856,13 @@ class tcp_sock(inet_connection_sock):
         "data_segs_out",
         "delivered",
         "delivered_ce",
+        "delivered_ecn_bytes",
         "delivered_mstamp",
         "dsack_dups",
         "dup_ack_counter",
         "duplicate_sack",
         "ecn_flags",
+        "est_ecnfield",
         "fastopen_client_fail",
         "fastopen_connect",
         "fastopen_no_cookie",
@@ -856,7 +893,9 @@ class tcp_sock(inet_connection_sock):
         "out_of_order_queue",
         "pacing_timer",
         "packets_out",
+        "pkts_acked_ewma",
         "pred_flags",
+        "prev_ecnfield",
         "prior_cwnd",
         "prior_ssthresh",
         "prr_delivered",
@@ -875,6 +914,9 @@ class tcp_sock(inet_connection_sock):
         "rcv_wnd",
         "rcv_wup",
         "rcvq_space",
+        "received_ce",
+        "received_ce_pending",
+        "received_ecn_bytes",
         "recvmsg_inq",
         "reord_seen",
         "reordering",
@@ -889,6 +931,7 @@ class tcp_sock(inet_connection_sock):
         "sacked_out",
         "save_syn",
         "saved_syn",
+        "saw_accecn_opt",
         "scaling_ratio",
         "segs_in",
         "segs_out",
@@ -908,6 +951,8 @@ class tcp_sock(inet_connection_sock):
         "srtt_us",
         "syn_data",
         "syn_data_acked",
+        "syn_ect_rcv",
+        "syn_ect_snt",
         "syn_fastopen",
         "syn_fastopen_ch",
         "syn_fastopen_child",
@@ -1003,12 +1048,30 @@ class tcp_sock(inet_connection_sock):
         self.rack = tcp_rack()
         self.frto = False
         self.ecn_flags = 0
+        self.init_accecn()
         self.tlp_high_seq = 0
         self.tlp_retrans = False
         self.delivered = self.delivered_ce = self.lost = self.app_limited = 0
         self.first_tx_mstamp = self.delivered_mstamp = 0
         self.rate_delivered = self.rate_interval_us = 0
         self.rate_app_limited = True
+
+    def init_accecn(self) -> None:
+        """Accurate ECN (tcp_ecn.py).  Lists of bytes are indexed by the IP codepoint less one."""
+        self.received_ce = 0  # segments that came with CE
+        self.received_ce_pending = 0  # of these, not said yet
+        self.received_ecn_bytes = [0, 0, 0]
+        self.delivered_ecn_bytes = [0, 0, 0]
+        self.syn_ect_snt = self.syn_ect_rcv = 0  # the IP codepoint of our SYN or SYN-ACK, and the peer's
+        self.prev_ecnfield = 0  # the last packet's codepoint
+        self.est_ecnfield = 0  # the codepoint that delivered bytes have if nothing else is said; 0: not known
+        self.accecn_minlen = 0  # fields that the next option has to have
+        self.accecn_opt_demand = 0  # segments that should have the option
+        self.accecn_opt_tstamp = 0  # us, when it was sent last
+        self.accecn_opt_sent_w_dsack = False  # the last one stood beside a DSACK
+        self.saw_accecn_opt = 0  # TCP_ACCECN_OPT_*
+        self.accecn_fail_mode = 0  # TCP_ACCECN_*_FAIL_*
+        self.pkts_acked_ewma = 0  # segments per ACK, scaled by 64
 
     def _init_timing(self) -> None:
         self.tcp_clock_cache = 0  # ns
@@ -1183,7 +1246,11 @@ def tcp_pacing_delay(sk: tcp_sock) -> int:
 
 def tcp_fast_path_on(tp: tcp_sock) -> None:
     """Expect plain ACK segments with the usual header length and this window field (RFC 1144's idea)."""
-    tp.pred_flags = (tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | tp.snd_wnd >> tp.rx_opt.snd_wscale) & MASK32
+    word = tp.tcp_header_len << 26 | TCPHDR_ACK << 16 | tp.snd_wnd >> tp.rx_opt.snd_wscale
+    if tp.ecn_flags & TCP_ECN_MODE_ACCECN:
+        # RFC 9768: and this count of CE, whose three bits follow each other from ECE to AE
+        word |= (tp.delivered_ce + 5 & 7) << 22
+    tp.pred_flags = word & MASK32
 
 
 def tcp_ca_event(sk: tcp_sock, event: int) -> None:

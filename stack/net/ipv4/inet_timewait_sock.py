@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stack.include.inet_timewait_sock import inet_timewait_death_row, inet_timewait_sock, tcp_timewait_sock
+from stack.include.ip import INET_ECN_MASK
 from stack.include.snmp import LINUX_MIB_TIMEWAITED, LINUX_MIB_TIMEWAITKILLED, NET_INC_STATS
 from stack.include.sock import (
     __sk_del_bind_node,
@@ -80,7 +81,7 @@ def inet_twsk_alloc(sk: Any, dr: inet_timewait_death_row, state: int) -> tcp_tim
     tw.sk_hash = sk.sk_hash
     tw.sk_prot = sk.sk_prot
     tw.sk_state = TCP_TIME_WAIT
-    tw.tw_tos = sk.tos
+    tw.tw_tos = sk.tos & ~INET_ECN_MASK  # what is sent from TIME_WAIT are pure ACKs
     tw.tw_substate = state
     tw.tw_transparent = sk.transparent
     tw.tw_timer = timer_setup(tw_timer_handler, tw)

@@ -41,6 +41,7 @@ from stack.include.tcp import (
     tcp_synq_no_recent_overflow,
     tcp_synq_overflow,
 )
+from stack.include.tcp_ecn import tcp_accecn_ace
 from stack.lib.siphash import siphash_4u32
 from stack.net.core.secure_seq import secure_tcp_ts_off
 from stack.net.ipv4 import inet_connection_sock, tcp_ao, tcp_input, tcp_ipv4, tcp_output
@@ -167,6 +168,11 @@ def cookie_ecn_ok(tcp_opt: tcp_options_received, net: Stack, dst: dst_entry) -> 
     return net.ipv4.sysctl_tcp_ecn != 0 or bool(dst_metric(dst, RTAX_FEATURES) & RTAX_FEATURE_ECN)
 
 
+def cookie_accecn_ok(net: Stack, th: tcphdr) -> bool:
+    """Whether a cookie that says ECN stands for Accurate ECN: no classic peer sends such flags in its first ACK."""
+    return net.profile.accecn and tcp_accecn_ace(th) > 1
+
+
 def tcp_get_cookie_sock(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, dst: dst_entry) -> Any:
     """The child of a cookie, waiting for accept(); None if there is no room."""
     child, _own_req = sk.icsk_af_ops.syn_recv_sock(sk, skb, req, dst, None)
@@ -214,6 +220,7 @@ def cookie_v4_check(sk: tcp_sock, skb: sk_buff) -> Any:
         return None
     init_window(sk, req, dst)
     req.ecn_ok = tcp_opt.saw_tstamp and cookie_ecn_ok(tcp_opt, net, dst)
+    req.accecn_ok = req.ecn_ok and cookie_accecn_ok(net, th)
     return tcp_get_cookie_sock(sk, skb, req, dst)
 
 

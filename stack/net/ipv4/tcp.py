@@ -147,7 +147,11 @@ from stack.include.tcp import (
     TCP_DEFER_ACCEPT,
     TCP_DELACK_MAX,
     TCP_DELACK_MAX_US,
-    TCP_ECN_OK,
+    TCP_ECN_DISABLED,
+    TCP_ECN_MODE_ACCECN,
+    TCP_ECN_MODE_ANY,
+    TCP_ECN_MODE_PENDING,
+    TCP_ECN_MODE_RFC3168,
     TCP_ECN_SEEN,
     TCP_FASTOPEN,
     TCP_FASTOPEN_CONNECT,
@@ -1112,6 +1116,7 @@ def _forget_connection(sk: tcp_sock) -> None:
     sk.total_retrans = sk.bytes_sent = sk.bytes_acked = sk.bytes_received = sk.bytes_retrans = 0
     sk.segs_in = sk.segs_out = sk.data_segs_in = sk.data_segs_out = 0
     sk.ecn_flags = 0
+    sk.init_accecn()
     sk.syn_data_acked = False
 
 
@@ -1592,7 +1597,7 @@ def _info_state(sk: tcp_sock, info: dict[str, int]) -> None:
         options |= TCPI_OPT_WSCALE
         info["snd_wscale"] = rx_opt.snd_wscale
         info["rcv_wscale"] = rx_opt.rcv_wscale
-    options |= TCPI_OPT_ECN if sk.ecn_flags & TCP_ECN_OK else 0
+    options |= TCPI_OPT_ECN if sk.ecn_flags & TCP_ECN_MODE_ANY else 0
     options |= TCPI_OPT_ECN_SEEN if sk.ecn_flags & TCP_ECN_SEEN else 0
     options |= TCPI_OPT_SYN_DATA if sk.syn_data_acked else 0
     if sk.syn_fastopen_child and sk.sk_net.profile.info_shows_tfo_child:
@@ -1678,8 +1683,34 @@ def _info_counters(sk: tcp_sock, info: dict[str, int]) -> None:
     )
     if sk.rto_stamp:
         info["total_rto_time"] += (sk.sk_net.clock.now_ns() // 1_000_000 - sk.rto_stamp) & MASK32
+    if sk.sk_net.profile.accecn:
+        _info_accecn(sk, info)
 
 
+def _info_accecn(sk: tcp_sock, info: dict[str, int]) -> None:
+    """Accurate ECN's counters and state (tcp_ecn.py); ``ecn_mode``: 0 none, 1 RFC 3168, 2 accurate, 3 not decided."""
+    received, delivered = sk.received_ecn_bytes, sk.delivered_ecn_bytes
+    info.update(
+        received_ce=sk.received_ce,
+        delivered_e1_bytes=delivered[0],
+        delivered_e0_bytes=delivered[1],
+        delivered_ce_bytes=delivered[2],
+        received_e1_bytes=received[0],
+        received_e0_bytes=received[1],
+        received_ce_bytes=received[2],
+        accecn_fail_mode=sk.accecn_fail_mode,
+        accecn_opt_seen=sk.saw_accecn_opt,
+    )
+    if sk.sk_net.profile.accecn_offered:
+        info["ecn_mode"] = _ECN_MODES[sk.ecn_flags & TCP_ECN_MODE_ANY]
+
+
+_ECN_MODES: Final = {
+    TCP_ECN_DISABLED: 0,
+    TCP_ECN_MODE_RFC3168: 1,
+    TCP_ECN_MODE_ACCECN: 2,
+    TCP_ECN_MODE_PENDING: 3,
+}
 _TCP_INFO_REST: Final = (
     "pacing_rate", "max_pacing_rate", "bytes_acked", "bytes_received", "segs_out", "segs_in", "notsent_bytes",
     "min_rtt", "data_segs_in", "data_segs_out", "delivery_rate", "busy_time", "rwnd_limited", "sndbuf_limited",

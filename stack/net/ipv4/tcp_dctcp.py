@@ -29,7 +29,7 @@ from stack.include.tcp import (
     CA_EVENT_LOSS,
     TCP_CONG_NEEDS_ECN,
     TCP_ECN_DEMAND_CWR,
-    TCP_ECN_OK,
+    TCP_ECN_MODE_ANY,
     TCP_CA_Recovery,
     tcp_congestion_ops,
 )
@@ -74,7 +74,7 @@ def dctcp_reset(sk: tcp_sock, ca: dctcp) -> None:
 
 def dctcp_init(sk: tcp_sock) -> None:
     """The connection is established: with ECN, or as Reno without."""
-    if not sk.ecn_flags & TCP_ECN_OK:
+    if not sk.ecn_flags & TCP_ECN_MODE_ANY:
         sk.icsk_ca_ops = dctcp_reno
         tcp_cong.tcp_ecn_xmit(sk)
         return

@@ -80,7 +80,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_reset_xmit_timer,
     inet_csk_schedule_ack,
 )
-from stack.include.ip import INET_ECN_CE, INET_ECN_MASK, INET_ECN_NOT_ECT
+from stack.include.ip import ETH_P_IPV6, INET_ECN_CE, INET_ECN_MASK, INET_ECN_NOT_ECT
 from stack.include.net import SOCK_NOSPACE
 from stack.include.net_tstamp import SCM_TSTAMP_ACK
 from stack.include.request_sock import (
@@ -182,7 +182,10 @@ from stack.include.tcp import (
     TCP_DELACK_MAX,
     TCP_DSACK_SEEN,
     TCP_ECN_DEMAND_CWR,
-    TCP_ECN_OK,
+    TCP_ECN_DISABLED,
+    TCP_ECN_MODE_ACCECN,
+    TCP_ECN_MODE_ANY,
+    TCP_ECN_MODE_RFC3168,
     TCP_ECN_QUEUE_CWR,
     TCP_ECN_SEEN,
     TCP_FASTOPEN_COOKIE_MAX,
@@ -232,6 +235,8 @@ from stack.include.tcp import (
     TCPOLEN_TIMESTAMP,
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOLEN_WINDOW,
+    TCPOPT_ACCECN0,
+    TCPOPT_ACCECN1,
     TCPOPT_AO,
     TCPOPT_EOL,
     TCPOPT_EXP,
@@ -255,6 +260,7 @@ from stack.include.tcp import (
     ktime_get_seconds,
     minmax_running_min,
     rate_sample,
+    tcp_accecn_option,
     tcp_adjust_rcv_ssthresh,
     tcp_ca_event,
     tcp_ca_needs_ecn,
@@ -285,6 +291,27 @@ from stack.include.tcp import (
     tcp_win_from_space,
     tcp_wnd_end,
     tcphdr,
+)
+from stack.include.tcp_ecn import (
+    TCP_ACCECN_ACE_MAX_DELTA,
+    TCP_ACCECN_CEP_ACE_MASK,
+    TCP_ACCECN_CEP_INIT_OFFSET,
+    TCP_ACCECN_OPT_COUNTER_SEEN,
+    TCP_ACCECN_OPT_FAIL_RECV,
+    TCP_ACCECN_OPT_FAIL_SEND,
+    TCP_ECN_IN_ACCECN_OUT_ACCECN,
+    tcp_accecn_ace,
+    tcp_accecn_option_init,
+    tcp_accecn_reflector_flags,
+    tcp_accecn_saw_opt_fail_recv,
+    tcp_accecn_syn_requested,
+    tcp_accecn_third_ack,
+    tcp_ecn_mode_accecn,
+    tcp_ecn_mode_pending,
+    tcp_ecn_mode_rfc3168,
+    tcp_ecn_mode_set,
+    tcp_ecn_received_counters,
+    tcp_update_ecn_bytes,
 )
 from stack.include.tcp_states import (
     TCP_CLOSE,
@@ -351,6 +378,7 @@ FLAG_UPDATE_TS_RECENT: Final = 0x4000
 FLAG_NO_CHALLENGE_ACK: Final = 0x8000
 FLAG_ACK_MAYBE_DELAYED: Final = 0x10000
 FLAG_DSACK_TLP: Final = 0x20000
+FLAG_TS_PROGRESS: Final = 0x40000  # a newer time stamp of the peer's
 
 FLAG_ACKED: Final = FLAG_DATA_ACKED | FLAG_SYN_ACKED
 FLAG_NOT_DUP: Final = FLAG_DATA | FLAG_WIN_UPDATE | FLAG_ACKED
@@ -361,8 +389,8 @@ REXMIT_NONE: Final = 0
 REXMIT_LOST: Final = 1
 REXMIT_NEW: Final = 2
 
-# Flags other than PSH, in the word that header prediction compares.
-TCP_HP_BITS: Final = ~(TCPHDR_PSH << 16) & 0xF0FFFFFF
+# Flags other than PSH, AE included, in the word that header prediction compares.
+TCP_HP_BITS: Final = ~(TCPHDR_PSH << 16) & 0xF1FFFFFF
 TCP_REMNANT: Final = TCPHDR_FIN | TCPHDR_URG | TCPHDR_SYN | TCPHDR_PSH
 
 # A merged fragment keeps its whole frame alive: after so many they are copied into one.  Without that a peer who sends
@@ -377,6 +405,12 @@ _SKB_MAX_ORDER: Final = 4096 - 320
 
 INT_MAX: Final = 0x7FFFFFFF
 _SIGN: Final = 0x80000000
+# Accurate ECN: the average of segments per ACK, its weight and scale (powers of two); where it is above ACK_COMP_THRESH
+# somebody thins ACKs out, and few of them does not mean that some were lost.
+PKTS_ACKED_WEIGHT: Final = 6
+PKTS_ACKED_PREC: Final = 6
+ACK_COMP_THRESH: Final = 4
+TCP_ACCECN_SAFETY_SHIFT: Final = 1  # CE segments of less than half an MSS on average: the counter wrapped
 _TIMESTAMP: Final = Struct("!II")
 _SACK_BLOCKS: Final = tuple(Struct(f"!{2 * n}I") for n in range(5))
 # NOP NOP kind length: a time stamp option in the usual place
@@ -395,6 +429,7 @@ class tcp_sacktag_state:
     """struct tcp_sacktag_state: what one ACK's SACK blocks told."""
 
     __slots__ = (
+        "delivered_bytes",
         "dup_segs",
         "first_sackt",
         "flag",
@@ -410,6 +445,7 @@ class tcp_sacktag_state:
         self.last_sackt = 0
         self.reord = 0
         self.sack_delivered = 0
+        self.delivered_bytes = 0
         self.flag = 0
         self.mss_now = 0
         self.dup_segs = 0
@@ -518,7 +554,7 @@ def tcp_event_data_recv(sk: tcp_sock, skb: sk_buff) -> None:
 
 
 def tcp_ecn_queue_cwr(tp: tcp_sock) -> None:
-    if tp.ecn_flags & TCP_ECN_OK:
+    if tcp_ecn_mode_rfc3168(tp):
         tp.ecn_flags |= TCP_ECN_QUEUE_CWR
 
 
@@ -535,7 +571,7 @@ def tcp_ecn_withdraw_cwr(tp: tcp_sock) -> None:
 
 
 def tcp_ecn_check_ce(sk: tcp_sock, skb: sk_buff) -> None:
-    if not sk.ecn_flags & TCP_ECN_OK:
+    if not sk.ecn_flags & TCP_ECN_MODE_ANY:
         return
     ecn = skb.cb.ip_dsfield & INET_ECN_MASK
     if ecn == INET_ECN_NOT_ECT:
@@ -544,6 +580,8 @@ def tcp_ecn_check_ce(sk: tcp_sock, skb: sk_buff) -> None:
         return
     if tcp_ca_needs_ecn(sk):
         tcp_ca_event(sk, CA_EVENT_ECN_IS_CE if ecn == INET_ECN_CE else CA_EVENT_ECN_NO_CE)
+    if sk.ecn_flags & TCP_ECN_MODE_ACCECN:
+        return
     if ecn == INET_ECN_CE and not sk.ecn_flags & TCP_ECN_DEMAND_CWR:
         tcp_enter_quickack_mode(sk, 2)
         sk.ecn_flags |= TCP_ECN_DEMAND_CWR
@@ -551,19 +589,54 @@ def tcp_ecn_check_ce(sk: tcp_sock, skb: sk_buff) -> None:
 
 
 def tcp_ecn_rcv_ecn_echo(tp: tcp_sock, th: tcphdr) -> bool:
-    return bool(th.flags & TCPHDR_ECE and not th.flags & TCPHDR_SYN and tp.ecn_flags & TCP_ECN_OK)
+    return bool(th.flags & TCPHDR_ECE and not th.flags & TCPHDR_SYN and tcp_ecn_mode_rfc3168(tp))
 
 
-def tcp_ecn_rcv_synack(tp: tcp_sock, th: tcphdr) -> None:
-    """ECE without CWR in a SYN-ACK accepts our offer; anything else refuses it."""
-    if th.flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE:
-        tp.ecn_flags &= ~TCP_ECN_OK
+def tcp_ecn_rcv_synack(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> None:
+    """What the SYN-ACK makes of our offer.  Classic: ECE without CWR accepts it, anything else refuses.  Accurate (RFC
+    9768, table 2), and that is how an answer to a classic offer is read as well (measured)."""
+    if not sk.ecn_flags & TCP_ECN_MODE_ANY:
+        return
+    if not sk.sk_net.profile.accecn:
+        if th.flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE:
+            tcp_ecn_mode_set(sk, TCP_ECN_DISABLED)
+        return
+    ace = tcp_accecn_ace(th)
+    if ace in (0b000, 0b111):
+        tcp_ecn_mode_set(sk, TCP_ECN_DISABLED)
+    elif ace == 0b001 or (ace == 0b101 and not tcp_ecn_mode_pending(sk)):
+        tcp_ecn_mode_set(sk, TCP_ECN_MODE_RFC3168)
+    else:
+        _accecn_rcv_synack(sk, skb)
 
 
-def tcp_ecn_rcv_syn(tp: tcp_sock, th: tcphdr) -> None:
-    """Of two SYNs that crossed both have to offer."""
-    if th.flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE | TCPHDR_CWR:
-        tp.ecn_flags &= ~TCP_ECN_OK
+def _accecn_rcv_synack(sk: tcp_sock, skb: sk_buff) -> None:
+    """Both ends speak Accurate ECN.  The SYN-ACK itself counts, and our first two segments tell of it in the option."""
+    tcp_ecn_mode_set(sk, TCP_ECN_MODE_ACCECN)
+    ect = skb.cb.ip_dsfield & INET_ECN_MASK
+    sk.syn_ect_rcv = sk.prev_ecnfield = ect
+    option = sk.rx_opt.accecn
+    if option is not None and sk.saw_accecn_opt < TCP_ACCECN_OPT_COUNTER_SEEN:
+        tcp_accecn_saw_opt_fail_recv(sk, tcp_accecn_option_init(option))
+    sk.accecn_opt_demand = 2
+    if ect == INET_ECN_CE:
+        sk.received_ce += 1
+        sk.received_ce_pending += 1
+
+
+def tcp_ecn_rcv_syn(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> None:
+    """Of two SYNs that crossed both have to offer the same; who offers accurately and gets a classic offer turns
+    classic."""
+    ace = tcp_accecn_ace(th)
+    if tcp_ecn_mode_pending(sk):
+        if not tcp_accecn_syn_requested(th):
+            # Plain, or downgraded to RFC 3168.
+            tcp_ecn_mode_set(sk, TCP_ECN_MODE_RFC3168)
+        else:
+            sk.syn_ect_rcv = sk.prev_ecnfield = skb.cb.ip_dsfield & INET_ECN_MASK
+            tcp_ecn_mode_set(sk, TCP_ECN_MODE_ACCECN)
+    if tcp_ecn_mode_rfc3168(sk) and ace & 0b011 != 0b011:
+        tcp_ecn_mode_set(sk, TCP_ECN_DISABLED)
 
 
 # -- buffers ------------------------------------------------------------------------------------------------------
@@ -1511,6 +1584,7 @@ def tcp_sacktag_one(sk: tcp_sock, state: tcp_sacktag_state, skb: sk_buff, dup_sa
     state.flag |= FLAG_DATA_SACKED
     sk.sacked_out += pcount
     state.sack_delivered += pcount
+    state.delivered_bytes += (cb.end_seq - cb.seq) & MASK32
     if sk.highest_sack is None or after(cb.end_seq, sk.highest_sack):
         sk.highest_sack = cb.end_seq
     tcp_rate.tcp_rate_skb_delivered(sk, skb, state.rate)
@@ -1692,6 +1766,7 @@ def tcp_clean_rtx_queue(
                 flag |= FLAG_ORIG_SACK_ACKED
         if sacked & TCPCB_SACKED_ACKED:
             sk.sacked_out -= acked_pcount
+            sack.delivered_bytes -= (cb.end_seq - cb.seq) & MASK32  # counted when it was SACKed
         elif tcp_is_sack(sk):
             tcp_count_delivered(sk, acked_pcount, ece_ack)
             if not tcp_skb_spurious_retrans(sk, head):
@@ -1869,7 +1944,16 @@ def tcp_oow_rate_limited(net: Stack, skb: sk_buff, mib_idx: int, holder: oow_hol
     return silent
 
 
-def tcp_send_challenge_ack(sk: tcp_sock) -> None:
+def tcp_send_ack_reflect_ect(sk: tcp_sock, accecn_reflector: bool) -> None:
+    """An ACK; with ``accecn_reflector`` and Accurate ECN one that says which codepoint the peer's SYN or SYN-ACK
+    had."""
+    flags = 0
+    if accecn_reflector and tcp_ecn_mode_accecn(sk):
+        flags = tcp_accecn_reflector_flags(sk.syn_ect_rcv)
+    tcp_output.__tcp_send_ack(sk, sk.rcv_nxt, flags)
+
+
+def tcp_send_challenge_ack(sk: tcp_sock, accecn_reflector: bool = False) -> None:
     """RFC 5961: make the peer prove that it is the peer.  One per 500 ms and connection, and with a
     tcp_challenge_ack_limit about so many per second on the whole host."""
     net = sk.sk_net
@@ -1879,7 +1963,7 @@ def tcp_send_challenge_ack(sk: tcp_sock) -> None:
     if silent or (net.ipv4.sysctl_tcp_challenge_ack_limit != INT_MAX and not _challenge_allowed(net)):
         return
     NET_INC_STATS(net, LINUX_MIB_TCPCHALLENGEACK)
-    tcp_output.tcp_send_ack(sk)
+    tcp_send_ack_reflect_ect(sk, accecn_reflector)
 
 
 def _challenge_allowed(net: Stack) -> bool:
@@ -1903,12 +1987,16 @@ def tcp_store_ts_recent(tp: tcp_sock) -> None:
     rx_opt.ts_recent_stamp = ktime_get_seconds(tp.sk_net)
 
 
-def tcp_replace_ts_recent(tp: tcp_sock, seq: int) -> None:
-    """Keep the TSval of the segment at the left edge (RFC 7323, section 4.3), if it is not older."""
+def tcp_replace_ts_recent(tp: tcp_sock, seq: int) -> int:
+    """Keep the TSval of the segment at the left edge (RFC 7323, section 4.3), if it is not older; FLAG_TS_PROGRESS
+    if it is newer."""
     rx_opt = tp.rx_opt
     if rx_opt.saw_tstamp and not after(seq, tp.rcv_wup):
         if tcp_paws_check(rx_opt, 0, ktime_get_seconds(tp.sk_net)):
+            progress = after(rx_opt.rcv_tsval, rx_opt.ts_recent)
             tcp_store_ts_recent(tp)
+            return FLAG_TS_PROGRESS if progress else 0
+    return 0
 
 
 def tcp_process_tlp_ack(sk: tcp_sock, ack: int, flag: int) -> None:
@@ -1946,13 +2034,118 @@ def tcp_xmit_recovery(sk: tcp_sock, rexmit: int) -> None:
     tcp_output.tcp_xmit_retransmit_queue(sk)
 
 
-def tcp_newly_delivered(sk: tcp_sock, prior_delivered: int, flag: int) -> int:
+def tcp_newly_delivered(sk: tcp_sock, prior_delivered: int, ecn_count: int, flag: int) -> int:
+    """How many segments the ACK delivered; ``ecn_count`` of them with CE, where the peer counts them."""
     delivered = sk.delivered - prior_delivered
     net = sk.sk_net
     NET_ADD_STATS(net, LINUX_MIB_TCPDELIVERED, delivered)
     if flag & FLAG_ECE:
-        NET_ADD_STATS(net, LINUX_MIB_TCPDELIVEREDCE, delivered)
+        marked = delivered if tcp_ecn_mode_rfc3168(sk) else ecn_count
+        NET_ADD_STATS(net, LINUX_MIB_TCPDELIVEREDCE, marked)
     return delivered
+
+
+# -- Accurate ECN's feedback (RFC 9768) --------------------------------------------------------------------------------
+
+
+def tcp_accecn_process_option(tp: tcp_sock, delivered_bytes: int, flag: int) -> bool:
+    """Bring delivered_ecn_bytes up to date; whether the counter of CE is known to be right.
+
+    An ACK without the option is taken to deliver bytes of the codepoint that grew last, if only one did."""
+    if tp.accecn_fail_mode & TCP_ACCECN_OPT_FAIL_RECV:
+        return False
+    option = tp.rx_opt.accecn if flag & FLAG_SLOWPATH else None
+    if option is None:
+        if tp.est_ecnfield:
+            counters = tp.delivered_ecn_bytes
+            counters[tp.est_ecnfield - 1] = (counters[tp.est_ecnfield - 1] + delivered_bytes) & MASK32
+            return True
+        return False
+    if tp.saw_accecn_opt < TCP_ACCECN_OPT_COUNTER_SEEN:
+        tcp_accecn_saw_opt_fail_recv(tp, tcp_accecn_option_init(option))
+    valid = tp.est_ecnfield != 0
+    grown = 0
+    ambiguous = False
+    for codepoint, value in option.counters():
+        delta = tcp_update_ecn_bytes(tp, codepoint, value)
+        if delta < 0:
+            ambiguous = True
+        if delta and codepoint != tp.est_ecnfield:
+            if grown:
+                ambiguous = True
+            else:
+                tp.est_ecnfield = grown = codepoint
+    if ambiguous:
+        tp.est_ecnfield = 0
+    return valid and not ambiguous
+
+
+def _accecn_pkts_acked(tp: tcp_sock, delivered_pkts: int) -> None:
+    """Average how many segments an ACK acknowledges."""
+    ewma = tp.pkts_acked_ewma
+    new = delivered_pkts << PKTS_ACKED_PREC
+    if ewma:
+        new = (ewma * ((1 << PKTS_ACKED_WEIGHT) - 1) + new) >> PKTS_ACKED_WEIGHT
+    tp.pkts_acked_ewma = min(new, 0xFFFF)
+
+
+def _accecn_wrapped(tp: tcp_sock, delta: int, safe_delta: int, d_ceb: int, pkts: int, size: int) -> int:
+    """Which of two counts of CE fits ``d_ceb`` bytes that were delivered with CE (RFC 9768, appendix A.2.2): ``delta``,
+    or ``safe_delta``, as if the field had wrapped as often as it can have."""
+    if not d_ceb:
+        return delta
+    reliable = tcp_is_sack(tp) or tp.icsk_ca_state in (TCP_CA_Open, TCP_CA_CWR)
+    if pkts >= 2 * (TCP_ACCECN_CEP_ACE_MASK + 1) and reliable:
+        if size <= d_ceb:
+            return safe_delta
+        estimate = -(-d_ceb * pkts // size)
+        return min(safe_delta, delta + (estimate & ~TCP_ACCECN_CEP_ACE_MASK))
+    if d_ceb > delta * tp.mss_cache:
+        return safe_delta
+    return delta if d_ceb < safe_delta * tp.mss_cache >> TCP_ACCECN_SAFETY_SHIFT else safe_delta
+
+
+def __tcp_accecn_process(
+    sk: tcp_sock, skb: sk_buff, delivered_pkts: int, delivered_bytes: int, flag: int
+) -> int:
+    """How many more segments came with CE, by ACE and if need be by the option.  Nothing is taken from an ACK that
+    may be older than the last one: it acknowledges nothing new and has no newer time stamp."""
+    if not flag & (FLAG_FORWARD_PROGRESS | FLAG_TS_PROGRESS):
+        return 0
+    old_ceb = sk.delivered_ecn_bytes[INET_ECN_CE - 1]
+    known = tcp_accecn_process_option(sk, delivered_bytes, flag)
+    if delivered_pkts:
+        _accecn_pkts_acked(sk, delivered_pkts)
+    if not flag & FLAG_SLOWPATH and delivered_pkts <= TCP_ACCECN_CEP_ACE_MASK:
+        return 0  # header prediction found the same ACE
+    if flag & FLAG_SYN_ACKED:
+        return 0  # the handshake's ACE is no counter
+    if sk.received_ce_pending >= TCP_ACCECN_ACE_MAX_DELTA:
+        sk.icsk_ack.pending |= ICSK_ACK_NOW
+    ace = tcp_accecn_ace(skb.h_th) - TCP_ACCECN_CEP_INIT_OFFSET
+    delta = (ace - sk.delivered_ce) & TCP_ACCECN_CEP_ACE_MASK
+    if delivered_pkts <= TCP_ACCECN_CEP_ACE_MASK:
+        return delta
+    safe_delta = delivered_pkts - ((delivered_pkts - delta) & TCP_ACCECN_CEP_ACE_MASK)
+    if known:
+        d_ceb = (sk.delivered_ecn_bytes[INET_ECN_CE - 1] - old_ceb) & MASK32
+        return _accecn_wrapped(sk, delta, safe_delta, d_ceb, delivered_pkts, delivered_bytes)
+    if sk.pkts_acked_ewma > ACK_COMP_THRESH << PKTS_ACKED_PREC:
+        return delta
+    return safe_delta
+
+
+def tcp_accecn_process(
+    sk: tcp_sock, skb: sk_buff, delivered_pkts: int, delivered_bytes: int, flag: int
+) -> tuple[int, int]:
+    """Take in an ACK's feedback: (newly known segments with CE, flags with FLAG_ECE if there are any)."""
+    delta = __tcp_accecn_process(sk, skb, delivered_pkts, delivered_bytes, flag)
+    if delta > 0:
+        sk.delivered_ce += delta
+        flag |= FLAG_ECE
+        if sk.pred_flags:
+            tcp_fast_path_on(sk)
+    return delta, flag
 
 
 def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
@@ -1977,7 +2170,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
     sack.rate.prior_in_flight = tcp_packets_in_flight(sk)
     prior_fack = tcp_highest_sack_seq(sk) if sk.sacked_out else prior_snd_una
     if flag & FLAG_UPDATE_TS_RECENT:
-        tcp_replace_ts_recent(sk, ack_seq)
+        flag |= tcp_replace_ts_recent(sk, ack_seq)
     net = sk.sk_net
     if flag & (FLAG_SLOWPATH | FLAG_SND_UNA_ADVANCED) == FLAG_SND_UNA_ADVANCED:
         # Header prediction said that the window is the same.
@@ -2004,15 +2197,22 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
         if flag & FLAG_WIN_UPDATE:
             ack_ev_flags |= CA_ACK_WIN_UPDATE
         tcp_in_ack_event(sk, ack_ev_flags)
-    if cb.tcp_flags & TCPHDR_CWR:
+    accecn = sk.ecn_flags & TCP_ECN_MODE_ACCECN
+    if cb.tcp_flags & TCPHDR_CWR and not accecn:
         tcp_ecn_accept_cwr(sk, skb)
     sk.sk_err_soft = 0
     sk.icsk_probes_out = 0
     sk.rcv_tstamp = tcp_jiffies32(net)
     if not prior_packets:
         #> return 1
+        if accecn:
+            _, flag = tcp_accecn_process(sk, skb, 0, 0, flag)
         return _tcp_ack_no_queue(sk, ack, flag, prior_snd_una, prior_delivered)
     flag |= tcp_clean_rtx_queue(sk, skb, prior_fack, prior_snd_una, sack, bool(flag & FLAG_ECE))
+    ecn_count = 0
+    if accecn:
+        acked = sk.delivered - prior_delivered
+        ecn_count, flag = tcp_accecn_process(sk, skb, acked, sack.delivered_bytes + advance, flag)
     tcp_recovery.tcp_rack_update_reo_wnd(sk, sack.rate)
     if sk.tlp_high_seq:
         tcp_process_tlp_ack(sk, ack, flag)
@@ -2026,7 +2226,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
         tcp_set_xmit_timer(sk)
     if flag & FLAG_FORWARD_PROGRESS or not flag & FLAG_NOT_DUP:
         sk.sk_dst_pending_confirm = 1
-    delivered = tcp_newly_delivered(sk, prior_delivered, flag)
+    delivered = tcp_newly_delivered(sk, prior_delivered, ecn_count, flag)
     rs = sack.rate
     rs.is_ack_delayed = bool(flag & FLAG_ACK_MAYBE_DELAYED)
     tcp_rate.tcp_rate_gen(sk, delivered, sk.lost - prior_lost, bool(flag & FLAG_SACK_RENEGING), rs)
@@ -2040,7 +2240,7 @@ def _tcp_ack_no_queue(sk: tcp_sock, ack: int, flag: int, prior_snd_una: int, pri
     """Nothing was in flight: no sample to take, perhaps a window to probe."""
     if flag & FLAG_DSACKING_ACK:
         flag, _ = tcp_fastretrans_alert(sk, prior_snd_una, 0, flag)
-        tcp_newly_delivered(sk, prior_delivered, flag)
+        tcp_newly_delivered(sk, prior_delivered, 0, flag)
     tcp_ack_probe(sk)
     if sk.tlp_high_seq:
         tcp_process_tlp_ack(sk, ack, flag)
@@ -2062,7 +2262,7 @@ def _tcp_ack_old(sk: tcp_sock, skb: sk_buff, flag: int, prior_snd_una: int) -> i
         if sack.sack_delivered:
             tcp_count_delivered(sk, sack.sack_delivered, False)
         flag, rexmit = tcp_fastretrans_alert(sk, prior_snd_una, 0, flag)
-        tcp_newly_delivered(sk, delivered, flag)
+        tcp_newly_delivered(sk, delivered, 0, flag)
         tcp_xmit_recovery(sk, rexmit)
     return 0
 
@@ -2083,6 +2283,7 @@ def tcp_parse_options(
     """Parse the options of a segment into ``opt_rx``.  On a SYN (``estab`` false) the offers are taken if the sysctls
     allow; a wrong length ends the parsing, what came before it counts (measured).  A scale above 14 becomes 14."""
     opt_rx.saw_tstamp = False
+    opt_rx.accecn = None
     if opt_rx.sack_blocks:
         opt_rx.sack_blocks = []
     th = skb.h_th
@@ -2144,6 +2345,9 @@ def _parse_option(
         if 0 < n <= TCP_NUM_SACKS and not len(body) % TCPOLEN_SACK_PERBLOCK and opt_rx.sack_ok:
             edges = _SACK_BLOCKS[n].unpack(body)
             opt_rx.sack_blocks = list(zip(edges[::2], edges[1::2], strict=True))
+    elif kind in (TCPOPT_ACCECN0, TCPOPT_ACCECN1):
+        if net.profile.accecn:
+            opt_rx.accecn = tcp_accecn_option(kind, body)
     elif not syn:
         return
     elif kind == TCPOPT_MSS:
@@ -2228,9 +2432,11 @@ def tcp_fast_parse_options(net: Stack, skb: sk_buff, th: tcphdr, tp: tcp_sock) -
     doff = th.doff
     if doff == 5:
         rx_opt.saw_tstamp = False
+        rx_opt.accecn = None
         rx_opt.sack_blocks = []
         return False
     if rx_opt.tstamp_ok and doff == 8 and tcp_parse_aligned_timestamp(tp, skb):
+        rx_opt.accecn = None
         rx_opt.sack_blocks = []
         return True
     tcp_parse_options(net, skb, rx_opt, True, None)
@@ -2408,12 +2614,15 @@ def _validate_rst(sk: tcp_sock, skb: sk_buff) -> bool:
 
 
 def _syn_challenge(sk: tcp_sock, skb: sk_buff, syn_inerr: bool) -> bool:
-    """A SYN on a connection: never believed, answered with a challenge ACK."""
+    """A SYN on a connection: never believed, answered with a challenge ACK.  If it is the peer's SYN or SYN-ACK
+    again, its ACE has to say how that came (RFC 9768, section 3.1.5); newer kernels look at how this one came."""
     net = sk.sk_net
+    if net.profile.accecn_offered:
+        sk.syn_ect_rcv = skb.cb.ip_dsfield & INET_ECN_MASK
     if syn_inerr:
         TCP_INC_STATS(net, TCP_MIB_INERRS)
     NET_INC_STATS(net, LINUX_MIB_TCPSYNCHALLENGE)
-    tcp_send_challenge_ack(sk)
+    tcp_send_challenge_ack(sk, accecn_reflector=True)
     return _discard(skb, SKB_DROP_REASON_TCP_INVALID_SYN)
 
 
@@ -2717,9 +2926,15 @@ def tcp_prune_ofo_queue(sk: tcp_sock, in_skb: sk_buff) -> bool:
 
 def tcp_rcv_spurious_retrans(sk: tcp_sock, skb: sk_buff) -> None:
     """A whole segment came again.  If the last DSACK began with it too, our ACKs do not arrive: another transmit hash
-    may lead them by another path."""
+    may lead them by another path.  If an AccECN option stood beside that DSACK, it may be what the path drops: no more
+    of them (RFC 9768, section 3.2.3.2.2)."""
     last = sk.duplicate_sack
-    if last is not None and skb.cb.seq == last[0] and sk_rethink_txhash(sk):
+    if last is None or skb.cb.seq != last[0]:
+        return
+    profile = sk.sk_net.profile
+    if sk.accecn_opt_sent_w_dsack and profile.accecn_offered:
+        sk.accecn_fail_mode |= TCP_ACCECN_OPT_FAIL_SEND
+    if (profile.duplicate_data_rehash or skb.protocol == ETH_P_IPV6) and sk_rethink_txhash(sk):
         NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPDUPLICATEDATAREHASH)
 
 
@@ -3047,6 +3262,8 @@ def tcp_rcv_established(sk: tcp_sock, skb: sk_buff) -> None:
     th = skb.h_th
     cb = skb.cb
     word = th.doff << 28 | th.flags << 16 | th.window
+    if th.res1 and sk.sk_net.profile.accecn:
+        word |= (th.res1 & 1) << 24
     if (
         word & TCP_HP_BITS == sk.pred_flags
         and cb.seq == sk.rcv_nxt
@@ -3065,6 +3282,8 @@ def tcp_rcv_established(sk: tcp_sock, skb: sk_buff) -> None:
         return
     if not tcp_validate_incoming(sk, skb, th, True):
         return
+    if (cb.ip_dsfield & INET_ECN_MASK or sk.prev_ecnfield) and net.profile.accecn:
+        tcp_ecn_received_counters(sk, skb, max(skb.len - (th.doff << 2), 0))
     reason = tcp_ack(sk, skb, FLAG_SLOWPATH | FLAG_UPDATE_TS_RECENT)
     if reason < 0:
         kfree_skb_reason(skb, -reason)
@@ -3101,6 +3320,8 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
             return True
         if rx_opt.saw_tstamp and sk.rcv_nxt == sk.rcv_wup:
             tcp_store_ts_recent(sk)
+        if (cb.ip_dsfield & INET_ECN_MASK or sk.prev_ecnfield) and sk.sk_net.profile.accecn:
+            tcp_ecn_received_counters(sk, skb, 0)
         tcp_ack(sk, skb, 0)
         consume_skb(skb)
         tcp_data_snd_check(sk)
@@ -3126,6 +3347,8 @@ def _tcp_rcv_fast(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> bool:
     if predicted:
         NET_INC_STATS(net, LINUX_MIB_TCPHPHITS)
     rx_opt.dsack = False
+    if (cb.ip_dsfield & INET_ECN_MASK or sk.prev_ecnfield) and net.profile.accecn:
+        tcp_ecn_received_counters(sk, skb, skb.len - tcp_header_len)
     skb_pull(skb, tcp_header_len)
     tcp_queue_rcv(sk, skb)
     tcp_event_data_recv(sk, skb)
@@ -3247,6 +3470,8 @@ def _syn_recv_acked(sk: tcp_sock, skb: sk_buff) -> None:
     """The third segment: the connection is established."""
     sk.delivered += 1
     req = sk.fastopen_rsk
+    if sk.ecn_flags & TCP_ECN_MODE_ACCECN:
+        tcp_accecn_third_ack(sk, skb, sk.syn_ect_snt)
     if not sk.srtt_us:
         tcp_synack_rtt_meas(sk, req)
     if sk.rx_opt.tstamp_ok:
@@ -3470,7 +3695,7 @@ def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr, foc: tcp_fastop
     """A SYN-ACK for our SYN."""
     rx_opt = sk.rx_opt
     seq = skb.cb.seq
-    tcp_ecn_rcv_synack(sk, th)
+    tcp_ecn_rcv_synack(sk, skb, th)
     sk.snd_wl1 = seq
     tcp_try_undo_spurious_syn(sk)
     tcp_ack(sk, skb, FLAG_SLOWPATH)
@@ -3499,7 +3724,7 @@ def _synsent_established(sk: tcp_sock, skb: sk_buff, th: tcphdr, foc: tcp_fastop
         inet_csk_reset_xmit_timer(sk, ICSK_TIME_DACK, TCP_DELACK_MAX, TCP_RTO_MAX)
         consume_skb(skb)
         return 0
-    tcp_output.tcp_send_ack(sk)
+    tcp_send_ack_reflect_ect(sk, True)
     return -1
 
 
@@ -3520,7 +3745,7 @@ def _synsent_crossed(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int:
     sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = (seq + 1) & MASK32
     sk.snd_wnd = sk.max_window = th.window
     sk.snd_wl1 = seq
-    tcp_ecn_rcv_syn(sk, th)
+    tcp_ecn_rcv_syn(sk, skb, th)
     tcp_output.tcp_mtup_init(sk)
     tcp_output.tcp_sync_mss(sk, sk.icsk_pmtu_cookie)
     tcp_initialize_rcv_mss(sk)
@@ -3580,11 +3805,16 @@ def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listen
 
 def tcp_ecn_create_request(req: tcp_request_sock, skb: sk_buff, sk: tcp_sock, dst: dst_entry) -> None:
     """Accept an ECN offer (RFC 3168, section 6.1.1) if the sysctl allows and the SYN itself is not ECT.  A SYN with any
-    reserved bit set, as one that offers Accurate ECN (draft-ietf-tcpm-accurate-ecn), may be ECT.  No kernel up to 6.18
-    speaks more than RFC 3168 with it, whatever tcp_ecn is: the SYN-ACK has ECE, without CWR and AE.  A listener whose
-    congestion control lives on ECN accepts any offer."""
+    reserved bit set, as one that offers Accurate ECN, may be ECT.  A listener whose congestion control lives on ECN
+    accepts any offer.  An accurate one (RFC 9768) is accepted as such with a tcp_ecn of 3 to 5, which only kernels
+    have that offer it themselves."""
     net = sk.sk_net
     flags = skb.h_th.flags
+    if net.profile.accecn and net.ipv4.sysctl_tcp_ecn >= TCP_ECN_IN_ACCECN_OUT_ACCECN:
+        if tcp_accecn_syn_requested(skb.h_th):
+            req.ecn_ok = req.accecn_ok = True
+            req.syn_ect_rcv = skb.cb.ip_dsfield & INET_ECN_MASK
+            return
     if flags & (TCPHDR_ECE | TCPHDR_CWR) != TCPHDR_ECE | TCPHDR_CWR:
         return
     ect = skb.cb.ip_dsfield & INET_ECN_MASK != INET_ECN_NOT_ECT

@@ -39,6 +39,7 @@ from stack.include.dropreason import (
 )
 from stack.include.dst import RTAX_INITRWND, RTAX_WINDOW, dst_metric, dst_metric_advmss
 from stack.include.inet_timewait_sock import tcp_timewait_sock
+from stack.include.ip import INET_ECN_MASK
 from stack.include.request_sock import reqsk_free
 from stack.include.snmp import (
     LINUX_MIB_EMBRYONICRSTS,
@@ -58,7 +59,8 @@ from stack.include.snmp import (
 )
 from stack.include.sock import SOCK_KEEPOPEN, SOCK_RCVBUF_LOCK, sock_rps_save_rxhash
 from stack.include.tcp import (
-    TCP_ECN_OK,
+    TCP_ECN_MODE_ACCECN,
+    TCP_ECN_MODE_RFC3168,
     TCP_MSS_DEFAULT,
     TCP_RTO_MAX,
     TCP_SKB_CB,
@@ -78,6 +80,15 @@ from stack.include.tcp import (
     tcp_paws_reject,
     tcp_receive_window,
     tcp_segs_in,
+)
+from stack.include.tcp_ecn import (
+    TCP_ACCECN_ACE_FAIL_RECV,
+    TCP_ACCECN_ACE_FAIL_SEND,
+    TCP_ACCECN_OPT_COUNTER_SEEN,
+    tcp_accecn_ace,
+    tcp_accecn_option_init,
+    tcp_accecn_third_ack,
+    tcp_ecn_received_counters,
 )
 from stack.include.tcp_states import TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_TIME_WAIT
 from stack.include.timer import HZ
@@ -289,8 +300,21 @@ def tcp_openreq_init_rwin(req: tcp_request_sock, sk_listener: tcp_sock, dst: dst
     )
 
 
-def tcp_ecn_openreq_child(tp: tcp_sock, req: tcp_request_sock) -> None:
-    tp.ecn_flags = TCP_ECN_OK if req.ecn_ok else 0
+def tcp_ecn_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> None:
+    """What the handshake decided; of Accurate ECN also what the third segment ``skb`` says and how it came."""
+    if not req.accecn_ok:
+        sk.ecn_flags = TCP_ECN_MODE_RFC3168 if req.ecn_ok else 0
+        return
+    sk.ecn_flags = TCP_ECN_MODE_ACCECN
+    sk.syn_ect_snt = req.syn_ect_snt
+    sk.syn_ect_rcv = sk.prev_ecnfield = req.syn_ect_rcv
+    sk.saw_accecn_opt = req.saw_accecn_opt
+    sk.accecn_fail_mode = req.accecn_fail_mode
+    if req.num_retrans > 1:
+        sk.accecn_fail_mode |= TCP_ACCECN_ACE_FAIL_SEND
+    sk.accecn_opt_demand = 1
+    tcp_accecn_third_ack(sk, skb, req.syn_ect_snt)
+    tcp_ecn_received_counters(sk, skb, skb.len - (tcp_hdr(skb).doff << 2))
 
 
 def tcp_ca_openreq_child(sk: tcp_sock, dst: dst_entry) -> None:
@@ -347,7 +371,7 @@ def tcp_create_openreq_child(sk: tcp_sock, req: tcp_request_sock, skb: sk_buff) 
         newsk.tcp_header_len += tcp_ao.tcp_ao_len_aligned(key) if key is not None else 0
     if skb.len >= TCP_MSS_DEFAULT + newsk.tcp_header_len:
         newsk.icsk_ack.last_seg_size = skb.len - newsk.tcp_header_len
-    tcp_ecn_openreq_child(newsk, req)
+    tcp_ecn_openreq_child(newsk, req, skb)
     TCP_INC_STATS(sk.sk_net, TCP_MIB_PASSIVEOPENS)
     return newsk
 
@@ -417,6 +441,8 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
         tsecr_reject = sk.sk_net.profile.tsecr_checked and not fastopen and _req_tsecr_reject(req, tmp_opt)
         paws_reject = _req_paws_reject(sk, req, th, tmp_opt)
     if cb.seq == req.rcv_isn and flg == TCPHDR_SYN and not paws_reject:
+        if req.accecn_ok:
+            _accecn_syn_again(req, skb, th)
         _retransmitted_syn(sk, skb, req, fastopen)
         return None
     ack_not_ours = flg & TCPHDR_ACK and cb.ack_seq != (req.snt_isn + 1) & MASK32
@@ -431,6 +457,8 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
             NET_INC_STATS(sk.sk_net, LINUX_MIB_TCPCHALLENGEACK)
         req.drop_reason = SKB_DROP_REASON_TCP_RESET
         return None
+    if tmp_opt.accecn is not None and req.saw_accecn_opt < TCP_ACCECN_OPT_COUNTER_SEEN:
+        req.saw_accecn_opt = tcp_accecn_option_init(tmp_opt.accecn)
     if tmp_opt.saw_tstamp and not after(cb.seq, req.rcv_nxt):
         req.ts_recent = tmp_opt.rcv_tsval
     if cb.seq == req.rcv_isn:
@@ -467,6 +495,14 @@ def _req_tsecr_reject(req: tcp_request_sock, tmp_opt: tcp_options_received) -> b
     if not (req.tstamp_ok and tmp_opt.saw_tstamp and tmp_opt.rcv_tsecr) or req.snt_tsval_first is None:
         return False
     return not between(tmp_opt.rcv_tsecr, req.snt_tsval_first, req.snt_tsval_last)
+
+
+def _accecn_syn_again(req: tcp_request_sock, skb: sk_buff, th: tcphdr) -> None:
+    """The SYN-ACK will tell of this SYN's codepoint.  One without any ECN flags means that the peer has given up on
+    them: no ECT to it (RFC 9768, section 3.1.4)."""
+    req.syn_ect_rcv = TCP_SKB_CB(skb).ip_dsfield & INET_ECN_MASK
+    if not tcp_accecn_ace(th):
+        req.accecn_fail_mode |= TCP_ACCECN_ACE_FAIL_RECV
 
 
 def _retransmitted_syn(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: bool) -> None:

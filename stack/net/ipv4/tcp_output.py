@@ -28,7 +28,7 @@ never later than the RTO; delayed ACK 40 .. 200 ms; probes of a closed window ba
 
 A connection of our own begins with tcp_connect(): its SYN waits in the retransmit queue like data, at sequence
 number ISN, and tcp_retransmit_timer() resends it after 1, 2, 4, 8 ... s, tcp_syn_retries times.  One with an ECN offer
-goes without it from the second time on (tcp_ecn_fallback).
+goes without it from the second time on, an accurate one from the third (tcp_ecn_fallback).
 
 Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission.
 """
@@ -54,11 +54,12 @@ from stack.include.inet_connection_sock import (
     inet_csk_inc_pingpong_cnt,
     inet_csk_reset_xmit_timer,
 )
-from stack.include.ip import INET_ECN_ECT_0
+from stack.include.ip import INET_ECN_ECT_0, INET_ECN_MASK
 from stack.include.net import SOCK_NOSPACE
 from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
 from stack.include.sk_buff import (
     CHECKSUM_PARTIAL,
+    SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCP_ECN,
     Buffer,
     alloc_skb,
@@ -108,7 +109,10 @@ from stack.include.tcp import (
     TCP_DELACK_MAX,
     TCP_DELACK_MIN,
     TCP_ECN_DEMAND_CWR,
-    TCP_ECN_OK,
+    TCP_ECN_MODE_ACCECN,
+    TCP_ECN_MODE_ANY,
+    TCP_ECN_MODE_PENDING,
+    TCP_ECN_MODE_RFC3168,
     TCP_ECN_QUEUE_CWR,
     TCP_HEADER,
     TCP_HEADER_LEN,
@@ -120,8 +124,9 @@ from stack.include.tcp import (
     TCP_NAGLE_PUSH,
     TCP_RESOURCE_PROBE_INTERVAL,
     TCP_RTO_MAX,
+    TCP_SACK_BLOCKS_EXPECTED,
     TCP_SYNACK_COOKIE,
-    TCP_SYNACK_NORMAL,
+    TCP_SYNACK_RETRANS,
     TCP_TIMEOUT_INIT,
     TCPCB_EVER_RETRANS,
     TCPCB_LOST,
@@ -129,7 +134,9 @@ from stack.include.tcp import (
     TCPCB_SACKED_ACKED,
     TCPCB_SACKED_RETRANS,
     TCPF_CA_CWR,
+    TCPHDR_ACE,
     TCPHDR_ACK,
+    TCPHDR_AE,
     TCPHDR_CWR,
     TCPHDR_ECE,
     TCPHDR_FIN,
@@ -152,6 +159,7 @@ from stack.include.tcp import (
     TCPOLEN_TSTAMP_ALIGNED,
     TCPOLEN_WINDOW,
     TCPOLEN_WSCALE_ALIGNED,
+    TCPOPT_ACCECN1,
     TCPOPT_EXP,
     TCPOPT_FASTOPEN,
     TCPOPT_FASTOPEN_MAGIC,
@@ -195,6 +203,21 @@ from stack.include.tcp import (
     tcp_urg_mode,
     tcp_wnd_end,
 )
+from stack.include.tcp_ecn import (
+    TCP_ACCECN_ACE_FAIL_RECV,
+    TCP_ACCECN_ACE_FAIL_SEND,
+    TCP_ACCECN_NUMFIELDS,
+    TCP_ECN_IN_ACCECN_OUT_ACCECN,
+    TCP_ECN_IN_ACCECN_OUT_ECN,
+    TCP_ECN_IN_ECN_OUT_ECN,
+    TCPOLEN_ACCECN_BASE,
+    TCPOLEN_ACCECN_PERFIELD,
+    tcp_accecn_option_fields,
+    tcp_accecn_option_wanted,
+    tcp_accecn_reflector_flags,
+    tcp_accecn_set_ace,
+    tcp_ecn_mode_accecn,
+)
 from stack.include.tcp_states import (
     TCP_CLOSE,
     TCPF_CLOSE,
@@ -232,6 +255,9 @@ OPTION_TS: Final = 1 << 1
 OPTION_MD5: Final = 1 << 2
 OPTION_WSCALE: Final = 1 << 3
 OPTION_FAST_OPEN_COOKIE: Final = 1 << 8
+OPTION_ACCECN: Final = 1 << 11
+
+_NO_ECN_BYTES: Final = [0, 0, 0]  # what a SYN-ACK's AccECN option says
 
 # NOP NOP kind length, TSval, TSecr
 _TS_OPTION: Final = Struct("!III")
@@ -251,12 +277,14 @@ class tcp_out_options:
     """struct tcp_out_options: what tcp_options_write() puts behind the header."""
 
     __slots__ = (
+        "accecn_bytes",
         "ao_ids",
         "ao_key",
         "fastopen_cookie",
         "hash_location",
         "md5",
         "mss",
+        "num_accecn_fields",
         "num_sack_blocks",
         "options",
         "tsecr",
@@ -269,6 +297,8 @@ class tcp_out_options:
         self.mss = 0
         self.ws = 0
         self.num_sack_blocks = 0
+        self.num_accecn_fields = 0
+        self.accecn_bytes = _NO_ECN_BYTES
         self.tsval = 0
         self.tsecr = 0
         self.fastopen_cookie: tcp_fastopen_cookie | None = None
@@ -493,18 +523,31 @@ def _shrinking_window(sk: tcp_sock, free_space: int, full_space: int, allowed_sp
     return free_space
 
 
-# -- ECN (RFC 3168) -----------------------------------------------------------------------------------------------
+# -- ECN (RFC 3168, RFC 9768) -----------------------------------------------------------------------------------------
 
 
-def tcp_ecn_make_synack(req: tcp_request_sock, flags: int) -> int:
-    """ECE in the SYN-ACK accepts the peer's ECN offer."""
+def tcp_ecn_make_synack(req: tcp_request_sock, flags: int, synack_type: int) -> int:
+    """ECE in the SYN-ACK accepts the peer's classic offer.  To an accurate one ACE says which codepoint the SYN
+    had; it is left out the second time that the SYN-ACK's timer fires, in case that is what the path drops (RFC
+    9768, section 3.1.4)."""
+    if req.accecn_ok:
+        if synack_type == TCP_SYNACK_RETRANS and req.num_timeout:
+            return flags
+        return flags | tcp_accecn_reflector_flags(req.syn_ect_rcv)
     return flags | TCPHDR_ECE if req.ecn_ok else flags
 
 
 def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int:
-    """ECT on new data, CWR once after a reduction, ECE until the peer answered with CWR; returns the flags."""
-    if not sk.ecn_flags & TCP_ECN_OK:
+    """ECT on new data, CWR once after a reduction, ECE until the peer answered with CWR; returns the flags.  With
+    Accurate ECN everything is ECT, unless the handshake has shown that the path does not bear it, and all three
+    flags are the count of CE."""
+    if not sk.ecn_flags & TCP_ECN_MODE_ANY:
         return flags
+    if sk.ecn_flags & TCP_ECN_MODE_ACCECN:
+        fail = sk.accecn_fail_mode & (TCP_ACCECN_ACE_FAIL_RECV | TCP_ACCECN_ACE_FAIL_SEND)
+        _set_ecn(sk, 0 if fail else INET_ECN_ECT_0)
+        skb.gso_type |= SKB_GSO_TCP_ACCECN if skb.gso_size else 0
+        return tcp_accecn_set_ace(sk, flags)
     if skb.len != header_len and not before(skb.cb.seq, sk.snd_nxt):
         sk.tos |= 2
         if sk.pinet6 is not None:
@@ -523,36 +566,51 @@ def tcp_ecn_send(sk: tcp_sock, skb: sk_buff, flags: int, header_len: int) -> int
 
 
 def tcp_ecn_send_syn(sk: tcp_sock, skb: sk_buff) -> None:
-    """Offer ECN in our SYN (RFC 3168, section 6.1.1) if tcp_ecn is 1 or the congestion control lives on it."""
+    """Offer ECN in our SYN, classic (RFC 3168, section 6.1.1) if tcp_ecn says so or the congestion control lives on it,
+    accurate (RFC 9768, section 3.1.1) with a tcp_ecn of 3 where the kernel has that."""
     needed = tcp_ca_needs_ecn(sk)
+    setting = sk.sk_net.ipv4.sysctl_tcp_ecn
+    accurate = sk.sk_net.profile.accecn
     sk.ecn_flags = 0
-    if sk.sk_net.ipv4.sysctl_tcp_ecn == 1 or needed:
+    if accurate and setting == TCP_ECN_IN_ACCECN_OUT_ACCECN:
+        skb.cb.tcp_flags |= TCPHDR_ACE
+        sk.ecn_flags = TCP_ECN_MODE_PENDING
+    elif needed or setting == TCP_ECN_IN_ECN_OUT_ECN or (accurate and setting == TCP_ECN_IN_ACCECN_OUT_ECN):
         skb.cb.tcp_flags |= TCPHDR_ECE | TCPHDR_CWR
-        sk.ecn_flags = TCP_ECN_OK
-        if needed:
-            _ecn_xmit(sk)
+        sk.ecn_flags = TCP_ECN_MODE_RFC3168
+    if needed:
+        _set_ecn(sk, sk.tos | INET_ECN_ECT_0)
+    sk.syn_ect_snt = sk.tos & INET_ECN_MASK
 
 
 def tcp_ecn_clear_syn(sk: tcp_sock, skb: sk_buff) -> None:
-    """A SYN that went unanswered may have met somebody who drops ECN's bits: the next does without."""
+    """A SYN that went unanswered may have met somebody who drops ECN's bits: the next does without; of an accurate
+    offer the next but one (RFC 9768, section 3.1.4)."""
     if sk.sk_net.ipv4.sysctl_tcp_ecn_fallback:
-        skb.cb.tcp_flags &= ~(TCPHDR_ECE | TCPHDR_CWR)
+        if skb.cb.tcp_flags & TCPHDR_AE and sk.total_retrans < 1:
+            return
+        skb.cb.tcp_flags &= ~TCPHDR_ACE
 
 
 def tcp_ecn_send_synack(sk: tcp_sock, skb: sk_buff) -> None:
-    """Our SYN becomes a SYN-ACK (both ends opened at once)."""
+    """Our SYN becomes a SYN-ACK (both ends opened at once).  The AE of an accurate offer that met another stays in it
+    (measured)."""
+    if tcp_ecn_mode_accecn(sk):
+        skb.cb.tcp_flags = skb.cb.tcp_flags & ~TCPHDR_ACE | tcp_accecn_reflector_flags(sk.syn_ect_rcv)
+        sk.syn_ect_snt = sk.tos & INET_ECN_MASK
+        return
     skb.cb.tcp_flags &= ~TCPHDR_CWR
-    if not sk.ecn_flags & TCP_ECN_OK:
+    if not sk.ecn_flags & TCP_ECN_MODE_ANY:
         skb.cb.tcp_flags &= ~TCPHDR_ECE
     elif tcp_ca_needs_ecn(sk):
-        _ecn_xmit(sk)
+        _set_ecn(sk, sk.tos | INET_ECN_ECT_0)
 
 
-def _ecn_xmit(sk: tcp_sock) -> None:
-    """INET_ECN_xmit(): ECT(0) from here on."""
-    sk.tos |= INET_ECN_ECT_0
+def _set_ecn(sk: tcp_sock, ect: int) -> None:
+    """INET_ECN_xmit() and INET_ECN_dontxmit(): the codepoint of what is sent from here on."""
+    sk.tos = sk.tos & ~INET_ECN_MASK | ect & INET_ECN_MASK
     if sk.pinet6 is not None:
-        sk.pinet6.tclass |= INET_ECN_ECT_0
+        sk.pinet6.tclass = sk.pinet6.tclass & ~INET_ECN_MASK | ect & INET_ECN_MASK
 
 
 # -- options ------------------------------------------------------------------------------------------------------
@@ -560,8 +618,8 @@ def _ecn_xmit(sk: tcp_sock) -> None:
 
 def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_out_options) -> None:
     """Write the options at ``head[off:]``, in the kernel's order and padding: room for a signature (its offset goes
-    into ``opts.hash_location``), MSS, SACK-permitted and time stamp in one pair of words where both are there, window
-    scale, SACK blocks (a DSACK first), Fast Open cookie."""
+    into ``opts.hash_location``), MSS, SACK-permitted and time stamp in one pair of words where both are there, Accurate
+    ECN, window scale, SACK blocks (a DSACK first), Fast Open cookie."""
     options = opts.options
     if options & OPTION_MD5:
         _WORD.pack_into(head, off, _MD5SIG)
@@ -579,7 +637,12 @@ def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_
         kind = _TS_AFTER_SACKOK if options & OPTION_SACK_ADVERTISE else _TS_ALONE
         _TS_OPTION.pack_into(head, off, kind, opts.tsval, opts.tsecr)
         off += 12
-    elif options & OPTION_SACK_ADVERTISE:
+    accecn_off = off
+    if options & OPTION_ACCECN:
+        if tp is not None:
+            tp.accecn_opt_sent_w_dsack = tp.rx_opt.dsack
+        off += _accecn_space(opts.num_accecn_fields, opts.num_sack_blocks)
+    if options & (OPTION_TS | OPTION_SACK_ADVERTISE) == OPTION_SACK_ADVERTISE:
         _WORD.pack_into(head, off, _SACKOK_ALONE)
         off += 4
     if options & OPTION_WSCALE:
@@ -589,6 +652,47 @@ def tcp_options_write(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_
         _write_sack_blocks(head, off, tp, opts.num_sack_blocks)
     if opts.fastopen_cookie is not None:
         _write_fastopen_cookie(head, off, opts.fastopen_cookie)
+    if options & OPTION_ACCECN:
+        _write_accecn(head, accecn_off, tp, opts)
+
+
+def _accecn_space(num_fields: int, num_sack_blocks: int) -> int:
+    """Bytes that an AccECN option takes in whole words.  The two NOPs in front of SACK blocks are saved where the
+    option ends one or two bytes behind a word's beginning."""
+    size = TCPOLEN_ACCECN_BASE + num_fields * TCPOLEN_ACCECN_PERFIELD
+    return size & ~3 if num_sack_blocks and size & 3 in (1, 2) else size + 3 & ~3
+
+
+def _write_accecn(head: bytearray, off: int, tp: tcp_sock | None, opts: tcp_out_options) -> None:
+    """Write the option over the NOPs of what is there already, and NOPs up to the end of its space."""
+    option = tcp_accecn_option_fields(opts.accecn_bytes, opts.num_accecn_fields)
+    size = TCPOLEN_ACCECN_BASE + len(option)
+    head[off : off + size] = bytes((TCPOPT_ACCECN1, size)) + option
+    pad = _accecn_space(opts.num_accecn_fields, opts.num_sack_blocks) - size
+    if pad > 0:
+        head[off + size : off + size + pad] = bytes((TCPOPT_NOP,)) * pad
+    if tp is not None:
+        tp.accecn_minlen = 0
+        tp.accecn_opt_tstamp = tp.tcp_mstamp
+        tp.accecn_opt_demand = max(tp.accecn_opt_demand - 1, 0)
+
+
+def tcp_options_fit_accecn(opts: tcp_out_options, required: int, remaining: int) -> int:
+    """Find room for an AccECN option of ``required`` fields at least, as many as ``remaining`` bytes allow beside
+    the SACK blocks that are already chosen; what that adds to the length.  A field that has to be told takes the
+    place of SACK blocks beyond the second."""
+    chosen = opts.num_sack_blocks
+    fewest = min(chosen, TCP_SACK_BLOCKS_EXPECTED) if required else chosen
+    for blocks in range(chosen, fewest - 1, -1):
+        saved = (chosen - blocks) * TCPOLEN_SACK_PERBLOCK
+        for fields in range(TCP_ACCECN_NUMFIELDS, required - 1, -1):
+            space = _accecn_space(fields, blocks)
+            if space <= remaining + saved:
+                opts.options |= OPTION_ACCECN
+                opts.num_accecn_fields = fields
+                opts.num_sack_blocks = blocks
+                return space - saved
+    return 0
 
 
 def _write_fastopen_cookie(head: bytearray, off: int, foc: tcp_fastopen_cookie) -> None:
@@ -652,6 +756,9 @@ def tcp_syn_options(sk: tcp_sock, skb: sk_buff, opts: tcp_out_options) -> int:
             size += TCPOLEN_SACKPERM_ALIGNED
     if sk.fastopen_req is not None and sk.fastopen_req.cookie.len >= 0:
         size += _syn_fastopen_option(sk, sk.fastopen_req.cookie, MAX_TCP_OPTION_SPACE - size, opts)
+    synack = skb.cb.tcp_flags & TCPHDR_ACK
+    if synack and sk.ecn_flags & TCP_ECN_MODE_ACCECN and ipv4.sysctl_tcp_ecn_option:
+        size += tcp_options_fit_accecn(opts, 0, MAX_TCP_OPTION_SPACE - size)
     return size
 
 
@@ -714,6 +821,8 @@ def tcp_synack_options(
             opts.options |= OPTION_FAST_OPEN_COOKIE
             opts.fastopen_cookie = foc
             size += need
+    if req.accecn_ok and sk.sk_net.ipv4.sysctl_tcp_ecn_option and synack_type != TCP_SYNACK_RETRANS:
+        size += tcp_options_fit_accecn(opts, 0, MAX_TCP_OPTION_SPACE - size)
     return size + TCP_HEADER_LEN
 
 
@@ -730,11 +839,13 @@ def tcp_established_options(sk: tcp_sock, skb: sk_buff | None, opts: tcp_out_opt
     eff_sacks = rx_opt.num_sacks + rx_opt.dsack
     if eff_sacks:
         remaining = MAX_TCP_OPTION_SPACE - size
-        if remaining < TCPOLEN_SACK_BASE_ALIGNED + TCPOLEN_SACK_PERBLOCK:
-            return size
-        blocks = min(eff_sacks, (remaining - TCPOLEN_SACK_BASE_ALIGNED) // TCPOLEN_SACK_PERBLOCK)
-        opts.num_sack_blocks = blocks
-        size += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK
+        if remaining >= TCPOLEN_SACK_BASE_ALIGNED + TCPOLEN_SACK_PERBLOCK:
+            blocks = min(eff_sacks, (remaining - TCPOLEN_SACK_BASE_ALIGNED) // TCPOLEN_SACK_PERBLOCK)
+            opts.num_sack_blocks = blocks
+            size += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK
+    if sk.ecn_flags & TCP_ECN_MODE_ACCECN and tcp_accecn_option_wanted(sk):
+        opts.accecn_bytes = sk.received_ecn_bytes
+        size += tcp_options_fit_accecn(opts, sk.accecn_minlen, MAX_TCP_OPTION_SPACE - size)
     return size
 
 
@@ -1794,7 +1905,7 @@ def tcp_make_synack(
         opts.md5 = None
     header_size = tcp_synack_options(sk, req, mss, skb, opts, foc, synack_type)
     skb.transport_header = off = skb_push(skb, header_size)
-    flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK)
+    flags = tcp_ecn_make_synack(req, TCPHDR_SYN | TCPHDR_ACK, synack_type)
     head = skb.head
     assert isinstance(head, bytearray)
     TCP_HEADER.pack_into(
@@ -1837,7 +1948,7 @@ def tcp_rtx_synack(sk: tcp_sock, req: tcp_request_sock) -> int:
     assert req.af_specific is not None
     if net.core.sysctl_txrehash:
         req.txhash = net_tx_rndhash(net, req.sk_family)
-    res: int = req.af_specific.send_synack(sk, None, None, req, None, TCP_SYNACK_NORMAL, None)
+    res: int = req.af_specific.send_synack(sk, None, None, req, None, TCP_SYNACK_RETRANS, None)
     if not res:
         TCP_INC_STATS(net, TCP_MIB_RETRANSSEGS)
         NET_INC_STATS(net, LINUX_MIB_TCPSYNRETRANS)
@@ -2012,11 +2123,11 @@ def tcp_send_delayed_ack(sk: tcp_sock) -> None:
     net_core_sock.sk_reset_timer(sk, sk.icsk_delack_timer, timeout)
 
 
-def __tcp_send_ack(sk: tcp_sock, rcv_nxt: int) -> None:
-    """An ACK on its own, for ``rcv_nxt``."""
+def __tcp_send_ack(sk: tcp_sock, rcv_nxt: int, flags: int = 0) -> None:
+    """An ACK on its own, for ``rcv_nxt``, with these header flags as well."""
     if sk.sk_state == TCP_CLOSE:
         return
-    skb = tcp_init_nondata_skb(tcp_acceptable_seq(sk), TCPHDR_ACK)
+    skb = tcp_init_nondata_skb(tcp_acceptable_seq(sk), TCPHDR_ACK | flags)
     tcp_mstamp_refresh(sk)
     __tcp_transmit_skb(sk, skb, False, rcv_nxt)
 

@@ -109,6 +109,7 @@ def cookie_v6_check(sk: tcp_sock, skb: sk_buff) -> Any:
         return None
     syncookies.init_window(sk, req, dst)
     req.ecn_ok = tcp_opt.saw_tstamp and syncookies.cookie_ecn_ok(tcp_opt, net, dst)
+    req.accecn_ok = req.ecn_ok and syncookies.cookie_accecn_ok(net, th)
     return syncookies.tcp_get_cookie_sock(sk, skb, req, dst)
 
 

@@ -12,7 +12,7 @@ from stack.profile import PROFILES, Profile, memory_sysctl
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "profiles.md").read_text()
-SWITCHES = [f.name for f in fields(Profile) if f.name not in {"name", "sysctl"}]
+SWITCHES = [f.name for f in fields(Profile) if f.name not in {"name", "sysctl", "sysctl_max"}]
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -27,6 +27,15 @@ def test_a_switch_that_no_code_asks_for_is_said_to_be_one() -> None:
     unused = [switch for switch in SWITCHES if f"profile.{switch}" not in code]
     admitted = TEXT.partition("not asked for by any code yet:")[2]
     assert all(f"`{switch}`" in admitted for switch in unused), unused
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_every_range_of_a_profile_has_a_row_with_its_end(name: str) -> None:
+    table = TEXT.partition("Profile.sysctl_max")[2]
+    columns = [cell.strip() for cell in table.partition("| sysctl |")[2].partition("\n")[0].split("|")]
+    for sysctl, largest in PROFILES[name].sysctl_max.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{sysctl}` |"))
+        assert row.split(" | ")[1 + columns.index(name)].strip(" |") == f"0 to {largest}"
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))

@@ -60,7 +60,9 @@ def conformance(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_profiles_are_those_of_the_stack(conformance: ModuleType) -> None:
-    assert set(conformance.PROFILES) == set(PROFILES)
+    assert set(conformance.PROFILES) == set(PROFILES) - {
+        "linux-7.3"
+    }  # which was asked for Accurate ECN alone
 
 
 def test_no_test_leaves_every_fact_missing(conformance: ModuleType) -> None:

@@ -126,6 +126,11 @@ def test_fin_and_psh_stand_on_the_last_and_cwr_on_the_first() -> None:
     assert [valid(one).data.data.flags & 0xFF for one in train] == [ACK | CWR, ACK, FIN | PSH | ACK]
 
 
+def test_cwr_repeats_without_gso_ecn() -> None:
+    train = joined(segment(VnetHdr(1, 1, 66, 1000, 34, 16), [tcp4(bytes(2500), ACK | CWR)]))
+    assert [valid(one).data.data.flags & 0xFF for one in train] == [ACK | CWR] * 3
+
+
 def test_single_segment_keeps_all_its_flags() -> None:
     [frame] = joined(segment(VnetHdr(1, 1, 66, 1448, 34, 16), [tcp4(b"x", FIN | PSH | ACK | CWR)]))
     assert valid(frame).data.data.flags & 0xFF == FIN | PSH | ACK | CWR
