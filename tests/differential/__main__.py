@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python -m tests.differential PATTERN...`` shows stimuli on both sides, with ``--guest`` first on a guest's kernel
-instead of the host's; ``--docs`` writes the lists of docs/differential.md."""
+instead of the host's, with ``--guest=RECIPE`` on that of another image (images/recipes); ``--docs`` writes the lists of
+docs/differential.md."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ def of_host(stimuli: list[Stimulus]) -> tuple[str, Outcomes]:
     return profile, run_all(stimuli, profile)
 
 
-def of_guest(stimuli: list[Stimulus]) -> tuple[str, Outcomes]:
+def of_guest(stimuli: list[Stimulus], recipe: str) -> tuple[str, Outcomes]:
     """A guest's profile and what its kernel answers."""
-    qemu, image = probe.ask_qemu(probe.find_qemu()), images.ensure(images.DEFAULT, print)
+    qemu, image = probe.ask_qemu(probe.find_qemu()), images.ensure(recipe, print)
     host = {"tsc_khz": probe.tsc_khz(), "qemu": qemu.path, "qemu_version": qemu.version}
     vm_of = functools.partial(Vm, kernel=image.kernel, initramfs=image.initramfs, **host)
     with (
@@ -46,10 +47,10 @@ def of_guest(stimuli: list[Stimulus]) -> tuple[str, Outcomes]:
         return server.profile, {stimulus.name: server.run(stimulus) for stimulus in stimuli}
 
 
-def show(side: str, patterns: list[str]) -> int:
+def show(side: str, patterns: list[str], recipe: str = images.DEFAULT) -> int:
     """Both sides' answers to each stimulus that matches, then what differs; how many differ."""
     chosen = [s for s in TABLE.values() if any(fnmatchcase(s.name, p) for p in patterns)]
-    profile, real = of_guest(chosen) if side == "guest" else of_host(chosen)
+    profile, real = of_guest(chosen, recipe) if side == "guest" else of_host(chosen)
     different = 0
     for stimulus in chosen:
         ours = run_ours(stimulus, profile)
@@ -67,7 +68,8 @@ def show(side: str, patterns: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--docs"]:
         write_docs()
-    elif sys.argv[1:2] == ["--guest"]:
-        sys.exit(1 if show("guest", sys.argv[2:]) else 0)
+    elif sys.argv[1:] and sys.argv[1].partition("=")[0] == "--guest":
+        recipe = sys.argv[1].partition("=")[2] or images.DEFAULT
+        sys.exit(1 if show("guest", sys.argv[2:], recipe) else 0)
     else:
         sys.exit(1 if show("host", sys.argv[1:]) else 0)

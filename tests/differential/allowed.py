@@ -41,7 +41,7 @@ _DRIVER = (
 ALLOWED: tuple[Allowed, ...] = (
     Allowed(
         "tsval",
-        "cookies-* ip6-dual-cookie",
+        "cookies-* ip6-dual-cookie accecn-cookie-*",
         "random numbers: the low bits of a cookie's time stamp hold the options, in up to 64 ms",
     ),
     Allowed("ip_options", "ip-option-ts", "time of day: an IP timestamp option is filled in with it"),
@@ -67,7 +67,8 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed(
         "push Ip.OutRequests Ip.OutTransmits IpExt.OutOctets",
         "est-send-[0-9]* est-send-mss-* est-send-no-mss est-send-first-flight est-send-window-1000 est-partial-ack "
-        "est-sack-* est-dup-acks sock-timestamping-part conn-metrics-reordering*",
+        "est-sack-* est-dup-acks sock-timestamping-part conn-metrics-reordering* "
+        "accecn-sender-* accecn-wrapped-*",
         "congestion control: the pacing rate, from a round trip of microseconds more or less, decides how many "
         "segments make one GSO packet; each of those ends with PSH and counts once in Ip",
     ),

@@ -44,9 +44,18 @@ def judge(name: str, ours: Outcome, real: Outcome, side: str) -> Verdict:
     )
     found += _infos(ours["infos"], real["infos"])
     found += _mib(ours["mib"], real["mib"])
-    found += [("sysctl", f"sysctl {text}") for text in real["sysctl"]]
+    found += _sysctls(ours["sysctl"], real["sysctl"])
     may = {field for field, _ in found if any(a.covers(side, name, field) for a in ALLOWED)}
     return Verdict([text for field, text in found if field not in may], sorted(may))
+
+
+def _sysctls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:
+    """Settings that one side took and the other did not, each as "name: why"."""
+    refused = {text.partition(":")[0] for text in ours}
+    found = {text.partition(":")[0]: text for text in real}
+    lines = [f"sysctl {text}" for name, text in found.items() if name not in refused]
+    lines += [f"sysctl {name}: refused by ours alone" for name in refused - found.keys()]
+    return [("sysctl", text) for text in lines]
 
 
 def _calls(ours: list[str], real: list[str]) -> list[tuple[str, str]]:

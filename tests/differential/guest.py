@@ -29,7 +29,7 @@ from guest.vm.rundir import RunDir
 from guest.vm.shell import Program
 from tests.differential.family import CLIENT, CLIENT6, SERVER, SERVER6, aton
 from tests.differential.real import profile_sysctls, sysctl_text
-from tests.differential.runner import POLL_ALL, Run, settle
+from tests.differential.runner import POLL_ALL, TCP_INFO_SIZE, Run, ecn_info, settle
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MAC = bytes.fromhex("525400000001")  # the guest's card
@@ -175,8 +175,9 @@ def _bytes(words: list[str]) -> bytes:
 class GuestSide:
     """A namespace of the guest, between "begin" and "end"."""
 
-    def __init__(self, card: Card, agent: Agent, family: int = 4) -> None:
+    def __init__(self, card: Card, agent: Agent, profile: str, family: int = 4) -> None:
         self._card, self._agent, self._family = card, agent, family
+        self._profile = profile
         self.late = 0.0  # ms that the guest took for its slowest fence
 
     def transmit(self, packet: bytes) -> None:
@@ -215,6 +216,11 @@ class GuestSide:
 
     def ioctl(self, sock: GuestSocket, request: int) -> int:
         return sock.ioctl(request)
+
+    def ecn_info(self, sock: GuestSocket) -> dict[str, int]:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        assert isinstance(raw, bytes)
+        return ecn_info(raw, self._profile)
 
     def counters(self) -> dict[str, int]:
         pairs = (word.split("=") for word in self._agent.ask("counters"))
@@ -259,7 +265,7 @@ class GuestServer:
         self._agent.ask(*(("begin", 6) if stimulus.family == 6 else ("begin",)))
         try:
             different = self._apply(stimulus)
-            side = GuestSide(self._card, self._agent, stimulus.family)
+            side = GuestSide(self._card, self._agent, self.profile, stimulus.family)
             if stimulus.family == 6:
                 settle(side)
             side.advance(0)  # what the device's arrival made the guest send

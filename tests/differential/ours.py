@@ -11,6 +11,7 @@ from devmodel.netdev.offload import finish
 from devmodel.port import VnetHdr
 from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_ECN,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
 )
@@ -27,16 +28,17 @@ from stack.include.netdevice import (
     NETIF_F_TSO_ECN,
     net_device,
 )
-from stack.include.sk_buff import CHECKSUM_PARTIAL, sk_buff
+from stack.include.sk_buff import CHECKSUM_PARTIAL, SKB_GSO_TCP_ECN, sk_buff
 from stack.net.core.neighbour import neigh_add_permanent
 from stack.net.core.skbuff import skb_linear_bytes
 from stack.net.ipv4 import proc
+from stack.net.ipv4.tcp import tcp_get_info
 from stack.net.ipv6 import proc as proc6
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.compare import Verdict, judge
 from tests.differential.family import CLIENT, CLIENT6, SERVER, SERVER6
-from tests.differential.runner import POLL_ALL, Run
+from tests.differential.runner import ECN_INFO, POLL_ALL, Run
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 MSEC = 1_000_000
@@ -56,6 +58,7 @@ def _finished(skb: sk_buff, frame: bytes) -> Iterable[bytes]:
     if skb.gso_size:
         ipv6 = frame[12:14] == _ETHERTYPES[6]
         hdr.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if ipv6 else VIRTIO_NET_HDR_GSO_TCPV4
+        hdr.gso_type |= VIRTIO_NET_HDR_GSO_ECN if skb.gso_type & SKB_GSO_TCP_ECN else 0
         hdr.gso_size = skb.gso_size
     return (b"".join(parts) for parts in finish(hdr, [frame]))
 
@@ -66,7 +69,8 @@ class OurSide:
     def __init__(self, profile: str, sysctl: dict[str, Any], family: int = 4) -> None:
         self.family = family
         self.clock = ManualClock(_START_NS)
-        self.net = Stack(self.clock, SeededRng(11), profile, sysctl)
+        self.net = Stack(self.clock, SeededRng(11), profile)
+        self.refused = [name for name, value in sysctl.items() if not self._set(name, value)]
         self.dev = self.net.register_netdevice("tun0", _MAC, 1500)
         self.dev.features = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_SG
         self.net.dev_addr_add(self.dev, f"{SERVER}/24")
@@ -76,6 +80,14 @@ class OurSide:
             neigh_add_permanent(self.net.nd_tbl, in6_pton(CLIENT6), self.dev, _PEER_MAC)
         self.dev.ndo_start_xmit = self._xmit
         self.out: list[tuple[int, bytes]] = []
+
+    def _set(self, name: str, value: Any) -> bool:
+        """Set a sysctl; False if this kernel does not take the value."""
+        try:
+            self.net.sysctl_set(name, value)
+        except ValueError:
+            return False
+        return True
 
     def _xmit(self, skb: sk_buff, dev: net_device) -> int:
         frame = skb_linear_bytes(skb)
@@ -110,6 +122,11 @@ class OurSide:
     def ioctl(self, sock: Socket, request: int) -> int:
         return sock.ioctl(request)
 
+    def ecn_info(self, sock: Socket) -> dict[str, int]:
+        info = tcp_get_info(sock._sock.sk)
+        known = ECN_INFO if self.net.profile.accecn else ECN_INFO[: ECN_INFO.index("received_ce")]
+        return {name: info["tcpi_" + name] for name in known if "tcpi_" + name in info}
+
     def counters(self) -> dict[str, int]:
         groups = {**proc.snmp_groups(self.net), **proc.netstat_groups(self.net)}
         found = {f"{group}.{name}": value for group, names in groups.items() for name, value in names.items()}
@@ -119,7 +136,9 @@ class OurSide:
 def run_ours(stimulus: Stimulus, profile: str) -> dict[str, Any]:
     """The outcome on a fresh Stack of that profile."""
     side = OurSide(profile, {**COMMON_SYSCTL, **stimulus.sysctl}, stimulus.family)
-    return Run(side, stimulus).run()
+    outcome = Run(side, stimulus).run()
+    outcome["sysctl"] = [f"{name if '.' in name else 'ipv4/' + name}: refused" for name in side.refused]
+    return outcome
 
 
 def judge_ours(stimulus: Stimulus, profile: str, real: dict[str, Any], side: str) -> Verdict:

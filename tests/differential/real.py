@@ -26,7 +26,7 @@ from stack.clock import ManualClock
 from stack.rng import SeededRng
 from stack.stack import Stack
 from tests.differential.family import SERVER, SERVER6
-from tests.differential.runner import POLL_ALL, Run, settle
+from tests.differential.runner import POLL_ALL, TCP_INFO_SIZE, Run, ecn_info, settle
 from tests.differential.script import COMMON_SYSCTL, Stimulus
 
 TUN = "/dev/net/tun"
@@ -134,8 +134,9 @@ def apply_sysctls(values: dict[str, str]) -> list[str]:
 class RealSide:
     """This process's namespace."""
 
-    def __init__(self, tun: int, family: int = 4) -> None:
+    def __init__(self, tun: int, profile: str, family: int = 4) -> None:
         self.tun = tun
+        self.profile = profile
         self.family = family
         self.kept: list[Any] = []
         self.late = 0.0  # ms by which this process was too slow at its worst: the host is busy
@@ -182,6 +183,9 @@ class RealSide:
     def ioctl(self, sock: socket.socket, request: int) -> int:
         return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder, signed=True)
 
+    def ecn_info(self, sock: socket.socket) -> dict[str, int]:
+        return ecn_info(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE), self.profile)
+
     def counters(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for name in ("snmp", "netstat"):
@@ -204,7 +208,7 @@ def run_here(stimulus: Stimulus, profile: str) -> dict[str, Any]:
         for k, v in {**COMMON_SYSCTL, **stimulus.sysctl}.items()
     }
     different = apply_sysctls({**profile_sysctls(profile), **extra})
-    side = RealSide(tun, stimulus.family)
+    side = RealSide(tun, profile, stimulus.family)
     if stimulus.family == 6:
         settle(side)
     outcome = Run(side, stimulus).run()

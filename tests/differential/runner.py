@@ -24,8 +24,10 @@ from typing import Any, Protocol
 from stack.api.sim import bits_to_flags, build_tcp_options, flags_to_bits
 from stack.include.net import MSG_TRUNC
 from stack.include.sock import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
+from stack.include.tcp import TCPI_OPT_ECN, TCPI_OPT_ECN_SEEN
 from stack.include.tcp_states import TCP_SYN_SENT
 from stack.lib.checksum import ip_compute_csum
+from stack.profile import PROFILES
 from tests.differential import signature
 from tests.differential.family import FAMILIES, Family, Head
 from tests.differential.script import Stimulus
@@ -76,6 +78,53 @@ _INFO_LATER_NAMES = ("rcv_wnd", "rehash", "total_rto", "total_rto_recoveries", "
 _OPTION_NAMES = {0: "eol", 1: "nop", 2: "mss", 3: "wscale", 4: "sackOK", 5: "sack", 8: "TS", 34: "fastopen"}
 
 
+# Of struct tcp_info: name and offset of 32-bit members; the last has the states of Accurate ECN.
+_TCP_INFO = (
+    ("snd_ssthresh", 76),
+    ("snd_cwnd", 80),
+    ("delivered", 192),
+    ("delivered_ce", 196),
+    ("received_ce", 248),
+    ("delivered_e1_bytes", 252),
+    ("delivered_e0_bytes", 256),
+    ("delivered_ce_bytes", 260),
+    ("received_e1_bytes", 264),
+    ("received_e0_bytes", 268),
+    ("received_ce_bytes", 272),
+)
+_ACCECN_STATE = 276
+_ECN_OPTIONS = TCPI_OPT_ECN | TCPI_OPT_ECN_SEEN
+TCP_INFO_SIZE = _ACCECN_STATE + 4
+ECN_INFO = (
+    "options",
+    "ca_state",
+    *(name for name, _ in _TCP_INFO),
+    "accecn_fail_mode",
+    "accecn_opt_seen",
+    "ecn_mode",
+)
+
+
+def ecn_info(raw: bytes, profile: str) -> dict[str, int]:
+    """ECN_INFO of a kernel's struct tcp_info, as far as it is that long."""
+    found = {"ca_state": raw[1], "options": raw[5]}
+    for name, at in _TCP_INFO:
+        if at + 4 <= len(raw):
+            found[name] = int.from_bytes(raw[at : at + 4], "little")
+    if len(raw) < TCP_INFO_SIZE:
+        return found
+    state = int.from_bytes(raw[_ACCECN_STATE:TCP_INFO_SIZE], "little")
+    if PROFILES[profile].accecn_offered:
+        found |= {
+            "ecn_mode": state & 3,
+            "accecn_opt_seen": state >> 2 & 3,
+            "accecn_fail_mode": state >> 4 & 15,
+        }
+    else:
+        found |= {"accecn_fail_mode": state & 0xFFFF, "accecn_opt_seen": state >> 16}
+    return found
+
+
 class Side(Protocol):
     """A server."""
 
@@ -96,6 +145,9 @@ class Side(Protocol):
 
     def ioctl(self, sock: Any, request: int) -> int:
         """The int that a request gives."""
+
+    def ecn_info(self, sock: Any) -> dict[str, int]:
+        """What TCP_INFO says of congestion and of ECN: ECN_INFO, as far as this kernel has it."""
 
     def counters(self) -> dict[str, int]:
         """ "TcpExt.ListenDrops" and so on; of a stimulus over IPv6 also "Ip6InReceives" and so on."""
@@ -384,6 +436,10 @@ class Run:
         return _bytes(result) if isinstance(result, bytes) else str(result)
 
     def _call(self, sock: Any, name: str, args: tuple[Any, ...]) -> Any:
+        if name == "ecn_info":
+            info = self.side.ecn_info(sock)
+            info["options"] &= _ECN_OPTIONS
+            return " ".join(f"{field}={info[field]}" for field in ECN_INFO if field in info)
         if name == "poll":
             return _poll_text(self.side.poll(sock))
         if name == "ioctl":

@@ -265,6 +265,11 @@ def handshake(sock: str = "c") -> Step:
     return info(*INFO_FIELDS, "fastopen_client_fail", "handshake_rto", sock=sock)
 
 
+def ecn_info(sock: str = "c") -> Step:
+    """What TCP_INFO says of congestion and of ECN."""
+    return _call("ecn_info", sock=sock, wait=0)
+
+
 def established(*options: tuple[int, int, Any], **fields: Any) -> tuple[Step, ...]:
     """A listener on port 80, a handshake and accept(); ``fields`` are those of the SYN."""
     win = {"win": fields["win"]} if "win" in fields else {}
