@@ -255,7 +255,7 @@ def sysctl_get(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str) 
 
 def sysctl_set(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str, value: SysctlValue) -> None:
     """Set one sysctl; KeyError for an unknown name, TypeError if the kind of value differs from the default's,
-    ValueError for a tcp_fastopen_key that is none."""
+    ValueError for one that the kernel would refuse."""
     if name.removeprefix("net.").removeprefix("ipv4.") == "tcp_fastopen_key":
         ipv4.tcp_fastopen_ctx = _fastopen_key_parse(value)
         return
@@ -266,6 +266,9 @@ def sysctl_set(core: netns_core, ipv4: netns_ipv4, ipv6: netns_ipv6, name: str, 
         return
     if not _same_kind(old, value):
         raise TypeError(f"sysctl {name} is {old!r} by default: {value!r} is of another kind")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int):
+            _check_range(name, number)
     setattr(owner, field, value)
     if field == "sysctl_tcp_fastopen_blackhole_timeout":
         ipv4.tfo_active_disable_times = 0
@@ -297,6 +300,60 @@ def sysctl_parse(old: SysctlValue, text: str) -> SysctlValue:
     if len(words) != 1:
         raise ValueError(f"{text!r} is not one number")
     return type(old)(int(words[0], 0))
+
+
+# What a number may be, as measured by writing to /proc/sys/net of a live 6.18; the others are 32 bits with a sign.
+_BYTES: Final = """
+ip_early_demux ip_no_pmtu_disc ip_nonlocal_bind tcp_abort_on_overflow tcp_comp_sack_nr tcp_dsack tcp_early_demux
+tcp_frto tcp_fwmark_accept tcp_keepalive_probes tcp_moderate_rcvbuf tcp_mtu_probing tcp_no_metrics_save
+tcp_orphan_retries tcp_recovery tcp_retrans_collapse tcp_retries1 tcp_retries2 tcp_rfc1337 tcp_sack
+tcp_slow_start_after_idle tcp_stdurg tcp_synack_retries tcp_syncookies tcp_thin_linear_timeouts tcp_timestamps
+tcp_tso_rtt_log tcp_tso_win_divisor tcp_window_scaling tcp_workaround_signed_windows udp_early_demux ipv6.bindv6only
+ipv6.flowlabel_state_ranges ipv6.icmp.echo_ignore_all ipv6.icmp.echo_ignore_multicast ipv6.ip_nonlocal_bind
+"""
+_SWITCHES: Final = """
+core.txrehash icmp_echo_ignore_all icmp_echo_ignore_broadcasts icmp_errors_use_inbound_ifaddr
+icmp_ignore_bogus_error_responses tcp_autocorking tcp_backlog_ack_defer tcp_ecn_fallback tcp_l3mdev_accept
+tcp_migrate_req tcp_no_ssthresh_metrics_save tcp_reflect_tos tcp_shrink_window udp_l3mdev_accept
+"""
+INT_MIN: Final = -(1 << 31)
+INT_MAX: Final = (1 << 31) - 1
+UINT_MAX: Final = (1 << 32) - 1
+_RANGES: Final[dict[str, tuple[int, int]]] = {
+    **dict.fromkeys(_BYTES.split(), (0, 255)),
+    **dict.fromkeys(_SWITCHES.split(), (0, 1)),
+    **dict.fromkeys(
+        ("core.optmem_max", "core.somaxconn", "icmp_msgs_burst", "icmp_msgs_per_sec"), (0, INT_MAX)
+    ),
+    **dict.fromkeys(("ipfrag_max_dist", "tcp_fastopen_blackhole_timeout_sec"), (0, INT_MAX)),
+    **dict.fromkeys(("udp_rmem_min", "udp_wmem_min", "tcp_max_reordering"), (1, INT_MAX)),
+    **dict.fromkeys(("tcp_comp_sack_delay_ns", "tcp_comp_sack_slack_ns", "tcp_notsent_lowat"), (0, UINT_MAX)),
+    **dict.fromkeys(("ipfrag_high_thresh", "ipfrag_low_thresh", "ipv6.ip6frag_high_thresh"), (0, UINT_MAX)),
+    **dict.fromkeys(("tcp_pacing_ca_ratio", "tcp_pacing_ss_ratio"), (0, 1000)),
+    **dict.fromkeys(("tcp_min_snd_mss", "tcp_mtu_probe_floor"), (48, 65535)),
+    **dict.fromkeys(("tcp_min_tso_segs", "tcp_pingpong_thresh"), (1, 255)),
+    "ip_default_ttl": (1, 255),
+    "route.min_pmtu": (68, INT_MAX),
+    "tcp_adv_win_scale": (-31, 31),
+    "tcp_app_win": (0, 31),
+    "tcp_early_retrans": (0, 4),
+    "tcp_ecn": (0, 5),  # by profile less: Profile.sysctl_max
+    "tcp_min_rtt_wlen": (0, 86400),
+    "tcp_reordering": (1, 300),
+    "tcp_syn_linear_timeouts": (0, 127),
+    "tcp_syn_retries": (1, 127),
+    "tcp_tw_reuse": (0, 2),
+    "ipv6.auto_flowlabels": (0, 3),
+    "ipv6.flowlabel_reflect": (0, 7),
+    "ipv6.hop_limit": (1, 255),
+}
+
+
+def _check_range(name: str, value: int) -> None:
+    short = name.removeprefix("net.").removeprefix("ipv4.").replace("conf.all.", "")
+    low, high = _RANGES.get(short, (INT_MIN, INT_MAX))
+    if not low <= value <= high:
+        raise ValueError(f"sysctl {name}: {value} is not in {low} to {high}")
 
 
 def _same_kind(old: object, value: SysctlValue) -> bool:
