@@ -253,14 +253,13 @@ def sock_copy(nsk: sock, osk: sock) -> None:
     nsk.sk_rcvtimeo = osk.sk_rcvtimeo
     nsk.sk_sndtimeo = osk.sk_sndtimeo
     nsk.sk_lingertime = osk.sk_lingertime
-    nsk.sk_priority = osk.sk_priority
     nsk.sk_mark = osk.sk_mark
     nsk.sk_no_check_tx = osk.sk_no_check_tx
     nsk.sk_peek_off = osk.sk_peek_off
     nsk.sk_ll_usec = osk.sk_ll_usec
     nsk.sk_prefer_busy_poll = osk.sk_prefer_busy_poll
     nsk.sk_txrehash = osk.sk_txrehash
-    nsk.sk_incoming_cpu = osk.sk_incoming_cpu
+    nsk.sk_incoming_cpu = 0  # the processor that makes it: there is one
     nsk.sk_max_pacing_rate = osk.sk_max_pacing_rate
     nsk.sk_pacing_rate = osk.sk_pacing_rate
     nsk.sk_pacing_status = osk.sk_pacing_status

@@ -23,7 +23,7 @@ Retries are tcp_synack_retries (5).  When more than half of the SYN queue is tak
 to 2, the more the fewer young requests (never resent) there are: whoever answers at once is preferred to who never
 does.
 
-Left out: migration of requests between listeners (tcp_migrate_req), Fast Open's queue.
+Left out: migration of requests between listeners (tcp_migrate_req).
 """
 
 from __future__ import annotations

@@ -1103,10 +1103,11 @@ def _forget_connection(sk: tcp_sock) -> None:
     sk.snd_cwnd_cnt = 0
     sk.is_cwnd_limited = False
     sk.max_packets_out = 0
+    sk.window_clamp = 0
     sk.delivered = sk.delivered_ce = 0
     tcp_cong.tcp_cleanup_congestion_control(sk)
     tcp_cong.tcp_set_ca_state(sk, TCP_CA_Open)
-    sk.retrans_out = sk.sacked_out = sk.lost_out = 0
+    tcp_input.tcp_clear_retrans(sk)
     sk.tlp_high_seq = 0
     sk.rx_opt = tcp_options_received()  # TCP_MAXSEG with it
     sk.selective_acks = []

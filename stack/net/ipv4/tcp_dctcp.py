@@ -34,7 +34,7 @@ from stack.include.tcp import (
     tcp_congestion_ops,
 )
 from stack.net.ipv4 import tcp_cong, tcp_output
-from stack.seqnum import before
+from stack.seqnum import MASK32, before
 
 if TYPE_CHECKING:
     from stack.include.tcp import tcp_sock
@@ -165,7 +165,7 @@ def dctcp_get_info(sk: tcp_sock) -> bytes:
         return bytes(_DCTCP_INFO.size)
     marked = sk.mss_cache * (sk.delivered_ce - ca.old_delivered_ce)
     delivered = sk.mss_cache * (sk.delivered - ca.old_delivered)
-    return _DCTCP_INFO.pack(1, ca.ce_state, ca.dctcp_alpha, marked, delivered)
+    return _DCTCP_INFO.pack(1, ca.ce_state, ca.dctcp_alpha, marked & MASK32, delivered & MASK32)
 
 
 dctcp_ops = tcp_congestion_ops(

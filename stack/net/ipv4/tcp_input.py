@@ -990,6 +990,13 @@ def tcp_mark_skb_lost(sk: tcp_sock, skb: sk_buff) -> None:
             sk.retrans_out -= segs
 
 
+def tcp_clear_retrans(tp: tcp_sock) -> None:
+    """Nothing is in flight, and no timeout was ever met."""
+    tp.retrans_out = tp.lost_out = tp.sacked_out = tp.undo_marker = 0
+    tp.undo_retrans = -1
+    tp.rto_stamp = tp.total_rto = tp.total_rto_recoveries = tp.total_rto_time = 0
+
+
 def tcp_init_undo(tp: tcp_sock) -> None:
     tp.undo_marker = tp.snd_una
     tp.undo_retrans = tp.retrans_out or -1

@@ -339,6 +339,9 @@ def _tcp_copy(newtp: tcp_sock, oldtp: tcp_sock) -> None:
     newtp.keepalive_probes = oldtp.keepalive_probes
     newtp.linger2 = oldtp.linger2
     newtp.thin_lto = oldtp.thin_lto
+    newtp.recvmsg_inq = oldtp.recvmsg_inq
+    newtp.tcp_tx_delay = oldtp.tcp_tx_delay
+    newtp.fastopen_connect = oldtp.fastopen_connect
     newtp.save_syn = oldtp.save_syn
     newtp.scaling_ratio = oldtp.scaling_ratio
     newtp.fastopen_no_cookie = oldtp.fastopen_no_cookie

@@ -30,7 +30,7 @@ A connection of our own begins with tcp_connect(): its SYN waits in the retransm
 number ISN, and tcp_retransmit_timer() resends it after 1, 2, 4, 8 ... s, tcp_syn_retries times.  One with an ECN offer
 goes without it from the second time on, an accurate one from the third (tcp_ecn_fallback).
 
-Left out: path MTU probing beyond its variables, collapsing of small packets on retransmission.
+Left out: path MTU probing beyond its variables.
 """
 
 from __future__ import annotations
@@ -1986,9 +1986,7 @@ def tcp_connect_init(sk: tcp_sock) -> None:
     sk.rcv_wup = sk.copied_seq = sk.rcv_nxt
     sk.icsk_rto = TCP_TIMEOUT_INIT
     sk.icsk_retransmits = 0
-    sk.retrans_out = sk.lost_out = sk.sacked_out = 0
-    sk.undo_marker = 0
-    sk.undo_retrans = -1
+    tcp_input.tcp_clear_retrans(sk)
 
 
 def _connect_window(sk: tcp_sock, dst: dst_entry) -> None:

@@ -19,7 +19,7 @@ at least one resend; a probe goes unanswered 15 times; a keepalive 9 times.  The
 application) ends earlier: tcp_orphan_retries, 8 if the peer still lives.  TCP_USER_TIMEOUT (RFC 5482) replaces all of
 these.
 
-Left out: tcp_mtu_probing (its sysctl is 0), the memory limits for orphans.
+Left out: tcp_mtu_probing (its sysctl is 0).
 """
 
 from __future__ import annotations

@@ -51,14 +51,19 @@ def ipv6_sock_mc_join(sk: Any, ifindex: int, addr: int) -> int:
     -EADDRINUSE (joined already), -ENODEV."""
     if not ipv6_addr_is_multicast(addr):
         return -errno.EINVAL
-    if (addr, ifindex) in sk.pinet6.ipv6_mc_list:
+    if _joined(sk, ifindex, addr) is not None:
         return -errno.EADDRINUSE
     dev = _device_of(sk, ifindex, addr)
     if dev is None or addrconf.in6_dev_get(dev) is None:
         return -errno.ENODEV
-    sk.pinet6.ipv6_mc_list[addr, ifindex] = dev.ifindex
+    sk.pinet6.ipv6_mc_list[addr, dev.ifindex] = dev.ifindex
     ipv6_dev_mc_inc(dev, addr)
     return 0
+
+
+def _joined(sk: Any, ifindex: int, addr: int) -> int | None:
+    """The device on which the socket is in the group; ``ifindex`` 0 stands for any."""
+    return next((dev for group, dev in sk.pinet6.ipv6_mc_list if group == addr and ifindex in (0, dev)), None)
 
 
 def _device_of(sk: Any, ifindex: int, addr: int) -> net_device | None:
@@ -75,9 +80,10 @@ def ipv6_sock_mc_drop(sk: Any, ifindex: int, addr: int) -> int:
     """Leave it: 0, -EINVAL (no group) or -EADDRNOTAVAIL (not joined like that)."""
     if not ipv6_addr_is_multicast(addr):
         return -errno.EINVAL
-    joined = sk.pinet6.ipv6_mc_list.pop((addr, ifindex), None)
+    joined = _joined(sk, ifindex, addr)
     if joined is None:
         return -errno.EADDRNOTAVAIL
+    del sk.pinet6.ipv6_mc_list[addr, joined]
     ipv6_dev_mc_dec(sk.sk_net.devices[joined], addr)
     return 0
 

@@ -578,6 +578,8 @@ def _clone_pinfo(newsk: tcp_sock, sk: tcp_sock) -> ipv6_pinfo:
     np.repflow, np.sndflow = old.repflow, old.sndflow
     np.autoflowlabel, np.autoflowlabel_set = old.autoflowlabel, old.autoflowlabel_set
     np.rxopt, np.opt = old.rxopt, old.opt
+    np.ucast_oif, np.mc_all, np.frag_size = old.ucast_oif, old.mc_all, old.frag_size
+    np.dontfrag, np.recverr_rfc4884 = old.dontfrag, old.recverr_rfc4884
     newsk.pinet6 = np
     newsk.sk_ipv6only = sk.sk_ipv6only
     return np

@@ -5,8 +5,8 @@ Ports and queues are those of net/ipv4/udp.py.  A socket of AF_INET6 bound to ::
 datagrams too, from ::ffff:a.b.c.d, and what it sends to such an address goes by IPv4.  A datagram over IPv6 has to
 have a checksum.  Addresses in calls are (address, port, flowinfo, scope_id).
 
-Departures: as in net/ipv4/udp.py; no multicast groups joined by sockets: a datagram to a group that the device is in
-goes to every socket that fits.
+Departures: as in net/ipv4/udp.py; who joined a group is not asked on delivery: a datagram to a group that the device
+is in goes to every socket that fits.
 """
 
 from __future__ import annotations

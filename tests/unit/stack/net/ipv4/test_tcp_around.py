@@ -6,22 +6,26 @@ The bind table and the answers to Accurate ECN's SYN were measured on Linux 6.18
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stack.api.bsd import Socket
+from stack.api.bsd import AF_INET, AF_INET6, Socket
 from stack.api.sim import MSEC, SEC, RawPeer, RawTcp, Sim
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED, TCP_FIN_WAIT2
 from stack.net.ipv4 import proc
+from stack.net.socket import sys_connect
 from stack.stack import Stack
 
 Listen = Callable[..., Socket]
 Make = Callable[..., Any]
 
-SOL_IP, SOL_SOCKET, SOL_TCP = 0, 1, 6
-IP_TOS, IP_TTL, IP_MTU_DISCOVER, IP_RECVERR, IP_MINTTL = 1, 2, 10, 11, 21
+SOL_IP, SOL_SOCKET, SOL_TCP, SOL_IPV6 = 0, 1, 6, 41
+IP_TOS, IP_TTL, IP_OPTIONS, IP_MTU_DISCOVER, IP_RECVERR, IP_MINTTL = 1, 2, 4, 10, 11, 21
+SO_BINDTODEVICE, SO_INCOMING_CPU, SO_BINDTOIFINDEX, IPV6_V6ONLY = 25, 49, 62, 26
+TCP_DEFER_ACCEPT, TCP_FASTOPEN, TCP_INQ = 9, 23, 36
 SO_REUSEADDR, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_PRIORITY, SO_LINGER, SO_REUSEPORT = (
     2,
     7,
@@ -131,7 +135,6 @@ INHERITED: list[tuple[int, int, int, int]] = [
     (SOL_SOCKET, SO_SNDBUF, 30000, 60000),
     (SOL_SOCKET, SO_RCVBUF, 40000, 80000),
     (SOL_SOCKET, SO_KEEPALIVE, 1, 1),
-    (SOL_SOCKET, SO_PRIORITY, 3, 3),
     (SOL_SOCKET, SO_REUSEADDR, 1, 1),
     (SOL_TCP, TCP_NODELAY, 1, 1),
     (SOL_TCP, TCP_MAXSEG, 700, 688),
@@ -142,6 +145,7 @@ INHERITED: list[tuple[int, int, int, int]] = [
     (SOL_TCP, TCP_LINGER2, 7, 7),
     (SOL_TCP, TCP_USER_TIMEOUT, 777, 777),
     (SOL_TCP, TCP_NOTSENT_LOWAT, 5000, 5000),
+    (SOL_TCP, TCP_INQ, 1, 1),
 ]
 
 
@@ -152,6 +156,73 @@ def test_listen_child_inherits_the_option(
     child = established(before=((level, option, value),)).sock
     assert child.getsockopt(level, option) == read
     assert established().sock.getsockopt(level, option) != read
+
+
+# What a child does not have from its listener, as measured on 6.18: the packet's own IP options, priority 0, the MSS
+# less the time stamp, no Fast Open queue, the processor that made it.
+NOT_INHERITED = {
+    (SOL_IP, IP_OPTIONS),
+    (SOL_SOCKET, SO_PRIORITY),
+    (SOL_TCP, TCP_MAXSEG),
+    (SOL_TCP, TCP_FASTOPEN),
+    (SOL_SOCKET, SO_INCOMING_CPU),
+}
+LEVELS = (SOL_IP, SOL_SOCKET, SOL_TCP, SOL_IPV6)
+
+
+def _changed(sock: Socket, level: int, option: int) -> bool:
+    """Whether some number makes the option read back otherwise than before."""
+    try:
+        before = sock.getsockopt(level, option)
+    except OSError:
+        return False
+    for value in (1, 3, 0, 200, 40000):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, option, value)
+            if sock.getsockopt(level, option) != before:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("profile", ["linux-6.1", "linux-6.18"])
+@pytest.mark.parametrize("family", [AF_INET, AF_INET6])
+def test_listen_child_inherits_every_other_option(profile: str, family: int) -> None:
+    sim = Sim(seed=1)
+    net = sim.add_stack("10.0.2.2/24", "fd00::2/64", profile=profile)
+    peer = sim.add_peer("10.0.2.15", net, addr6="fd00::15")
+    listener = Socket(net, family)
+    not_set = {
+        *((SOL_SOCKET, SO_BINDTODEVICE), (SOL_SOCKET, SO_BINDTOIFINDEX), (SOL_SOCKET, SO_REUSEPORT)),
+        *((SOL_IPV6, IPV6_V6ONLY), (SOL_TCP, TCP_DEFER_ACCEPT)),
+    }
+    options = [
+        (level, option)
+        for level in LEVELS
+        for option in range(90)
+        if (level, option) not in not_set and _changed(listener, level, option)
+    ]
+    listener.setsockopt(SOL_SOCKET, SO_RCVBUF, 100_000)
+    listener.bind(("" if family == AF_INET else "::", 80))
+    listener.listen(5)
+    wanted = {where: listener.getsockopt(*where) for where in options}
+    peer.tcp(80, dst="10.0.2.2" if family == AF_INET else "fd00::2").handshake()
+    child, _ = listener.accept()
+    found = {where: child.getsockopt(*where) for where in options}
+    different = {where for where in options if found[where] != wanted[where]}
+    assert len(options) > 40
+    assert different <= NOT_INHERITED
+    assert found[SOL_SOCKET, SO_PRIORITY] == 0
+    assert found[SOL_SOCKET, SO_INCOMING_CPU] == 0
+
+
+def test_established_disconnect_forgets_the_window_and_the_timeouts(established: Make) -> None:
+    """The next connection offers a window scale of its own, and TCP_INFO counts its own timeouts (measured on 6.18)."""
+    e = established()
+    e.sock.send(b"lost")
+    e.sim.run_for(3 * SEC)
+    assert e.sk.total_rto
+    sys_connect(e.net, e.sock.fileno(), (0, 0))
+    assert (e.sk.window_clamp, e.sk.total_rto, e.sk.rto_stamp, e.sk.undo_marker) == (0, 0, 0, 0)
 
 
 def test_listen_child_inherits_congestion_control_and_linger(established: Make) -> None:

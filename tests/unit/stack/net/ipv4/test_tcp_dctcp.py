@@ -10,7 +10,7 @@ import pytest
 
 from stack.api.bsd import Socket
 from stack.api.sim import MSEC, RawPeer, RawTcp, Sim
-from stack.include.tcp import SOL_TCP, TCP_CONGESTION, TCP_CA_Recovery
+from stack.include.tcp import SOL_TCP, TCP_CC_INFO, TCP_CONGESTION, TCP_CA_Recovery
 from stack.net.ipv4 import tcp_cong, tcp_dctcp
 from stack.net.ipv4.tcp_dctcp import dctcp
 
@@ -141,3 +141,13 @@ def test_established_dctcp_marks_cut_the_window_by_half_of_alpha(accept: Any, si
     conn.send("AE", ack=1 + MSS)
     sim.settle()
     assert sk.snd_ssthresh == 15
+
+
+def test_established_dctcp_info_after_fast_open_took_a_segment_back_is_32_bits(accept: Any) -> None:
+    """A client's Fast Open counts its SYN's data one less once acknowledged, after DCTCP noted the count."""
+    _, sock = accept("SEW")
+    sk = sock._sock.sk
+    sk.delivered = sk.icsk_ca_priv.old_delivered - 1
+    assert sock.getsockopt(SOL_TCP, TCP_CC_INFO, 64)[-4:] == (-sk.mss_cache & 0xFFFFFFFF).to_bytes(
+        4, "little"
+    )

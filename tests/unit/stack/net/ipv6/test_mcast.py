@@ -57,6 +57,18 @@ def test_bound_socket_hears_its_group_once_it_joined(
     assert (packet.src, packet.dst) == ("fe80::5054:ff:fe00:1", peer.addr6_ll)
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 2), (2, 0)])
+def test_member_by_device_and_by_any_device_is_one_member(
+    net: Stack, dev: net_device, first: int, second: int
+) -> None:
+    """ifindex 0 means whichever device it became: EADDRINUSE the second time, and leaving by either (as on 6.18)."""
+    sock = bound(net, "::")
+    sock.setsockopt(SOL_IPV6, IPV6_ADD_MEMBERSHIP, mreq(ifindex=first))
+    assert error_of(sock, IPV6_ADD_MEMBERSHIP, mreq(ifindex=second)) == errno.EADDRINUSE
+    sock.setsockopt(SOL_IPV6, IPV6_DROP_MEMBERSHIP, mreq(ifindex=second))
+    assert not joined(dev)
+
+
 def test_last_of_two_members_to_leave_ends_it(net: Stack, dev: net_device) -> None:
     one, two = bound(net, "::"), Socket(net, AF_INET6, SOCK_DGRAM)
     for sock in (one, two):
