@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket of a running back end: what ``vnic ss``, ``nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
+"""The control socket of a running back end: what ``vnic nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
 
 A line of JSON is a request, ``{"verb": "snapshot", ...}``; answers are lines of JSON too: ``{"ok": ...}`` or
 ``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" one for each call tree until the client
@@ -23,11 +23,12 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from guest.vm.rundir import base_dir
-from vnic.errors import UsageError, VnicError
+from vnic.errors import EXIT_HOST, EXIT_USAGE, UsageError, VnicError
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -38,6 +39,7 @@ PATIENCE_S: Final = 10.0
 MAX_CLIENTS: Final = 16
 TRACE_PERIOD_S: Final = 0.1
 TRACE_BUFFER: Final = 1000  # trees that may wait for that
+PROBE_S: Final = 1.0  # for a back end to let us in
 ROOT: Final = 0
 ANSWER_S: Final = 30.0  # that a client waits for an answer
 
@@ -47,7 +49,15 @@ Answer = dict[str, Any]
 
 
 class ControlError(VnicError):
-    """The back end refused a request, or there is none to ask."""
+    """The back end refused a request."""
+
+    exit_code = EXIT_USAGE
+
+
+class NoBackEnd(VnicError):
+    """There is none to ask, or it went away before it had answered."""
+
+    exit_code = EXIT_HOST
 
 
 # -- the server's side ------------------------------------------------------------------------------------------------
@@ -60,7 +70,7 @@ class ControlServer:
         """``fixed`` says why sysctls cannot be changed, if they cannot."""
         self._net = net
         self._fixed = fixed
-        self._clients = 0
+        self._clients: set[asyncio.Task[None]] = set()
         self._tracing = False
         self._verbs: dict[str, Callable[[Request], Any]] = {
             "snapshot": lambda request: self._net.snapshot(),
@@ -71,35 +81,49 @@ class ControlServer:
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[Path]:
-        """Serve at ``path`` until the block is left.  OSError."""
-        path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._serve, path, limit=MAX_REQUEST)
+        """Serve at ``path``, where nothing is yet, until the block is left.  OSError."""
+        server = await asyncio.start_unix_server(self._connected, path, limit=MAX_REQUEST)
+        made = path.lstat().st_ino
         try:
             path.chmod(0o600)
+            history(path).unlink(missing_ok=True)
             yield path
         finally:
             server.close()
-            path.unlink(missing_ok=True)
-            history(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody may have put another file there
+                if path.lstat().st_ino == made:
+                    path.unlink()
+                    history(path).unlink(missing_ok=True)
+            for client in self._clients:
+                client.cancel()
+            await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = asyncio.ensure_future(self._serve(reader, writer))
+        self._clients.add(client)
+        client.add_done_callback(self._clients.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._clients >= MAX_CLIENTS or not _is_ours(writer.get_extra_info("socket")):
-            writer.close()
-            return
-        self._clients += 1
         try:
+            if not _is_ours(writer.get_extra_info("socket")):
+                return
+            if len(self._clients) > MAX_CLIENTS:
+                await _send(
+                    writer, _refusal("too many clients", f"{MAX_CLIENTS} are served at a time", "end one")
+                )
+                return
             while await self._answer(reader, writer):
                 pass
         except (ConnectionError, TimeoutError):
             pass
         finally:
-            self._clients -= 1
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request; whether the client may have another."""
         try:
-            line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):  # wait_for() of Python 3.11 can lose a cancellation
+                line = await reader.readline()
         except ValueError:  # longer than the limit
             await _send(
                 writer,
@@ -161,8 +185,14 @@ class ControlServer:
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Call trees as they happen, until the client hangs up or has as many as it asked for."""
+        from stack.net.ipv4 import tcp_ipv4
         from stack.trace.recorder import Recorder
 
+        if not str(tcp_ipv4.__file__).endswith(".py"):
+            await _send(
+                writer, _refusal("the stack is compiled", "compiled functions cannot be traced", "make vm")
+            )
+            return
         try:
             wanted = TraceFilter.of(request)
         except ControlError as error:
@@ -189,6 +219,8 @@ class ControlServer:
                 if recorder.dropped:
                     await _send(writer, {"dropped": recorder.dropped})
                     recorder.dropped = 0
+            if left <= 0:
+                await _send(writer, {"ok": "done"})
         except RuntimeError as error:
             await _send(writer, _refusal("cannot trace", str(error)))
         finally:
@@ -200,7 +232,9 @@ class ControlServer:
 class TraceFilter:
     """Which trees a client wants, and how they are drawn."""
 
-    def __init__(self, level: str, port: int | None, peer: str | None, root: str | None, count: int) -> None:
+    def __init__(
+        self, level: str, port: int | None, peer: tuple[int, int] | None, root: str | None, count: int
+    ) -> None:
         self.level = level
         self.port = port
         self.peer = peer
@@ -217,13 +251,13 @@ class TraceFilter:
         root, count = request.get("root"), request.get("count", 1 << 62)
         if level not in LEVELS:
             raise ControlError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
-        if root is not None and root not in ROOTS:
+        if root is not None and (not isinstance(root, str) or root not in ROOTS):
             raise ControlError(f"no tree begins with {root!r}", f"they begin with {', '.join(sorted(ROOTS))}")
         if not isinstance(port, int | None) or not isinstance(peer, str | None) or not isinstance(count, int):
             raise ControlError(
                 "the filter is not understood", f"port {port!r}, peer {peer!r}, count {count!r}"
             )
-        return cls(level, port, peer, root, count)
+        return cls(level, port, None if peer is None else _parse_end(peer), root, count)
 
     def takes(self, tree: Tree) -> bool:
         if self.root is not None and tree.root.name != self.root:
@@ -234,12 +268,24 @@ class TraceFilter:
             return False
         if self.port is not None and self.port not in (tree.flow[1], tree.flow[3]):
             return False
-        return self.peer is None or flow_text(tree.flow).partition(" < ")[2] == self.peer
+        return self.peer is None or tree.flow[2:] == self.peer
 
     def draw(self, tree: Tree) -> str:
         from stack.trace.notation import render
 
         return render(tree, self.level)
+
+
+def _parse_end(text: str) -> tuple[int, int]:
+    """ "10.0.2.15:40000", "[fd00::1]:40000" as the stack's numbers; ControlError for anything else."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 65536:
+            raise ValueError(f"{port} is no port")
+    except ValueError as error:
+        raise ControlError(f"{text!r} is no address with a port", str(error), "10.0.2.15:40000") from error
+    return int(address), int(port)
 
 
 def flow_text(flow: tuple[int, int, int, int] | None) -> str:
@@ -277,7 +323,8 @@ def _refusal(fact: str, evidence: str = "", remedy: str = "") -> Answer:
 
 async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
     writer.write(json.dumps(answer).encode() + b"\n")
-    await asyncio.wait_for(writer.drain(), PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        await writer.drain()
 
 
 # -- the client's side ------------------------------------------------------------------------------------------------
@@ -301,15 +348,22 @@ def history(path: Path) -> Path:
 
 
 def running() -> list[Path]:
-    """The sockets of back ends that run, oldest first; those of ended ones are removed."""
+    """The sockets of back ends that run; those of ended ones are removed."""
     found = []
-    for path in sorted(directory().glob("*.sock"), key=lambda p: p.stat().st_mtime):
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.settimeout(1.0)
-            probe.connect(str(path))
-            found.append(path)
-            continue
-        path.unlink(missing_ok=True)
+    for path in sorted(directory().glob("*.sock")):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PROBE_S)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:  # nobody listens any more
+                path.unlink(missing_ok=True)
+                history(path).unlink(missing_ok=True)
+                continue
+            except FileNotFoundError:  # ended meanwhile
+                continue
+            except OSError:  # its backlog is full, or it may not be asked: it runs
+                pass
+        found.append(path)
     return found
 
 
@@ -321,7 +375,7 @@ def choose(wanted: Path | None) -> Path:
     if len(paths) == 1:
         return paths[0]
     if not paths:
-        raise ControlError(
+        raise NoBackEnd(
             "no back end runs",
             f"none answers in {directory()}",
             "start one: make vm, or vnic serve --stream PATH",
@@ -334,7 +388,7 @@ def choose(wanted: Path | None) -> Path:
 
 
 class Client:
-    """Asks one back end; a context manager.  ControlError for what it refuses, and if it does not answer."""
+    """Asks one back end; a context manager.  ControlError for what it refuses, NoBackEnd if it does not answer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -343,10 +397,10 @@ class Client:
         try:
             self._socket.connect(str(path))
         except OSError as error:
-            raise ControlError(
+            raise NoBackEnd(
                 f"no back end answers at {path}",
                 str(error),
-                "`vnic ss` without --control finds the one that runs",
+                "leave --control out: the one that runs is found",
             ) from error
         self._lines = self._socket.makefile("rb")
 
@@ -356,30 +410,34 @@ class Client:
         return self._read()["ok"]
 
     def stream(self, verb: str, **more: object) -> Iterator[Answer]:
-        """One request and its answers, until the back end ends or the caller has enough.  The back end has taken the
-        request when this returns."""
+        """One request and its answers, until the back end has sent all; NoBackEnd if it goes away before ``count`` of
+        them.  The back end has taken the request when this returns."""
         self._request(verb, more)
         self._read()
         self._socket.settimeout(None)
         return self._answers()
 
     def _answers(self) -> Iterator[Answer]:
-        while True:
-            try:
-                yield self._read()
-            except EOFError:
-                return
+        while (answer := self._read()) != {"ok": "done"}:
+            yield answer
 
     def _request(self, verb: str, more: dict[str, object]) -> None:
-        self._socket.sendall(json.dumps({"verb": verb, **more}).encode() + b"\n")
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # what it said before it hung up is read
+            self._socket.sendall(json.dumps({"verb": verb, **more}).encode() + b"\n")
 
     def _read(self) -> Answer:
         try:
             line = self._lines.readline()
         except OSError as error:
-            raise ControlError(f"the back end at {self.path} does not answer", str(error)) from error
+            raise NoBackEnd(f"the back end at {self.path} does not answer", str(error)) from error
         if not line:
-            raise EOFError(f"the back end at {self.path} hung up")
+            raise NoBackEnd(
+                f"the back end at {self.path} hung up",
+                "it has ended, or had waited too long for us",
+                "vnic trace and the like find one that runs",
+            )
         answer: Answer = json.loads(line)
         if "error" in answer:
             raise ControlError(*answer["error"])

@@ -119,7 +119,8 @@ class Recorder:
         sys.settrace(self._called)
 
     def stop(self) -> None:
-        sys.settrace(None)
+        if sys.gettrace() == self._called:
+            sys.settrace(None)
         self._open.clear()
         self._tree = None
 

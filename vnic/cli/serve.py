@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guest.vm.rundir import check_socket_path
+from guest.vm.rundir import claim_socket_path
 from vnic import errors
 from vnic.cli import output
 from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
@@ -144,7 +144,11 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
 
     fixed = "the run is recorded, and its sysctls belong to what was recorded" if options.record else ""
     path = Path(where) if where is not None else socket_path()
-    check_socket_path(path)
+    if str(path) in (options.vhost_user, options.stream):
+        raise errors.UsageError(
+            f"--control {path} is the frontend's socket too", f"{path} is named twice", "name another path"
+        )
+    claim_socket_path(path)
     async with AsyncExitStack() as open_:
         try:
             await open_.enter_async_context(ControlServer(host.runner.stack, fixed=fixed).listen(path))

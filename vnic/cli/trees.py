@@ -58,9 +58,10 @@ def show_kernel(names: list[str] | None, image: str, *, diff: bool, raw: bool) -
         (scenes.SCENES[name].title, _witness(trees, name, diff)) for name in names or list(kernelgraph.SCENES)
     )
     ours, missing = kernelgraph.mirrored(trees)
-    share = len(ours) / (len(ours) + len(missing))
+    seen = len(ours) + len(missing)
     output.stage(
-        f"{share:.0%} of the kernel's TCP functions are in the stack, all but {', '.join(sorted(missing))}"
+        f"{len(ours)} of {seen} ({len(ours) / seen:.0%}) of the TCP functions that the kernel called are here, all but "
+        f"{', '.join(sorted(missing))}"
     )
 
 

@@ -59,11 +59,12 @@ def sysctl(
     with Client(choose(control)) as back_end:
         if all_:
             found.update(back_end.ask("sysctls"))
-        for word in names or []:
-            name, equals, value = word.partition("=")
-            found[name.strip()] = back_end.ask(
-                "sysctl", name=name.strip(), value=value.strip() if equals else None
-            )
+        pairs = [word.partition("=") for word in names or []]
+        for name, _, _ in pairs:  # all have to be there before one is set
+            found[name.strip()] = back_end.ask("sysctl", name=name.strip())
+        for name, equals, value in pairs:
+            if equals:
+                found[name.strip()] = back_end.ask("sysctl", name=name.strip(), value=value.strip())
     if json_:
         typer.echo(json.dumps(found))
     else:
@@ -78,7 +79,8 @@ def trace(
         typer.Option(help="What notes would show, every call, or with microseconds."),
     ] = "notes",
     port: Annotated[
-        int | None, typer.Option(help="Only segments and sockets with this port at either end.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Only segments and sockets with this port at either end."),
     ] = None,
     peer: Annotated[
         str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those of this peer: 10.0.2.15:40000")
@@ -143,6 +145,10 @@ def tables(
         boxes = pictures.picture(tcp, chosen)
     except ValueError as error:
         raise errors.UsageError(str(error), remedy="vnic tables all") from error
+    if json_ and format_ not in ("text", "json"):
+        raise errors.UsageError(
+            f"--json and --format {format_} contradict each other", remedy="give one of them"
+        )
     if json_ or format_ == "json":
         text = json.dumps(pictures.plain(boxes)) + "\n"
     elif format_ == "text":

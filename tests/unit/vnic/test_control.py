@@ -20,9 +20,10 @@ import pytest
 from stack.api.bsd import Socket
 from stack.api.sim import Sim
 from stack.include.snmp import LINUX_MIB_LISTENDROPS as LISTENDROPS
+from stack.net.ipv4 import tcp_ipv4
 from stack.stack import Stack
 from vnic import control, counters
-from vnic.control import Client, ControlError, ControlServer
+from vnic.control import Client, ControlError, ControlServer, NoBackEnd
 from vnic.errors import UsageError
 
 Talk = Callable[[Path], Any]
@@ -119,6 +120,11 @@ def test_sysctl_is_read_and_set(net: Stack, path: Path) -> None:
         ("tcp_nothing", None),
         ("tcp_nothing", "1"),
         ("tcp_syncookies", "many"),
+        ("tcp_syncookies", "256"),
+        ("ip_default_ttl", "0"),
+        ("ipv6.hop_limit", "256"),
+        ("tcp_app_win", "-1"),
+        ("tcp_fin_timeout", "99999999999"),
         ("tcp_syncookies", "1 2"),
         ("tcp_rmem", "1 2"),
         ("tcp_congestion_control", "vegas"),
@@ -200,18 +206,45 @@ def test_client_of_another_user_is_cut_off(net: Stack, path: Path, monkeypatch: 
     assert served(net, path, sends(b'{"verb": "counters"}\n')) == b""
 
 
-def test_seventeenth_client_is_cut_off(net: Stack, path: Path) -> None:
-    def talk(path: Path) -> tuple[bytes, Any]:
+def test_seventeenth_client_is_told_so_and_cut_off(net: Stack, path: Path) -> None:
+    def talk(path: Path) -> Any:
         idle = [socket.socket(socket.AF_UNIX) for _ in range(control.MAX_CLIENTS)]
         for sock in idle:
             sock.connect(str(path))
-        with raw(path) as sock:
-            refused = sock.recv(1)
+        with pytest.raises(ControlError, match="too many clients"):
+            asks("sysctl", name="tcp_sack")(path)
         for sock in idle:
             sock.close()
-        return refused, asks("sysctl", name="tcp_sack")(path)
+        return asks("sysctl", name="tcp_sack")(path)
 
-    assert served(net, path, talk) == (b"", "1")
+    assert served(net, path, talk) == "1"
+
+
+def test_server_that_ends_cuts_its_clients_off_without_a_word_on_its_terminal(
+    net: Stack, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with ControlServer(net).listen(path):
+            idle, tracing = [await asyncio.open_unix_connection(path) for _ in range(2)]
+            tracing[1].write(b'{"verb": "trace"}\n')
+            assert await tracing[0].readline() == b'{"ok": "tracing"}\n'
+        assert await idle[0].read() == b""
+        for _, writer in (idle, tracing):
+            writer.close()
+
+    asyncio.run(run(), debug=False)
+    assert sys.gettrace() is None
+    assert not caplog.records
+
+
+def test_file_that_somebody_put_in_the_sockets_place_is_left_alone(net: Stack, path: Path) -> None:
+    async def run() -> None:
+        async with ControlServer(net).listen(path):
+            path.unlink()
+            path.write_text("precious")
+
+    asyncio.run(run())
+    assert path.read_text() == "precious"
 
 
 def test_socket_is_the_users_own_and_goes_with_the_server(net: Stack, path: Path) -> None:
@@ -278,9 +311,51 @@ def test_trace_that_falls_behind_says_how_much_it_lost(
     assert all(n > 0 for n in lost)
 
 
+def test_trace_of_a_compiled_stack_is_refused(
+    net: Stack, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp_ipv4, "__file__", "tcp_ipv4.cpython-311-x86_64-linux-gnu.so")
+    with pytest.raises(ControlError, match="the stack is compiled"):
+        served(net, path, traces(1))
+
+
+def test_trace_refused_leaves_the_debugger_that_was_there(net: Stack, path: Path) -> None:
+    async def run() -> None:
+        def debugger(frame: object, event: str, arg: object) -> None:
+            """Somebody else's."""
+
+        async with ControlServer(net).listen(path):
+            reader, writer = await asyncio.open_unix_connection(path)
+            sys.settrace(debugger)
+            try:
+                writer.write(b'{"verb": "trace"}\n')
+                assert b"cannot trace" in await reader.readline()
+                assert sys.gettrace() is debugger
+            finally:
+                sys.settrace(None)
+                writer.close()
+
+    asyncio.run(run())
+
+
+def test_back_end_that_ends_before_there_are_enough_trees_is_told(net: Stack, path: Path) -> None:
+    def talk(path: Path) -> None:
+        with Client(path) as client:
+            stream = client.stream("trace", count=1_000_000)
+            next(stream)
+            client._socket.shutdown(socket.SHUT_WR)  # which makes it hang up
+            with pytest.raises(NoBackEnd, match="hung up"):
+                list(stream)
+
+    served(net, path, talk, during=lambda: Socket(net).close())
+
+
 @pytest.mark.parametrize(
     ("request_", "fact"),
     [
+        ({"root": []}, "no tree begins with"),
+        ({"peer": "nobody"}, "'nobody' is no address with a port"),
+        ({"peer": "10.0.2.15:99999"}, "is no address with a port"),
         ({"level": "chatty"}, "there is no level 'chatty'"),
         ({"root": "main"}, "no tree begins with 'main'"),
         ({"port": "http"}, "the filter is not understood"),
@@ -334,11 +409,30 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_no_back_end_is_told_how_to_start_one(runtime: Path) -> None:
-    (runtime / "1.sock").touch()
-    with pytest.raises(ControlError, match="no back end runs"):
-        control.choose(None)
+def test_socket_of_an_ended_back_end_is_removed_with_its_history(runtime: Path) -> None:
+    dead = runtime / "1.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(dead))
+    control.history(dead).touch()
+    assert control.running() == []
     assert not list(runtime.iterdir())
+
+
+def test_back_end_whose_backlog_is_full_is_one_that_runs(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = runtime / "1.sock"
+    with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as other:
+        sock.bind(str(busy))
+        sock.listen(0)
+        other.connect(str(busy))
+        monkeypatch.setattr(control, "PROBE_S", 0.01)
+        assert control.running() == [busy]
+
+
+def test_no_back_end_is_told_how_to_start_one(runtime: Path) -> None:
+    with pytest.raises(NoBackEnd, match="no back end runs"):
+        control.choose(None)
 
 
 def test_only_back_end_is_found_and_of_two_one_has_to_be_named(net: Stack, runtime: Path) -> None:
@@ -355,7 +449,7 @@ def test_only_back_end_is_found_and_of_two_one_has_to_be_named(net: Stack, runti
 
 
 def test_back_end_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ControlError, match="no back end answers at"):
+    with pytest.raises(NoBackEnd, match="no back end answers at"):
         Client(tmp_path / "none.sock")
 
 

@@ -96,6 +96,7 @@ def test_comparison_marks_what_only_one_side_calls() -> None:
     assert "+     -> inet_csk_get_port" in lines
 
 
+@pytest.mark.slow
 def test_share_counts_tcp_functions_only() -> None:
     tree = KernelCall(
         "tcp_v4_rcv", [KernelCall("tcp_of_tomorrow"), KernelCall("ip_output"), KernelCall("kfree")]

@@ -175,6 +175,7 @@ def test_stage_on_a_closed_terminal_is_no_error(monkeypatch: pytest.MonkeyPatch)
     output.show_error(ValueError("nor this"))
 
 
+@pytest.mark.slow
 def test_callgraph_shows_the_steps_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["callgraph", "bind", "listen"]) == 0
     told = capsys.readouterr().out

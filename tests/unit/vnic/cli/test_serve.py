@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 SERVE = [sys.executable, "-m", "vnic", "serve"]
+NO_CONTROL = ("--control", "none")  # the user's own runtime directory is left alone
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow  # a Python process takes a second to start
 def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A back end that has said that it is ready."""
     process = subprocess.Popen(
-        [*SERVE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SERVE, *_quiet(arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -34,8 +35,14 @@ def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def _quiet(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return arguments if "--control" in arguments else (*arguments, *NO_CONTROL)
+
+
 def refused(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*SERVE, *_quiet(arguments)], capture_output=True, text=True, timeout=30, check=False
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
@@ -183,3 +190,30 @@ def replayed(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
+
+
+def test_control_path_that_is_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    code, told = refused("--stream", str(tmp_path / "s"), "--control", str(tmp_path / "precious"))
+    assert code == 3
+    assert "exists and is not a socket" in told
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_control_path_that_is_the_frontends_is_refused(tmp_path: Path) -> None:
+    code, told = refused("--stream", str(tmp_path / "s"), "--control", str(tmp_path / "s"))
+    assert code == 2
+    assert "is the frontend's socket too" in told
+
+
+def test_control_path_of_a_living_process_is_refused_and_a_stale_one_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    with serving("--stream", str(tmp_path / "s"), "--control", str(path)) as process:
+        code, told = refused("--stream", str(tmp_path / "other"), "--control", str(path))
+        assert (code, str(process.pid) in told) == (3, True)
+        assert path.is_socket()
+    assert path.is_socket()  # it was killed
+    with serving("--stream", str(tmp_path / "s"), "--control", str(path)) as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert not path.exists()
