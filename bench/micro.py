@@ -3,13 +3,15 @@
 
 A client made of ready frames talks to an echo, a one-byte and a sink server on a Stack with offloads.  Prints
 microseconds of this process's CPU time, the best of several rounds: per connection (SYN, ACK, one byte, FIN both
-ways), per 1-byte round trip, and per 64 KB received and sent.  ``--profile`` prints where it goes.
+ways), per 1-byte round trip, and per 64 KB received and sent.  What reading the clock costs is taken off, and what is
+loaded is out of the collector's sight, as in ``vnic serve``.  ``--profile`` prints where it goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import pstats
 import sys
 import time
@@ -28,6 +30,14 @@ CLIENT_MAC, SERVER_MAC = bytes.fromhex("525400000001"), bytes.fromhex("525500000
 CLIENT, SERVER = 0x0A00020F, 0x0A000202
 FIN, SYN, PSH, ACK = 1, 2, 8, 16
 PORT = 7
+
+
+def _clock_ns() -> int:
+    """What two readings one after the other are apart."""
+    return min(-time.process_time_ns() + time.process_time_ns() for _ in range(1000))
+
+
+CLOCK_NS = _clock_ns()
 
 
 class Client:
@@ -92,14 +102,14 @@ class Client:
             gso_type=SKB_GSO_TCPV4 if self.gso else 0,
         )
         self.net.rx_done()
-        self.spent += time.process_time_ns() - began
+        self.spent += time.process_time_ns() - began - CLOCK_NS
 
     spent = 0
 
     def timed(self, call: Callable[[], object]) -> object:
         began = time.process_time_ns()
         result = call()
-        self.spent += time.process_time_ns() - began
+        self.spent += time.process_time_ns() - began - CLOCK_NS
         return result
 
     def answered(self) -> None:
@@ -228,6 +238,8 @@ def main(argv: list[str] | None = None) -> int:
         profile.runcall(MEASURES[options.profile], client, options.count)
         pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(45)
         return 0
+    gc.collect()
+    gc.freeze()
     for name, measure in MEASURES.items():
         best = min(measure(Client(), options.count) for _ in range(options.rounds))
         print(f"{name:20} {best:7.1f} us")

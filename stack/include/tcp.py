@@ -1327,23 +1327,23 @@ def ktime_get_seconds(net: Stack) -> int:
     return net.clock.now_ns() // 1_000_000_000 + 1
 
 
-def tcp_paws_check(rx_opt: tcp_options_received, paws_win: int, now_sec: int) -> bool:
-    """Whether the packet's TSval is not older than ts_recent (RFC 7323, section 5); ``now_sec`` is
-    ktime_get_seconds().  A ts_recent older than 24 days proves nothing; a peer with a zero ts_recent is let in."""
+def tcp_paws_check(rx_opt: tcp_options_received, paws_win: int, net: Stack) -> bool:
+    """Whether the packet's TSval is not older than ts_recent (RFC 7323, section 5).  A ts_recent older than 24 days
+    proves nothing; a peer with a zero ts_recent is let in."""
     if (rx_opt.ts_recent - rx_opt.rcv_tsval) & MASK32 <= paws_win:
         return True
     if (rx_opt.rcv_tsval - rx_opt.ts_recent) & MASK32 < 0x80000000:
         return True
-    if now_sec >= rx_opt.ts_recent_stamp + TCP_PAWS_24DAYS:
+    if ktime_get_seconds(net) >= rx_opt.ts_recent_stamp + TCP_PAWS_24DAYS:
         return True
     return not rx_opt.ts_recent
 
 
-def tcp_paws_reject(rx_opt: tcp_options_received, rst: bool, now_sec: int) -> bool:
+def tcp_paws_reject(rx_opt: tcp_options_received, rst: bool, net: Stack) -> bool:
     """tcp_paws_check for handshakes and TIME_WAIT; a RST is believed once ts_recent is older than an MSL."""
-    if tcp_paws_check(rx_opt, 0, now_sec):
+    if tcp_paws_check(rx_opt, 0, net):
         return False
-    return not (rst and now_sec >= rx_opt.ts_recent_stamp + TCP_PAWS_MSL)
+    return not (rst and ktime_get_seconds(net) >= rx_opt.ts_recent_stamp + TCP_PAWS_MSL)
 
 
 def tcp_segs_in(tp: tcp_sock, skb: sk_buff) -> None:

@@ -104,7 +104,8 @@ def ipv4_mtu(dst: dst_entry) -> int:
         fnhe = find_exception(net, dst.rt_dst)
         if fnhe is not None:
             return fnhe.fnhe_pmtu
-    return min(dst.metrics.get(RTAX_MTU, 0) or dst.dev.mtu, IP_MAX_MTU)
+    mtu = dst.metrics.get(RTAX_MTU, 0) or dst.dev.mtu
+    return mtu if mtu < IP_MAX_MTU else IP_MAX_MTU
 
 
 def ipv4_default_advmss(dst: dst_entry) -> int:

@@ -1999,7 +1999,7 @@ def tcp_replace_ts_recent(tp: tcp_sock, seq: int) -> int:
     if it is newer."""
     rx_opt = tp.rx_opt
     if rx_opt.saw_tstamp and not after(seq, tp.rcv_wup):
-        if tcp_paws_check(rx_opt, 0, ktime_get_seconds(tp.sk_net)):
+        if tcp_paws_check(rx_opt, 0, tp.sk_net):
             progress = after(rx_opt.rcv_tsval, rx_opt.ts_recent)
             tcp_store_ts_recent(tp)
             return FLAG_TS_PROGRESS if progress else 0
@@ -2468,9 +2468,7 @@ def tcp_disordered_ack(sk: tcp_sock, skb: sk_buff) -> bool:
 
 
 def tcp_paws_discard(sk: tcp_sock, skb: sk_buff) -> bool:
-    return not tcp_paws_check(
-        sk.rx_opt, TCP_PAWS_WINDOW, ktime_get_seconds(sk.sk_net)
-    ) and not tcp_disordered_ack(sk, skb)
+    return not tcp_paws_check(sk.rx_opt, TCP_PAWS_WINDOW, sk.sk_net) and not tcp_disordered_ack(sk, skb)
 
 
 def tcp_sequence(tp: tcp_sock, seq: int, end_seq: int, flags: int) -> int:
@@ -3622,8 +3620,7 @@ def tcp_rcv_synsent_state_process(sk: tcp_sock, skb: sk_buff, th: tcphdr) -> int
         if th.flags & TCPHDR_SYN:
             return _synsent_established(sk, skb, th, foc)
     elif not th.flags & TCPHDR_RST:
-        now = ktime_get_seconds(sk.sk_net)
-        if rx_opt.ts_recent_stamp and rx_opt.saw_tstamp and tcp_paws_reject(rx_opt, False, now):
+        if rx_opt.ts_recent_stamp and rx_opt.saw_tstamp and tcp_paws_reject(rx_opt, False, sk.sk_net):
             kfree_skb_reason(skb, SKB_DROP_REASON_TCP_RFC7323_PAWS)
             return _synsent_undo(sk, saved_clamp, 0)
         if th.flags & TCPHDR_SYN:

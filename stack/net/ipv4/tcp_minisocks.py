@@ -155,7 +155,7 @@ def _tw_parse_options(
         tmp_opt.rcv_tsecr = (tmp_opt.rcv_tsecr - tw.tw_ts_offset) & MASK32
     tmp_opt.ts_recent = tw.tw_ts_recent
     tmp_opt.ts_recent_stamp = tw.tw_ts_recent_stamp
-    return tcp_paws_reject(tmp_opt, th.flags & TCPHDR_RST != 0, ktime_get_seconds(tw.sk_net))
+    return tcp_paws_reject(tmp_opt, th.flags & TCPHDR_RST != 0, tw.sk_net)
 
 
 def tcp_timewait_state_process(tw: tcp_timewait_sock, skb: sk_buff, th: tcphdr) -> int:
@@ -487,9 +487,8 @@ def _req_paws_reject(
     if tmp_opt.rcv_tsecr:
         tmp_opt.rcv_tsecr = (tmp_opt.rcv_tsecr - req.ts_off) & MASK32
     # A request does not note when it got the peer's time stamp: no longer ago than its timer runs.
-    now = ktime_get_seconds(sk.sk_net)
-    tmp_opt.ts_recent_stamp = now - min(req.timeout << req.num_timeout, TCP_RTO_MAX) // HZ
-    return tcp_paws_reject(tmp_opt, th.flags & TCPHDR_RST != 0, now)
+    tmp_opt.ts_recent_stamp = ktime_get_seconds(sk.sk_net) - min(req.timeout << req.num_timeout, TCP_RTO_MAX) // HZ
+    return tcp_paws_reject(tmp_opt, th.flags & TCPHDR_RST != 0, sk.sk_net)
 
 
 def _req_tsecr_reject(req: tcp_request_sock, tmp_opt: tcp_options_received) -> bool:
