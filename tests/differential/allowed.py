@@ -123,8 +123,4 @@ ALLOWED: tuple[Allowed, ...] = (
 )
 
 # Differences that are known and not yet worked on: stimulus, and what is wrong in our stack.
-_ACCECN = (
-    "linux-6.18 takes CWR on a SYN-ACK for Accurate ECN, also where its SYN offered RFC 3168's alone: it sends ECT and "
-    "counts in the ACE field from then on; our stack speaks no Accurate ECN"
-)
-OPEN: dict[str, str] = {"conn-ecn-synack-cwr": _ACCECN, "conn-ecn-synack-cwr-only": _ACCECN}
+OPEN: dict[str, str] = {}

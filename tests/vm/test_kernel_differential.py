@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,7 +33,19 @@ YOUNG_S = 230.0
 after that, a listener that never had too many SYNs looks like one that has just had them, as 0 is what it remembers of
 none: its ACKs then count in SyncookiesFailed."""
 
+# A stimulus takes the guest some tenths of a second.  Of these groups, which mostly repeat on 6.1 what the host is asked on
+# 6.18, every so many of the table are run here, and all with VNIC_HEAVY=1, as `make conformance` does.
+EVERY = {
+    **{"accecn": 12, "connect": 5, "options": 5, "ipv6": 4, "six": 4},
+    **{"recovery": 4, "races": 3, "windows": 3, "delack": 3, "timers": 4, "states": 2, "memory": 2},
+}
+
 pytestmark = pytest.mark.xdist_group("kernel-differential")
+
+
+def _asked(group: str) -> list[str]:
+    step = 1 if os.environ.get("VNIC_HEAVY") else EVERY.get(group, 1)
+    return GROUPS[group][::step]
 
 
 class Guests:
@@ -93,7 +106,8 @@ def test_answers_and_counters_are_the_guests_kernels(
     guests: Guests, group: str, record_property: Callable[[str, object], None]
 ) -> None:
     texts, late, verdicts = [], [], {}
-    for name in GROUPS[group]:
+    asked = _asked(group)
+    for name in asked:
         verdict, ms = _judge(guests, TABLE[name])
         found, verdicts[name] = verdict.differences, verdict.text()
         if not found and name in OPEN:
@@ -103,7 +117,7 @@ def test_answers_and_counters_are_the_guests_kernels(
     record_property("stimuli", (guests.young().profile, verdicts))
     if late:
         warnings.warn("the guest is too slow to judge:\n" + "\n".join(late), stacklevel=1)
-    assert len(late) <= len(GROUPS[group]) // 10, f"the guest is too slow: {late}"
+    assert len(late) <= max(len(asked) // 10, 1), f"the guest is too slow: {late}"
     assert not texts, "\n" + "\n".join(texts)
 
 

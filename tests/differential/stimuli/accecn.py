@@ -305,8 +305,8 @@ ACTIVE = [
         for ecn in (0, 1, 2, 3, 4)
         for ace in range(8)
     ),
-    *(_active(f"connect-tries-{ecn}", _connect(), wait(7500), ecn=ecn) for ecn in (1, 3, 4, 5)),
-    _active("connect-tries-no-fallback", _connect(), wait(7500), ecn=3, tcp_ecn_fallback=0),
+    *(_active(f"connect-tries-{ecn}", _connect(), wait(8400), ecn=ecn) for ecn in (1, 3, 4, 5)),
+    _active("connect-tries-no-fallback", _connect(), wait(8400), ecn=3, tcp_ecn_fallback=0),
     *(
         _active(f"connect-synack-tos-{tos}", *_opened(tos=tos), _INFO, send(b"x"), _data(1, ECT0), _INFO)
         for tos in (1, 2, 3)

@@ -301,6 +301,7 @@ EFFECTS = [
         poll(),
         NOTICE,
         NOTICE,
+        tcp_early_retrans=0,
     ),
     stimulus(
         "opt-zerocopy-in-a-row",
@@ -315,6 +316,7 @@ EFFECTS = [
         send(b"y", MSG_ZEROCOPY, wait=4),
         ack(),
         NOTICE,
+        tcp_early_retrans=0,
     ),
     stimulus(
         "opt-zerocopy-joined",
@@ -324,8 +326,17 @@ EFFECTS = [
         ack(),
         NOTICE,
         NOTICE,
+        tcp_early_retrans=0,
     ),
-    stimulus("opt-zerocopy-unasked", EST, send(b"x" * 2000, MSG_ZEROCOPY, wait=4), ack(), poll(), NOTICE),
+    stimulus(
+        "opt-zerocopy-unasked",
+        EST,
+        send(b"x" * 2000, MSG_ZEROCOPY, wait=4),
+        ack(),
+        poll(),
+        NOTICE,
+        tcp_early_retrans=0,
+    ),
     stimulus("opt-zerocopy-empty", EST, ZEROCOPY, send(b"", MSG_ZEROCOPY), poll(), NOTICE),
     stimulus(
         "opt-zerocopy-reset",
@@ -336,6 +347,7 @@ EFFECTS = [
         poll(),
         NOTICE,
         NOTICE,
+        tcp_early_retrans=0,
     ),
     stimulus(
         "opt-zerocopy-udp",
