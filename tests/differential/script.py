@@ -260,9 +260,10 @@ def info(*fields: str, sock: str = "c", wait: float = 0) -> Step:
     return Step("info", {"fields": fields or INFO_FIELDS, "sock": sock}, wait)
 
 
-def handshake(sock: str = "c") -> Step:
-    """``info`` of a socket that connects, with what became of Fast Open and of the RTO."""
-    return info(*INFO_FIELDS, "fastopen_client_fail", "handshake_rto", sock=sock)
+def handshake(sock: str = "c", without: str = "") -> Step:
+    """``info`` of a socket that connects, with what became of Fast Open and of the RTO, but for one field."""
+    fields = (*INFO_FIELDS, "fastopen_client_fail", "handshake_rto")
+    return info(*(name for name in fields if name != without), sock=sock)
 
 
 def ecn_info(sock: str = "c") -> Step:

@@ -462,7 +462,15 @@ _FAST_OPEN = [
     ),
     _fast("connect-sendto", connect(80, FAST), sendto(b"request", FASTOPEN), synack()),
     _fast("connect-close", connect(80, FAST), close()),
-    _fast("connect-shutdown", connect(80, FAST), shutdown(1), poll()),
+    stimulus(
+        "conn-tfo-connect-shutdown",
+        _with_cookie(),
+        connect(80, FAST),
+        shutdown(1),
+        poll(),
+        handshake(without="notsent_bytes"),  # counted from a random number, as no SYN was sent
+        _SO_ERROR,
+    ),
     _fast("connect-fin-early", connect(80, FAST), send(b"request"), synack(), shutdown(1), peer("A")),
     _fast("connect-not-taken", connect(80, FAST), send(b"request"), synack(ack=1), peer("A")),
     _fast(
