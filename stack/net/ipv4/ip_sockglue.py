@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from struct import Struct
 from typing import Any, Final
 
 from stack.include.errqueue import SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_LOCAL, sock_exterr_skb
@@ -55,16 +54,16 @@ from stack.include.ip import (
 )
 from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, cmsg_t, msghdr, optval_t
 from stack.include.sk_buff import CHECKSUM_NONE, sk_buff
-from stack.include.sock import AF_INET, INT_MAX, SOCK_STREAM
+from stack.include.sock import INT_MAX, SOCK_STREAM
 from stack.lib.checksum import csum_fold, csum_partial
 from stack.net.core import scm, skbuff
+from stack.net.core.sock import sockaddr_bytes
 from stack.net.ipv4 import devinet
 from stack.net.ipv4 import ip_options as ipv4_options
 
 SOL_IP: Final = 0
 
 # struct sockaddr_in: sin_family, sin_port, sin_addr
-_SOCKADDR_IN: Final = Struct("=HH4s8x")
 
 # inet_sock.cmsg_flags (include/net/inet_sock.h)
 IP_CMSG_PKTINFO: Final = 1 << 0
@@ -105,16 +104,11 @@ def ip_cmsg_recv(msg: msghdr, sk: inet_sock, skb: sk_buff) -> None:
     if flags & (IP_CMSG_RECVOPTS | IP_CMSG_RETOPTS) and skb.ip_opt is not None:
         _cmsg_options(msg, sk, skb, flags)
     if flags & IP_CMSG_ORIGDSTADDR and skb.h_th is not None:
-        name = _SOCKADDR_IN.pack(AF_INET, _swap16(skb.h_th.dest), iph.daddr.to_bytes(4, "big"))
-        scm.put_cmsg(msg, SOL_IP, IP_ORIGDSTADDR, name)
+        scm.put_cmsg(msg, SOL_IP, IP_ORIGDSTADDR, sockaddr_bytes((iph.daddr, skb.h_th.dest)))
     if flags & IP_CMSG_CHECKSUM and skb.ip_summed == CHECKSUM_NONE and skb.h_th.check:
         scm.put_cmsg(msg, SOL_IP, IP_CHECKSUM, _payload_sum(skb).to_bytes(4, "little"))
     if flags & IP_CMSG_RECVFRAGSIZE and isinstance(skb.cb, inet_skb_parm):
         scm.put_cmsg(msg, SOL_IP, IP_RECVFRAGSIZE, skb.cb.frag_max_size.to_bytes(4, "little"))
-
-
-def _swap16(port: int) -> int:
-    return (port & 0xFF) << 8 | port >> 8
 
 
 def _cmsg_options(msg: msghdr, sk: inet_sock, skb: sk_buff, flags: int) -> None:
@@ -133,7 +127,7 @@ def _payload_sum(skb: sk_buff) -> int:
     low byte first.  The kernel leaves the carries where they came up."""
     data = bytes(memoryview(skb.head)[skb.data : skb.tail])
     big = csum_fold(csum_partial(data)) ^ 0xFFFF
-    return _swap16(big)
+    return int.from_bytes(big.to_bytes(2, "big"), "little")
 
 
 def ip_cmsg_send(control: list[cmsg_t]) -> int:
@@ -184,9 +178,9 @@ def ip_recv_error(sk: inet_sock, size: int, msg: msghdr) -> bytes | int:
     scm.sock_recv_timestamp(msg, sk, skb)
     serr: sock_exterr_skb = skb.cb
     msg.msg_name = serr.addr
-    offender = bytes(_SOCKADDR_IN.size)
+    offender = bytes(16)  # struct sockaddr_in
     if serr.ee_origin == SO_EE_ORIGIN_ICMP:
-        offender = _SOCKADDR_IN.pack(AF_INET, 0, serr.offender.to_bytes(4, "big"))
+        offender = sockaddr_bytes((serr.offender, 0))
         ip_cmsg_recv(msg, sk, skb)
     scm.put_cmsg(msg, SOL_IP, IP_RECVERR, serr.pack() + offender)
     msg.msg_flags |= MSG_ERRQUEUE

@@ -5,8 +5,7 @@ idea, Linux the form)."""
 from __future__ import annotations
 
 import errno
-from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from stack.include.errqueue import SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_LOCAL, sock_exterr_skb
 from stack.include.ip import ETH_P_IP
@@ -36,6 +35,7 @@ from stack.include.ipv6 import (
 from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, msghdr
 from stack.include.sk_buff import sk_buff
 from stack.net.core import scm, skbuff
+from stack.net.core.sock import sockaddr_bytes
 from stack.net.ipv4 import ip_sockglue
 from stack.net.ipv6 import ipv6_sockglue
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from stack.include.net import sockaddr_in6
 
 # struct sockaddr_in6: sin6_family and sin6_port, sin6_flowinfo, sin6_addr, sin6_scope_id
-_SOCKADDR_IN6: Final = Struct("=HHI16sI")
-_AF_INET6: Final = 10
 
 
 def ipv6_icmp_error(
@@ -135,7 +133,7 @@ def _recv_specific_ctl(msg: msghdr, skb: sk_buff, bits: int) -> None:
 def _original_destination(skb: sk_buff) -> bytes:
     daddr, port = ipv6_hdr(skb).daddr, skb.h_th.dest
     scope = skb.skb_iif if ipv6_addr_needs_scope_id(daddr) else 0
-    return _SOCKADDR_IN6.pack(_AF_INET6, (port & 0xFF) << 8 | port >> 8, 0, daddr.to_bytes(16, "big"), scope)
+    return sockaddr_bytes((daddr, port, 0, scope))
 
 
 def _offender(serr: sock_exterr_skb, iif: int) -> bytes:
@@ -145,5 +143,5 @@ def _offender(serr: sock_exterr_skb, iif: int) -> bytes:
     elif serr.ee_origin == SO_EE_ORIGIN_ICMP6:
         addr, scope = serr.offender, iif if ipv6_addr_needs_scope_id(serr.offender) else 0
     else:
-        return bytes(_SOCKADDR_IN6.size)
-    return _SOCKADDR_IN6.pack(_AF_INET6, 0, 0, addr.to_bytes(16, "big"), scope)
+        return bytes(28)  # struct sockaddr_in6
+    return sockaddr_bytes((addr, 0, 0, scope))
