@@ -48,6 +48,7 @@ from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_LEGACY,
+    VIRTIO_NET_HDR_NUM_BUFFERS,
 )
 
 Frame = tuple[VnetHdr | None, bytes]
@@ -258,7 +259,7 @@ class VirtioNet:
     def transmit(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
-        if self._mergeable and self._merge(ring, hdr, parts, size):
+        if self._mergeable and self._merge(ring, hdr, parts):
             self.counters.tx_frames += 1
             self.counters.tx_bytes += size - self._hdr_size
             return SENT
@@ -286,17 +287,16 @@ class VirtioNet:
         self.counters.tx_bytes += size - self._hdr_size
         return SENT
 
-    def _merge(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int) -> bool:
+    def _merge(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         """Lay a frame into as many plain buffers as it needs; False, with nothing taken, if there are not
         enough of those."""
-        heads: list[int] = []
-        pieces: list[memoryview] = []
-        if ring.pop_room(size, heads, pieces) < size or len(pieces[0]) < self._hdr_size:
-            ring.unpop(len(heads))
+        header = self._plain if hdr is None else self._header(hdr, 1)
+        taken = ring.fill((header, *parts), len(header))
+        if taken is None:
             return False
-        count = len(heads)
-        scatter(pieces, (self._plain if hdr is None and count == 1 else self._header(hdr, count), *parts))
-        ring.push_all(heads, pieces, size)
+        count, first = taken
+        if count > 1:
+            first[VIRTIO_NET_HDR_NUM_BUFFERS : VIRTIO_NET_HDR_NUM_BUFFERS + 2] = count.to_bytes(2, "little")
         return True
 
     def _header(self, hdr: VnetHdr | None, num_buffers: int) -> bytes:

@@ -12,8 +12,8 @@ The guest owns this memory and may change any byte at any time, so:
 
 Work is batched. `pop()` takes chains, `push()` fills used elements without telling anybody, `publish()`
 makes all of them visible by one store of `used.idx`, and `needs_signal()` answers once for the batch.
-`unpop()` puts back chains that were taken last and not pushed. `pop_room()` and `push_all()` do the same for
-the many buffers of a 64 KB frame at once, when each is of the shape that drivers use.
+`unpop()` puts back chains that were taken last and not pushed. `fill()` pops, fills and pushes the many buffers
+of a 64 KB frame at once, when each is of the shape that drivers use.
 
 Stores. An index must never be seen half written, so 16-bit fields are accessed through
 `memoryview.cast("H")`, whose item assignment is one aligned two-byte store (`struct` with an explicit byte
@@ -25,10 +25,12 @@ element stores before the index store on machines that would not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Final
 
 from devmodel.errors import BrokenRing
+from devmodel.port import Buffer
 from devmodel.virtio.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
 from devmodel.virtio.memory import GuestMemory
 from devmodel.virtio.spec import (
@@ -70,6 +72,7 @@ class SplitRing:
         "_avail",
         "_avail_idx",
         "_desc",
+        "_desc_words",
         "_event_idx",
         "_fence_acquire",
         "_fence_release",
@@ -122,11 +125,12 @@ class SplitRing:
         desc, avail, used = areas
         self._memory = memory
         self._desc = desc
+        self._desc_words = desc.cast("Q")  # 2.7.5: addr, then len | flags << 32 | next << 48
         self._avail = avail.cast("H")
         self._used = used.cast("H")
         elements = used[4 : 4 + 8 * self.num]
         self._used_elem = elements.cast("Q")
-        self._views = [self._used_elem, elements, self._used, self._avail, used, avail, desc]
+        self._views = [self._used_elem, elements, self._used, self._avail, self._desc_words, used, avail, desc]
 
     def release(self) -> None:
         """Let go of the guest's memory; the ring must not be used afterwards unless it is bound again."""
@@ -183,33 +187,61 @@ class SplitRing:
         self.last_avail = (last + 1) & 0xFFFF
         return chain
 
-    def pop_room(self, size: int, heads: list[int], pieces: list[memoryview]) -> int:
-        """Take chains of one writable descriptor each until they hold `size` bytes; how many they hold.
+    def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
+        """pop() and push() for a frame of many buffers: lay `parts` into chains of one writable descriptor each.
 
-        Less than `size` when the next chain is of another shape or there is none: pop() tells which. A frame of
-        64 KB takes 17 chains, and nothing else is done 17 times for it.
+        Returns how many chains it took, and a view of the first one's buffer, which has at least `least` bytes. None,
+        with nothing taken, when the chains end too early or one is of another shape: pop() tells which.
         """
-        if not self._memory.fast:
-            return 0
-        start, end, view = self._memory.fast[0]
-        desc, avail, mask, num = self._desc, self._avail, self._mask, self.num
-        last, waiting = self.last_avail, (self._avail_idx - self.last_avail) & 0xFFFF
-        room = 0
-        while room < size and (waiting or (waiting := self._more(last))):
-            head = avail[2 + (last & mask)]
-            if head >= num:
-                break
-            addr, length, flags, _ = _unpack_desc(desc, head << 4)
-            if flags != _WRITE or addr < start or addr + length > end:
-                break
-            heads.append(head)
-            addr -= start
-            pieces.append(view[addr : addr + length])
-            room += length
-            last = (last + 1) & 0xFFFF
-            waiting -= 1
-        self.last_avail = last
-        return room
+        began = self.last_avail
+        if not self._memory.fast or not (taken := self._lay(parts)) or len(taken[1]) < least:
+            self.last_avail = began
+            return None
+        self.last_avail = (began + taken[0]) & 0xFFFF
+        self._used_idx = (self._used_idx + taken[0]) & 0xFFFF
+        return taken
+
+    def _lay(self, parts: Sequence[Buffer]) -> tuple[int, memoryview] | None:
+        """fill(), but for the indexes: what it stores lies in buffers and used elements that nobody looks at before
+        they are published. A frame of 64 KB takes 17 chains, so no object is made for a chain."""
+        start, limit, view = self._memory.fast[0]
+        words, avail, elements = self._desc_words, self._avail, self._used_elem
+        mask, num, last, used = self._mask, self.num, self.last_avail, self._used_idx
+        waiting = (self._avail_idx - last) & 0xFFFF
+        count = head = length = room = at = 0
+        first: memoryview | None = None
+        for part in parts:
+            left = len(part)
+            if left <= room:
+                view[at : at + left] = part
+            else:
+                source, done = memoryview(part), 0
+                while left > room:
+                    view[at : at + room] = source[done : done + room]
+                    done += room
+                    left -= room
+                    if not waiting and (count >= num or not (waiting := self._more((last + count) & 0xFFFF))):
+                        return None
+                    head = avail[2 + (last + count & mask)]
+                    if head >= num:
+                        return None
+                    addr, word = words[head << 1], words[head << 1 | 1]
+                    room = length = word & 0xFFFFFFFF
+                    if word >> 32 & 0xFFFF != _WRITE or addr < start or addr + length > limit:
+                        return None
+                    at = addr - start
+                    if first is None:
+                        first = view[at : at + length]
+                    elements[used + count & mask] = head | length << 32
+                    count += 1
+                    waiting -= 1
+                view[at : at + left] = source[done:]
+            at += left
+            room -= left
+        if first is None:
+            return None
+        elements[used + count - 1 & mask] = head | (length - room) << 32
+        return count, first
 
     def _more(self, last: int) -> int:
         """How many entries wait at `last`, read anew."""
@@ -288,16 +320,6 @@ class SplitRing:
         used_idx = self._used_idx
         self._used_elem[used_idx & self._mask] = head | written << 32
         self._used_idx = (used_idx + 1) & 0xFFFF
-
-    def push_all(self, heads: list[int], pieces: list[memoryview], size: int) -> None:
-        """push() for chains of one piece each that were filled in order with `size` bytes."""
-        used_idx, mask, used_elem = self._used_idx, self._mask, self._used_elem
-        for head, piece in zip(heads, pieces, strict=True):
-            room = len(piece)
-            used_elem[used_idx & mask] = head | (room if room < size else size) << 32
-            used_idx += 1
-            size -= room
-        self._used_idx = used_idx & 0xFFFF
 
     def publish(self) -> bool:
         """Make all pushed elements visible at once; False when there was nothing to publish."""

@@ -55,6 +55,7 @@ def used_size(num: int) -> int:
 # mergeable receive buffers were negotiated (5.1.6.1)
 VIRTIO_NET_HDR_LEGACY: Final = struct.Struct("<BBHHHH")
 VIRTIO_NET_HDR: Final = struct.Struct("<BBHHHHH")
+VIRTIO_NET_HDR_NUM_BUFFERS: Final = 10  # its offset
 VIRTIO_NET_HDR_F_NEEDS_CSUM: Final = 1
 VIRTIO_NET_HDR_F_DATA_VALID: Final = 2
 VIRTIO_NET_HDR_F_RSC_INFO: Final = 4
