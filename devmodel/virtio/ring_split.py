@@ -130,7 +130,16 @@ class SplitRing:
         self._used = used.cast("H")
         elements = used[4 : 4 + 8 * self.num]
         self._used_elem = elements.cast("Q")
-        self._views = [self._used_elem, elements, self._used, self._avail, self._desc_words, used, avail, desc]
+        self._views = [
+            self._used_elem,
+            elements,
+            self._used,
+            self._avail,
+            self._desc_words,
+            used,
+            avail,
+            desc,
+        ]
 
     def release(self) -> None:
         """Let go of the guest's memory; the ring must not be used afterwards unless it is bound again."""

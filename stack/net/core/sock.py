@@ -40,7 +40,7 @@ from stack.include.net_tstamp import (
     SOF_TIMESTAMPING_RX_SOFTWARE,
 )
 from stack.include.netdevice import NETIF_F_GSO_MASK, NETIF_F_TSO, NETIF_F_TSO6
-from stack.include.sk_buff import MAX_TCP_HEADER
+from stack.include.sk_buff import MAX_TCP_HEADER, SKB_GSO_TCPV6
 from stack.include.snmp import LINUX_MIB_TCPMEMORYPRESSURES, NET_INC_STATS
 from stack.include.sock import (
     AF_INET,
@@ -315,10 +315,12 @@ def __sk_dst_check(sk: sock, cookie: int) -> dst_entry | None:
 
 
 def sk_setup_caps(sk: sock, dst: dst_entry) -> None:
-    """Cache a route and note what its device can do: whether TCP may hand it packets of many segments, and how big."""
+    """Cache a route and note what its device can do: whether TCP may hand it packets of many segments, and how big.
+    Of the device's kinds of GSO only the one that this socket's packets are of is noted."""
     sk.sk_dst_cache = dst
     dev = dst.dev
-    sk.sk_route_caps = dev.features & ~NETIF_F_GSO_MASK if sk.sk_gso_disabled else dev.features
+    gso = 0 if sk.sk_gso_disabled else NETIF_F_TSO6 if sk.sk_gso_type == SKB_GSO_TCPV6 else NETIF_F_TSO
+    sk.sk_route_caps = dev.features & (~NETIF_F_GSO_MASK | gso)
     if dev.features & (NETIF_F_TSO | NETIF_F_TSO6):
         sk.sk_gso_max_size = dev.gso_max_size - (MAX_TCP_HEADER + 1)
     sk.sk_gso_max_segs = max(dev.gso_max_segs, 1)
@@ -431,7 +433,7 @@ def sk_mem_pages(amt: int) -> int:
 
 def __sk_mem_schedule(sk: sock, size: int) -> bool:
     """Set whole pages aside for ``size`` bytes; False if tcp_mem does not allow it."""
-    amt = sk_mem_pages(size)
+    amt = (size + SK_MEM_QUANTUM - 1) >> _QUANTUM_SHIFT
     if sk.sk_prot.memory_allocated and not __sk_mem_raise_allocated(sk, amt):
         return False
     sk.sk_forward_alloc += amt << _QUANTUM_SHIFT

@@ -10,7 +10,7 @@ The header is unpacked once; its checksum is checked on the unpacked fields, sin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_CSUM,
@@ -54,7 +54,6 @@ from stack.net.core import skbuff
 from stack.net.ipv4 import icmp, ip_fragment, ip_options, route
 
 if TYPE_CHECKING:
-    from stack.include.dst import rtable
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
 
@@ -134,7 +133,7 @@ def ip_rcv_finish_core(net: Stack, skb: sk_buff) -> bool:
     iph: iphdr = skb.h_iph
     dev = skb.dev
     assert dev is not None
-    if skb._skb_refdst is None or cast("rtable", skb._skb_refdst).input is None:
+    if skb._skb_refdst is None or skb._skb_refdst.input is None:
         reason = route.ip_route_input(skb, iph.daddr, iph.saddr, iph.tos, dev)
         if reason:
             if reason == SKB_DROP_REASON_IP_RPFILTER:
@@ -142,7 +141,7 @@ def ip_rcv_finish_core(net: Stack, skb: sk_buff) -> bool:
             return _drop(skb, reason)
     if iph.ihl > 5 and not ip_rcv_options(net, skb):
         return False
-    rt = cast("rtable", skb._skb_refdst)
+    rt: Any = skb._skb_refdst
     if rt.rt_type == RTN_BROADCAST:
         IP_UPD_PO_STATS(net, IPSTATS_MIB_INBCASTPKTS, IPSTATS_MIB_INBCASTOCTETS, skb.len)
     elif rt.rt_type == RTN_MULTICAST:

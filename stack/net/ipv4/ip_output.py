@@ -16,7 +16,7 @@ a packet that may be fragmented draws from a counter per (destination, source, p
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from stack.include.dropreason import (
     SKB_DROP_REASON_IP_OUTNOROUTES,
@@ -386,7 +386,8 @@ def __ip_finish_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:
 
 def ip_finish_output2(net: Stack, sk: sock | None, skb: sk_buff) -> int:
     """Find the next hop's link address and send."""
-    rt = cast(rtable, skb._skb_refdst)
+    dst: Any = skb._skb_refdst
+    rt: rtable = dst
     neigh = rt.rt_neigh
     if neigh is None or neigh.dead:
         neigh = arp.ip_neigh_for_gw(rt, skb)

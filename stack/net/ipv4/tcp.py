@@ -81,6 +81,7 @@ from stack.include.net import (
     sockaddr,
 )
 from stack.include.net_tstamp import SOF_TIMESTAMPING_TX_ACK, SOF_TIMESTAMPING_TX_RECORD_MASK
+from stack.include.netdevice import NETIF_F_GSO_MASK
 from stack.include.request_sock import tcp_request_sock
 from stack.include.sk_buff import CHECKSUM_PARTIAL, Buffer, sk_buff
 from stack.include.snmp import (
@@ -124,7 +125,6 @@ from stack.include.sock import (
     SOCK_URGINLINE,
     SOCK_ZEROCOPY,
     __sk_stream_is_writeable,
-    __sk_stream_memory_free,
     sock_error,
     sock_orphan,
 )
@@ -338,8 +338,8 @@ def tcp_init_sock(sk: tcp_sock) -> int:
 def tcp_epollin_ready(sk: tcp_sock, target: int) -> bool:
     """Whether a reader that wants ``target`` bytes can go on: they are there, or no more will come, since the buffer
     or the window is all but full."""
-    avail = diff(sk.rcv_nxt, sk.copied_seq)
-    if avail <= 0:
+    avail = (sk.rcv_nxt - sk.copied_seq) & MASK32  # what is read is never ahead of what came
+    if not avail:
         return False
     return avail >= target or tcp_rmem_pressure(sk) or tcp_receive_window(sk) <= sk.icsk_ack.rcv_mss
 
@@ -502,7 +502,7 @@ def tcp_stream_alloc_skb(sk: tcp_sock) -> sk_buff:
     """An empty packet for a queue of the socket's, of as much memory as the kernel's.  For a device that does not
     segment each segment is a packet here, where the kernel has one for many (software GSO): those count for less."""
     skb = sk_buff(b"", 0, 0)
-    if tcp_output.sk_can_gso(sk):
+    if sk.sk_route_caps & NETIF_F_GSO_MASK:  # sk_can_gso()
         skb.truesize = sk.sk_net.profile.tx_skb_truesize
     skb.ip_summed = CHECKSUM_PARTIAL
     return skb
@@ -609,7 +609,7 @@ def tcp_sendmsg_locked(sk: tcp_sock, data: Buffer, flags: int, tsflags: int = 0)
     while copied < total:
         skb = sk.sk_write_queue[-1] if sk.sk_write_queue else None
         if skb is None or skb.len >= size_goal or skb.cb.eor:
-            if not __sk_stream_memory_free(sk, 0):
+            if sk.sk_wmem_queued >= sk.sk_sndbuf or not tcp_stream_memory_free(sk, 0):  # sk_stream_memory_free()
                 return _wait_for_space(sk, copied, flags, mss_now, size_goal, tsflags)
             skb = tcp_stream_alloc_skb(sk)
             tcp_skb_entail(sk, skb)

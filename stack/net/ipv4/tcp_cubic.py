@@ -145,17 +145,13 @@ def bictcp_init(sk: tcp_sock) -> None:
     bictcp_hystart_reset(sk)
 
 
-def _now(sk: tcp_sock) -> float:
-    return sk.tcp_mstamp / 1e6
-
-
 def bictcp_cwnd_event(sk: tcp_sock, event: int) -> None:
     """After an idle time the epoch is moved forward by it: the curve is a function of time in use (4.2)."""
     ca: bictcp = sk.icsk_ca_priv
     if event != CA_EVENT_TX_START or ca is None or ca.epoch_start is None:
         return
     idle = ((tcp_jiffies32(sk.sk_net) - sk.lsndtime) & MASK32) / HZ
-    ca.epoch_start = min(ca.epoch_start + idle, _now(sk))
+    ca.epoch_start = min(ca.epoch_start + idle, sk.tcp_mstamp / 1e6)
 
 
 def _start_epoch(ca: bictcp, cwnd: int, now: float) -> None:
@@ -206,7 +202,7 @@ def bictcp_cong_avoid(sk: tcp_sock, ack: int, acked: int) -> None:
         acked = tcp_cong.tcp_slow_start(sk, acked)
         if not acked:
             return
-    bictcp_update(ca, sk.snd_cwnd, acked, _now(sk))
+    bictcp_update(ca, sk.snd_cwnd, acked, sk.tcp_mstamp / 1e6)
     tcp_cong.tcp_cong_avoid_ai(sk, ca.cnt, acked)
 
 
@@ -269,7 +265,7 @@ def bictcp_acked(sk: tcp_sock, sample: ack_sample) -> None:
     ca: bictcp = sk.icsk_ca_priv
     if sample.rtt_us < 0 or ca is None:
         return
-    if ca.epoch_start is not None and _now(sk) - ca.epoch_start < 1.0:
+    if ca.epoch_start is not None and sk.tcp_mstamp / 1e6 - ca.epoch_start < 1.0:
         return
     delay_us = max(sample.rtt_us, 1)
     delay = delay_us / 1e6

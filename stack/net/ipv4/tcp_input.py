@@ -3116,9 +3116,9 @@ def _drop_covered(sk: tcp_sock, queue: list[sk_buff], pos: int, end_seq: int) ->
 
 
 def tcp_should_expand_sndbuf(sk: tcp_sock) -> bool:
-    if sk.sk_userlocks & SOCK_SNDBUF_LOCK or tcp_under_memory_pressure(sk):
+    if sk.sk_userlocks & SOCK_SNDBUF_LOCK or sk.sk_net.ipv4.tcp_memory_pressure:
         return False
-    return tcp_packets_in_flight(sk) < sk.snd_cwnd
+    return sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out < sk.snd_cwnd
 
 
 def tcp_new_space(sk: tcp_sock) -> None:

@@ -56,7 +56,7 @@ from stack.include.inet_connection_sock import (
 )
 from stack.include.ip import INET_ECN_ECT_0, INET_ECN_MASK
 from stack.include.net import SOCK_NOSPACE
-from stack.include.netdevice import NETIF_F_TSO, NETIF_F_TSO6
+from stack.include.netdevice import NETIF_F_GSO_MASK
 from stack.include.sk_buff import (
     CHECKSUM_PARTIAL,
     SKB_GSO_TCP_ACCECN,
@@ -89,7 +89,6 @@ from stack.include.snmp import (
     TCP_MIB_RETRANSSEGS,
 )
 from stack.include.sock import (
-    AF_INET6,
     SK_PACING_NEEDED,
     SK_PACING_NONE,
     SOCK_DONE,
@@ -1239,7 +1238,7 @@ def tcp_current_mss(sk: tcp_sock) -> int:
 
 def sk_can_gso(sk: tcp_sock) -> bool:
     """Whether the route's device segments for us (include/net/sock.h; needs sk_setup_caps)."""
-    return bool(sk.sk_route_caps & (NETIF_F_TSO6 if sk.sk_family == AF_INET6 else NETIF_F_TSO))
+    return bool(sk.sk_route_caps & NETIF_F_GSO_MASK)
 
 
 # -- may this packet go? --------------------------------------------------------------------------------------------
@@ -1336,7 +1335,7 @@ def tcp_tso_autosize(sk: tcp_sock, mss_now: int, min_tso_segs: int) -> int:
 def tcp_tso_segs(sk: tcp_sock, mss_now: int) -> int:
     """The most segments that one packet may hold now: one where the device does not segment, as nothing below does it
     in its place (the kernel's software GSO)."""
-    if not sk_can_gso(sk):
+    if not sk.sk_route_caps & NETIF_F_GSO_MASK:  # sk_can_gso()
         return 1
     ca_ops = sk.icsk_ca_ops
     if ca_ops is not None and ca_ops.min_tso_segs is not None:
