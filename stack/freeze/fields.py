@@ -56,6 +56,7 @@ STRUCTS: Final[dict[str, Struct]] = {
             "tcp6_ctl_sk": "inet_sock",
             "tcp_death_row": "inet_timewait_death_row",
             "tcp_hashinfo": "inet_hashinfo",
+            "tcp_jiffies32": "int",
             "tcp_metrics": "dict[tuple[int, int], tcp_metrics_block]",
             "timers": "timer_base",
             "ts_secret": "bytes",

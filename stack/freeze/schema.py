@@ -24,7 +24,7 @@ VERSION: Final = 1
 
 # What belongs to the application or the constructor and is not in a file: who waits for a socket, the wire behind a
 # device, hooks, a program that chooses a listener; clock and source of random numbers, which have a place of their own;
-# the tables of handlers.
+# the tables of handlers; what the clock said last.
 NOT_STATE: Final[dict[str, tuple[str, ...]]] = {
     "Stack": (
         "clock",
@@ -35,6 +35,7 @@ NOT_STATE: Final[dict[str, tuple[str, ...]]] = {
         "inet_protos",
         "inet6_protos",
         "ptype_base",
+        "tcp_jiffies32",
     ),
     "net_device": ("ndo_start_xmit",),
     "sock": ("sk_wq", "sk_user_data"),

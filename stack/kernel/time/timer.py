@@ -62,7 +62,10 @@ def jiffies(net: Stack) -> int:
 
 
 def tcp_jiffies32(net: Stack) -> int:
-    return (INITIAL_JIFFIES + net.clock.now_ns() // TICK_NSEC) & 0xFFFFFFFF
+    """include/net/tcp.h: jiffies in 32 bits.  What was read last also stands in ``net.tcp_jiffies32``, for whoever
+    comes after it, or after tcp_mstamp_refresh(), in the same call: a segment's way asks a dozen times."""
+    net.tcp_jiffies32 = now = (INITIAL_JIFFIES + net.clock.now_ns() // TICK_NSEC) & 0xFFFFFFFF
+    return now
 
 
 def msecs_to_jiffies(ms: int) -> int:

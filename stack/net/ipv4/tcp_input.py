@@ -530,7 +530,7 @@ def tcp_event_data_recv(sk: tcp_sock, skb: sk_buff) -> None:
     ack.pending |= ICSK_ACK_SCHED
     tcp_measure_rcv_mss(sk, skb)
     tcp_rcv_rtt_measure(sk)
-    now = tcp_jiffies32(sk.sk_net)
+    now = sk.sk_net.tcp_jiffies32
     ato = ack.ato
     if not ato:
         tcp_incr_quickack(sk, TCP_MAX_QUICKACKS)
@@ -871,7 +871,7 @@ def tcp_update_rtt_min(sk: tcp_sock, rtt_us: int, flag: int) -> None:
     if flag & FLAG_ACK_MAYBE_DELAYED and rtt_us > sk.rtt_min.s[0][1]:
         # An ACK that may have been delayed says nothing new about the minimum.
         return
-    minmax_running_min(sk.rtt_min, wlen, tcp_jiffies32(sk.sk_net), rtt_us or jiffies_to_usecs(1))
+    minmax_running_min(sk.rtt_min, wlen, sk.sk_net.tcp_jiffies32, rtt_us or jiffies_to_usecs(1))
 
 
 def tcp_ack_update_rtt(
@@ -1867,7 +1867,7 @@ def tcp_cong_control(sk: tcp_sock, ack: int, acked_sacked: int, flag: int, rs: r
         tcp_cwnd_reduction(sk, acked_sacked, rs.losses, flag)
     elif tcp_may_raise_cwnd(sk, flag):
         ca_ops.cong_avoid(sk, ack, acked_sacked)
-        sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+        sk.snd_cwnd_stamp = sk.sk_net.tcp_jiffies32
     tcp_update_pacing_rate(sk)
 
 
@@ -2209,7 +2209,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
         tcp_ecn_accept_cwr(sk, skb)
     sk.sk_err_soft = 0
     sk.icsk_probes_out = 0
-    sk.rcv_tstamp = tcp_jiffies32(net)
+    sk.rcv_tstamp = net.tcp_jiffies32
     if not prior_packets:
         #> return 1
         if accecn:
@@ -3124,7 +3124,7 @@ def tcp_should_expand_sndbuf(sk: tcp_sock) -> bool:
 def tcp_new_space(sk: tcp_sock) -> None:
     if tcp_should_expand_sndbuf(sk):
         tcp_sndbuf_expand(sk)
-        sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+        sk.snd_cwnd_stamp = sk.sk_net.tcp_jiffies32
     sk.sk_write_space(sk)
 
 

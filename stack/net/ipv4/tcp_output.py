@@ -225,8 +225,9 @@ from stack.include.tcp_states import (
     TCPF_LISTEN,
     TCPF_SYN_SENT,
 )
-from stack.include.timer import HZ
+from stack.include.timer import HZ, TICK_NSEC
 from stack.kernel.time.timer import (
+    INITIAL_JIFFIES,
     hrtimer_init,
     hrtimer_is_queued,
     hrtimer_start,
@@ -369,7 +370,7 @@ def tcp_cwnd_restart(sk: tcp_sock, delta: int) -> None:
 
 def tcp_event_data_sent(sk: tcp_sock) -> None:
     """Data leave: note the time, and whether this looks like an answer (ping-pong mode)."""
-    now = tcp_jiffies32(sk.sk_net)
+    now = sk.sk_net.tcp_jiffies32
     if not tcp_packets_in_flight(sk):
         tcp_ca_event(sk, CA_EVENT_TX_START)
     sk.lsndtime = now
@@ -1230,9 +1231,12 @@ def tcp_current_mss(sk: tcp_sock) -> int:
         mtu = dst_mtu(dst)
         if mtu != sk.icsk_pmtu_cookie:
             mss_now = tcp_sync_mss(sk, mtu)
+    rx_opt = sk.rx_opt
+    if rx_opt.tstamp_ok and not (rx_opt.num_sacks or rx_opt.dsack or sk.ecn_flags & TCP_ECN_MODE_ACCECN):
+        if sk.md5sig_info is None and sk.ao_info is None:
+            return mss_now  # a time stamp and nothing else, which mss_cache allows for
     header_len = tcp_established_options(sk, None, tcp_out_options()) + TCP_HEADER_LEN
-    if header_len != sk.tcp_header_len:
-        mss_now -= header_len - sk.tcp_header_len
+    mss_now -= header_len - sk.tcp_header_len
     return mss_now
 
 
@@ -1268,11 +1272,11 @@ def tcp_cwnd_validate(sk: tcp_sock, is_cwnd_limited: bool) -> None:
         sk.cwnd_usage_seq = sk.snd_nxt
     if tcp_is_cwnd_limited(sk):
         sk.snd_cwnd_used = 0
-        sk.snd_cwnd_stamp = tcp_jiffies32(sk.sk_net)
+        sk.snd_cwnd_stamp = sk.sk_net.tcp_jiffies32
         return
     if sk.packets_out > sk.snd_cwnd_used:
         sk.snd_cwnd_used = sk.packets_out
-    idle = (tcp_jiffies32(sk.sk_net) - sk.snd_cwnd_stamp) & MASK32
+    idle = (sk.sk_net.tcp_jiffies32 - sk.snd_cwnd_stamp) & MASK32
     ca_ops = sk.icsk_ca_ops
     if (
         sk.sk_net.ipv4.sysctl_tcp_slow_start_after_idle
@@ -1513,9 +1517,11 @@ def tcp_chrono_stop(sk: tcp_sock, type_: int) -> None:
 
 def tcp_mstamp_refresh(tp: tcp_sock) -> None:
     """Read the clock once for everything that happens in this call."""
-    val = tp.sk_net.clock.now_ns()
+    net = tp.sk_net
+    val = net.clock.now_ns()
     tp.tcp_clock_cache = val
     tp.tcp_mstamp = val // 1000
+    net.tcp_jiffies32 = (INITIAL_JIFFIES + val // TICK_NSEC) & MASK32
 
 
 def tcp_write_xmit(sk: tcp_sock, mss_now: int, nonagle: int, push_one: int) -> bool:
