@@ -222,7 +222,7 @@ def flowi4_init_output(
 
 
 def dst_metric(dst: dst_entry, metric: int) -> int:
-    return dst.metrics.get(metric, 0)
+    return dst.metrics.get(metric, 0) if dst.metrics else 0
 
 
 def dst_metric_locked(dst: dst_entry, metric: int) -> bool:
@@ -237,7 +237,7 @@ def dst_mtu(dst: dst_entry) -> int:
 
 def dst_metric_advmss(dst: dst_entry) -> int:
     """The MSS to advertise: the route's own metric, else the family's default (``ipv4_default_advmss``)."""
-    return dst.metrics.get(RTAX_ADVMSS, 0) or dst.ops.default_advmss(dst)
+    return (dst.metrics and dst.metrics.get(RTAX_ADVMSS)) or dst.ops.default_advmss(dst)
 
 
 def dst_output(net: Stack, sk: sock | None, skb: sk_buff) -> int:

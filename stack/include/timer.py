@@ -11,6 +11,7 @@ from typing import Any, Final
 
 HZ: Final = 250
 TICK_NSEC: Final = 1_000_000_000 // HZ
+USEC_PER_JIFFY: Final = 1_000_000 // HZ
 
 
 class timer_list:

@@ -544,9 +544,9 @@ def inet_csk_init_xmit_timers(
 
 def inet_csk_clear_xmit_timers(sk: inet_connection_sock) -> None:
     sk.icsk_pending = sk.icsk_ack.pending = 0
-    sk_stop_timer(sk, sk.icsk_retransmit_timer)
-    sk_stop_timer(sk, sk.icsk_delack_timer)
-    sk_stop_timer(sk, sk.sk_timer)
+    for timer in (sk.icsk_retransmit_timer, sk.icsk_delack_timer, sk.sk_timer):
+        if timer.armed:
+            sk_stop_timer(sk, timer)
 
 
 def inet_csk_delete_keepalive_timer(sk: inet_connection_sock) -> None:

@@ -104,7 +104,7 @@ def ipv4_mtu(dst: dst_entry) -> int:
         fnhe = find_exception(net, dst.rt_dst)
         if fnhe is not None:
             return fnhe.fnhe_pmtu
-    mtu = dst.metrics.get(RTAX_MTU, 0) or dst.dev.mtu
+    mtu = (dst.metrics and dst.metrics.get(RTAX_MTU)) or dst.dev.mtu
     return mtu if mtu < IP_MAX_MTU else IP_MAX_MTU
 
 
@@ -154,7 +154,7 @@ def ip_mtu_locked(dst: dst_entry) -> bool:
 
 def ip4_dst_hoplimit(dst: dst_entry) -> int:
     """The TTL of what leaves by this route."""
-    return dst.metrics.get(RTAX_HOPLIMIT, 0) or dst.net.ipv4.sysctl_ip_default_ttl
+    return (dst.metrics and dst.metrics.get(RTAX_HOPLIMIT)) or dst.net.ipv4.sysctl_ip_default_ttl
 
 
 def ipv4_sk_update_pmtu(skb: sk_buff, sk: sock, mtu: int) -> None:

@@ -327,7 +327,7 @@ from stack.include.tcp_states import (
     TCP_SYN_SENT,
     TCP_TIME_WAIT,
 )
-from stack.include.timer import HZ
+from stack.include.timer import HZ, USEC_PER_JIFFY
 from stack.kernel.time.timer import (
     hrtimer_cancel,
     hrtimer_is_queued,
@@ -1681,7 +1681,7 @@ def tcp_sacktag_write_queue(sk: tcp_sock, skb: sk_buff, prior_snd_una: int, stat
 def tcp_rto_delta_us(sk: tcp_sock) -> int:
     """Microseconds to the RTO of the oldest packet in flight."""
     skb = sk.tcp_rtx_queue[0] if sk.tcp_rtx_queue else None
-    rto_us = jiffies_to_usecs(sk.icsk_rto)
+    rto_us = sk.icsk_rto * USEC_PER_JIFFY
     if skb is None:
         return rto_us
     return skb.skb_mstamp_ns // 1000 + rto_us - sk.tcp_mstamp
@@ -2174,7 +2174,7 @@ def tcp_ack(sk: tcp_sock, skb: sk_buff, flag: int) -> int:
         flag |= FLAG_SND_UNA_ADVANCED
         sk.icsk_retransmits = 0
     sack = tcp_sacktag_state()
-    sack.rate.prior_in_flight = tcp_packets_in_flight(sk)
+    sack.rate.prior_in_flight = sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out
     prior_fack = tcp_highest_sack_seq(sk) if sk.sacked_out else prior_snd_una
     if flag & FLAG_UPDATE_TS_RECENT:
         flag |= tcp_replace_ts_recent(sk, ack_seq)
@@ -2299,7 +2299,9 @@ def tcp_parse_options(
     syn = th.flags & TCPHDR_SYN
     pos, end = 0, len(opts)
     if end == 12 and opts.startswith(_TS_ALIGNED):
-        _parse_option(net, opt_rx, TCPOPT_TIMESTAMP, opts[4:], False, estab)  # the usual ones
+        if opt_rx.tstamp_ok if estab else net.ipv4.sysctl_tcp_timestamps:  # the usual ones
+            opt_rx.saw_tstamp = True
+            opt_rx.rcv_tsval, opt_rx.rcv_tsecr = _TIMESTAMP.unpack_from(opts, 4)
         return
     while pos < end:
         kind = opts[pos]

@@ -201,14 +201,14 @@ MD5SIG_KEY_SIZE: Final = 136  # sizeof(struct tcp_md5sig_key) on 64 bits
 
 
 def _reply_arg(skb: sk_buff, iov: bytearray, oif: int, tos: int) -> ip_reply_arg:
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     pseudo = csum_tcpudp_nofold(iph.daddr, iph.saddr, len(iov), IPPROTO_TCP, 0)
     return ip_reply_arg(iov, csum=pseudo, csumoffset=8, bound_dev_if=oif, tos=tos)
 
 
 def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
     """Answer a segment that fits nobody; ``sk`` (listener, TIME_WAIT or None) lends its device."""
-    th = tcp_hdr(skb)
+    th: tcphdr = skb.h_th
     if th.flags & TCPHDR_RST:
         return
     net = skb.dev.net if skb.dev is not None else sk.sk_net
@@ -229,7 +229,7 @@ def tcp_v4_send_reset(sk: Any, skb: sk_buff) -> None:
     size = TCP_HEADER_LEN + signature_size(key)
     rep = bytearray(size)
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack_seq, size << 10 | flags, 0, 0, 0)
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     if key is not None:
         sign_reply(rep, TCP_HEADER_LEN, key, iph.daddr, iph.saddr)
     arg = _reply_arg(skb, rep, sk.sk_bound_dev_if if sk is not None else 0, iph.tos)
@@ -249,7 +249,7 @@ def tcp_reset_key(
             signer = tcp_ao.tcp_ao_prepare_reset(sk, skb, seq)
             return signer is not None, signer
         return True, tcp_md5_do_lookup(sk, 0, saddr, family) if sk.md5sig_info is not None else None
-    th = tcp_hdr(skb)
+    th: tcphdr = skb.h_th
     signature = tcp_input.tcp_parse_md5sig_option(skb) if th.doff >= _DOFF_WITH_MD5 else None
     if signature is None:
         return True, None
@@ -295,7 +295,7 @@ def tcp_v4_send_ack(
 ) -> None:
     """An ACK for a request or a TIME_WAIT socket; with a time stamp if there is one to echo, signed if there is a
     key."""
-    th = tcp_hdr(skb)
+    th: tcphdr = skb.h_th
     net = sk.sk_net
     options_end = TCP_HEADER_LEN + (TCPOLEN_TSTAMP_ALIGNED if tsecr else 0)
     size = options_end + signature_size(key)
@@ -303,7 +303,7 @@ def tcp_v4_send_ack(
     TCP_HEADER.pack_into(rep, 0, th.dest, th.source, seq, ack, size << 10 | TCPHDR_ACK, win, 0, 0)
     if tsecr:
         rep[20:32] = (TS_OPTION << 64 | (tsval & MASK32) << 32 | tsecr).to_bytes(12, "big")
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     if key is not None:
         sign_reply(rep, options_end, key, iph.daddr, iph.saddr)
     arg = _reply_arg(skb, rep, oif, tos)
@@ -478,7 +478,7 @@ def tcp_md5_hash_skb(key: tcp_md5sig_key, daddr: int, saddr: int, skb: sk_buff) 
 
 def md5_hash_received(key: tcp_md5sig_key, skb: sk_buff) -> bytes:
     """What a received segment should be signed with."""
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     return tcp_md5_hash_skb(key, iph.daddr, iph.saddr, skb)
 
 
@@ -498,13 +498,15 @@ def tcp_v4_init_sequence(skb: sk_buff, req: tcp_request_sock) -> int:
 
 
 def tcp_v4_init_ts_off(net: Stack, skb: sk_buff) -> int:
-    iph, th = ip_hdr(skb), tcp_hdr(skb)
+    iph: iphdr = skb.h_iph
+    th: tcphdr = skb.h_th
     return secure_tcp_ts_off(net, iph.daddr, iph.saddr, th.dest, th.source)
 
 
 def tcp_v4_init_seq_and_ts_off(net: Stack, skb: sk_buff) -> tuple[int, int]:
     """(ISN, offset of our time stamps): both halves of one keyed hash of the 4-tuple."""
-    iph, th = ip_hdr(skb), tcp_hdr(skb)
+    iph: iphdr = skb.h_iph
+    th: tcphdr = skb.h_th
     return secure_tcp_seq_and_ts_off(net, iph.daddr, iph.saddr, th.dest, th.source)
 
 
@@ -521,7 +523,7 @@ def tcp_v4_save_options(net: Stack, skb: sk_buff) -> ip_options_t | None:
 
 
 def tcp_v4_init_req(req: tcp_request_sock, sk_listener: tcp_sock, skb: sk_buff) -> None:
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     req.sk_rcv_saddr = iph.daddr
     req.sk_daddr = iph.saddr
     req.ireq_opt = tcp_v4_save_options(sk_listener.sk_net, skb)
@@ -703,7 +705,7 @@ def inet_sk_rx_dst_set(sk: tcp_sock, skb: sk_buff) -> None:
 
 
 def _set_addresses(newsk: tcp_sock, req: tcp_request_sock, skb: sk_buff) -> None:
-    iph = ip_hdr(skb)
+    iph: iphdr = skb.h_iph
     newsk.sk_daddr = req.sk_daddr
     newsk.sk_rcv_saddr = newsk.inet_saddr = req.sk_rcv_saddr
     newsk.sk_bound_dev_if = req.sk_bound_dev_if

@@ -434,7 +434,7 @@ def tcp_check_req(sk: tcp_sock, skb: sk_buff, req: tcp_request_sock, fastopen: b
     answer (with a RST), None if the segment is done with: ``req.drop_reason`` says then why it was dropped, or
     SKB_NOT_DROPPED_YET if it did its work."""
     req.drop_reason = SKB_DROP_REASON_NOT_SPECIFIED
-    th = tcp_hdr(skb)
+    th: tcphdr = skb.h_th
     cb = TCP_SKB_CB(skb)
     flg = th.flags & (TCPHDR_RST | TCPHDR_SYN | TCPHDR_ACK)
     tmp_opt = tcp_options_received()

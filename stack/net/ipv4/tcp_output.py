@@ -225,7 +225,7 @@ from stack.include.tcp_states import (
     TCPF_LISTEN,
     TCPF_SYN_SENT,
 )
-from stack.include.timer import HZ, TICK_NSEC
+from stack.include.timer import HZ, TICK_NSEC, USEC_PER_JIFFY
 from stack.kernel.time.timer import (
     INITIAL_JIFFIES,
     hrtimer_init,
@@ -1584,7 +1584,7 @@ def _write_xmit_done(sk: tcp_sock, sent_pkts: int, push_one: int, by_cwnd: bool,
         tcp_chrono_start(sk, TCP_CHRONO_RWND_LIMITED)
     elif sk.chrono_type == TCP_CHRONO_RWND_LIMITED or not sk.sk_write_queue:
         tcp_chrono_stop(sk, TCP_CHRONO_RWND_LIMITED)
-    by_cwnd |= tcp_packets_in_flight(sk) >= sk.snd_cwnd
+    by_cwnd |= sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out >= sk.snd_cwnd
     if sent_pkts or by_cwnd:
         tcp_cwnd_validate(sk, by_cwnd)
     if sent_pkts:
@@ -1635,7 +1635,7 @@ def tcp_reset_xmit_timer(sk: tcp_sock, what: int, when: int, max_when: int) -> N
 
 
 def tcp_rto_min_us(sk: tcp_sock) -> int:
-    return jiffies_to_usecs(tcp_input.tcp_rto_min(sk))
+    return tcp_input.tcp_rto_min(sk) * USEC_PER_JIFFY
 
 
 def tcp_schedule_loss_probe(sk: tcp_sock, advancing_rto: bool) -> bool:

@@ -103,7 +103,7 @@ def tcp_rate_check_app_limited(sk: tcp_sock) -> None:
     if (
         (sk.write_seq - sk.snd_nxt) & MASK32 < sk.mss_cache
         and not sk.sk_wmem_alloc
-        and tcp_packets_in_flight(sk) < sk.snd_cwnd
+        and sk.packets_out - sk.sacked_out - sk.lost_out + sk.retrans_out < sk.snd_cwnd
         and sk.lost_out <= sk.retrans_out
         and sk.icsk_ca_state != TCP_CA_Loss
     ):
