@@ -5,6 +5,9 @@ A client made of ready frames talks to an echo, a one-byte and a sink server on 
 microseconds of this process's CPU time, the best of several rounds: per connection (SYN, ACK, one byte, FIN both
 ways), per 1-byte round trip, and per 64 KB received and sent.  What reading the clock costs is taken off, and what is
 loaded is out of the collector's sight, as in ``vnic serve``.  ``--profile`` prints where it goes.
+
+``--instructions`` counts the processor's instructions instead, client included (valgrind --tool=callgrind): the same
+number on a busy machine and on a quiet one, so that small changes can be compared.
 """
 
 from __future__ import annotations
@@ -12,7 +15,11 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import os
 import pstats
+import re
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -226,12 +233,61 @@ MEASURES: dict[str, Callable[[Client, int], float]] = {
 }
 
 
+# -- instructions ----------------------------------------------------------------------------------------------------
+
+FEW, MANY = 100, 500  # what starting takes is in both counts, and goes when they are subtracted
+
+
+def instructions(name: str) -> float:
+    """Per unit of that measure."""
+    return (_counted(name, MANY) - _counted(name, FEW)) / (MANY - FEW)
+
+
+def _counted(name: str, count: int) -> int:
+    """All instructions of a process that starts, measures ``count`` units and ends; SystemExit without valgrind."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise SystemExit("valgrind is not there, which counts the instructions: apt-get install valgrind")
+    argv = [
+        valgrind,
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+        sys.executable,
+        "-m",
+        "bench.micro",
+    ]
+    argv += ["--once", name, "--count", str(count)]
+    env = {**os.environ, "PYTHONHASHSEED": "0"}
+    done = subprocess.run(argv, env=env, check=True, capture_output=True, text=True)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if found is None:
+        raise SystemExit(f"callgrind did not say how many it counted: {done.stderr[-300:]}")
+    return int(found[1])
+
+
+def once(name: str, count: int) -> None:
+    """What is counted."""
+    client = Client()
+    gc.collect()
+    gc.freeze()
+    MEASURES[name](client, count)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.micro", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", choices=MEASURES, help="print where the time goes")
+    parser.add_argument("--instructions", action="store_true", help="count them, in place of the time")
+    parser.add_argument("--once", choices=MEASURES, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.once:
+        once(options.once, options.count)
+        return 0
+    if options.instructions:
+        for name in MEASURES:
+            print(f"{name:20} {instructions(name) / 1000:7.0f} thousand instructions", flush=True)
+        return 0
     if options.profile:
         client = Client()
         profile = cProfile.Profile()
