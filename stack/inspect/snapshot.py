@@ -10,24 +10,43 @@ drawn; from one snapshot to the next a socket is known by its addresses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from stack.include.inet_connection_sock import (
+    ICSK_TIME_LOSS_PROBE,
+    ICSK_TIME_PROBE0,
+    ICSK_TIME_REO_TIMEOUT,
+    ICSK_TIME_RETRANS,
+)
 from stack.include.ip import in_ntoa
 from stack.include.ipv6 import in6_ntop
 from stack.include.neighbour import NUD_STATE_NAMES, neigh_table
 from stack.include.sock import AF_INET6
+from stack.include.tcp import (
+    TCPI_OPT_ECN,
+    TCPI_OPT_ECN_SEEN,
+    TCPI_OPT_SACK,
+    TCPI_OPT_SYN_DATA,
+    TCPI_OPT_TFO_CHILD,
+    TCPI_OPT_TIMESTAMPS,
+    TCPI_OPT_WSCALE,
+)
 from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
-from stack.kernel.time.timer import jiffies, jiffies_to_msecs
+from stack.kernel.time.timer import jiffies, jiffies_to_msecs, timer_pending
+from stack.net.core.sock import sk_get_meminfo
 from stack.net.ipv4 import devinet, proc
+from stack.net.ipv4.tcp import tcp_get_info
 from stack.net.ipv6 import addrconf
 from stack.net.ipv6 import proc as proc6
 
 if TYPE_CHECKING:
     from stack.include.netdevice import net_device
-    from stack.include.sock import sock_common
+    from stack.include.sock import sock, sock_common
+    from stack.include.timer import timer_list
     from stack.stack import Stack
 
 Table = list[dict[str, Any]]
+Descriptors = dict[int, list[int]]  # of the sockets, by id()
 
 
 class _Refs:
@@ -140,12 +159,43 @@ def _neighbours(net: Stack, tbl: neigh_table, ntop: Callable[[int], str]) -> Tab
     ]
 
 
+def _descriptors(net: Stack) -> Descriptors:
+    """Which descriptors of the stack's own table hold each socket; dup() makes several."""
+    found: Descriptors = {}
+    for fd, file in sorted(net.files.fdt.items()):
+        if file.private_data is not None:
+            found.setdefault(id(file.private_data.sk), []).append(fd)
+    return found
+
+
+# The numbers of SO_MEMINFO, in its order (SK_MEMINFO_*).
+_MEMINFO: Final = (
+    *("rmem_alloc", "rcvbuf", "wmem_alloc", "sndbuf", "fwd_alloc"),
+    *("wmem_queued", "optmem", "backlog", "drops"),
+)
+
+
+def _full_socket(sk: sock, fds: Descriptors) -> dict[str, Any]:
+    """What a socket has that is neither a request nor what is left of one in TIME_WAIT.  ``cookie`` is 0 until somebody
+    asks the socket for it: looking does not change the stack."""
+    return {
+        "fds": fds.get(id(sk), []),
+        "cookie": sk.sk_cookie,
+        "shutdown": sk.sk_shutdown,
+        "v6only": sk.sk_ipv6only,
+        "dev": sk.sk_bound_dev_if,
+        "mem": dict(zip(_MEMINFO, memoryview(sk_get_meminfo(sk)).cast("I"), strict=True)),
+    }
+
+
 def udp_sockets(net: Stack) -> Table:
+    fds = _descriptors(net)
     return [
         {
+            **_full_socket(sk, fds),
+            "state": TCP_STATE_NAMES[sk.sk_state],
             "local": _local(sk),
             "remote": _remote(sk),
-            "dev": sk.sk_bound_dev_if,
             "recv_q": sk.sk_rmem_alloc,
             "send_q": sk.sk_wmem_alloc,
             "rcvbuf": sk.sk_rcvbuf,
@@ -177,10 +227,11 @@ def tcp_tables(net: Stack) -> dict[str, Any]:
     hashed = [sk for chain in info.ehash.values() for sk in chain]
     states = (TCP_NEW_SYN_RECV, TCP_TIME_WAIT)
     ref = _Refs()
+    fds = _descriptors(net)
     return {
-        "listeners": [_listener(sk, ref) for chain in info.listening_hash.values() for sk in chain],
+        "listeners": [_listener(sk, ref, fds) for chain in info.listening_hash.values() for sk in chain],
         "requests": [_request(sk, ref) for sk in hashed if sk.sk_state == TCP_NEW_SYN_RECV],
-        "connections": [_connection(sk, ref) for sk in hashed if sk.sk_state not in states],
+        "connections": [_connection(sk, ref, fds) for sk in hashed if sk.sk_state not in states],
         "time_wait": [_time_wait(sk, ref) for sk in hashed if sk.sk_state == TCP_TIME_WAIT],
         "bind_buckets": [
             {
@@ -210,16 +261,18 @@ def _common(sk: sock_common, ref: _Refs) -> dict[str, Any]:
     }
 
 
-def _listener(sk: Any, ref: _Refs) -> dict[str, Any]:
+def _listener(sk: Any, ref: _Refs, fds: Descriptors) -> dict[str, Any]:
     queue = sk.icsk_accept_queue
     return {
         **_common(sk, ref),
+        **_full_socket(sk, fds),
         "backlog": sk.sk_max_ack_backlog,
         "ack_backlog": sk.sk_ack_backlog,
         "qlen": queue.qlen,
         "young": queue.young,
         "accept_queue": [{"request": ref(req), "child": ref(req.sk)} for req in queue.rskq_accept_head],
         "bind_bucket": sk.icsk_bind_hash.port if sk.icsk_bind_hash is not None else None,
+        "info": tcp_info(sk),
     }
 
 
@@ -234,6 +287,7 @@ def _request(req: Any, ref: _Refs) -> dict[str, Any]:
         "num_retrans": req.num_retrans,
         "num_timeout": req.num_timeout,
         "expires_ns": timer.when_ns if timer is not None and timer.armed else None,
+        "timer": _timer_of(req, timer, "on", req.num_retrans),
         "options": {
             "tstamp_ok": req.tstamp_ok,
             "sack_ok": bool(req.sack_ok),
@@ -245,68 +299,66 @@ def _request(req: Any, ref: _Refs) -> dict[str, Any]:
     }
 
 
-def _connection(sk: Any, ref: _Refs) -> dict[str, Any]:
+def _connection(sk: Any, ref: _Refs, fds: Descriptors) -> dict[str, Any]:
     return {
         **_common(sk, ref),
+        **_full_socket(sk, fds),
         "recv_q": (sk.rcv_nxt - sk.copied_seq) & 0xFFFFFFFF if sk.sk_state != TCP_LISTEN else 0,
         "send_q": (sk.write_seq - sk.snd_una) & 0xFFFFFFFF,
         "error": sk.sk_err,
         "bind_bucket": sk.icsk_bind_hash.port if sk.icsk_bind_hash is not None else None,
+        "timer": _timer(sk),
         "info": tcp_info(sk),
     }
 
 
-# struct tcp_info's members that are the socket's own by another name.
-_INFO_FIELDS = {
-    "tcpi_retransmits": "icsk_retransmits",
-    "tcpi_backoff": "icsk_backoff",
-    "tcpi_probes": "icsk_probes_out",
-    "tcpi_snd_mss": "mss_cache",
-    "tcpi_unacked": "packets_out",
-    "tcpi_sacked": "sacked_out",
-    "tcpi_lost": "lost_out",
-    "tcpi_retrans": "retrans_out",
-    "tcpi_pmtu": "icsk_pmtu_cookie",
-    "tcpi_rcv_ssthresh": "rcv_ssthresh",
-    "tcpi_snd_ssthresh": "snd_ssthresh",
-    "tcpi_snd_cwnd": "snd_cwnd",
-    "tcpi_advmss": "advmss",
-    "tcpi_reordering": "reordering",
-    "tcpi_total_retrans": "total_retrans",
-    "tcpi_bytes_acked": "bytes_acked",
-    "tcpi_bytes_received": "bytes_received",
-    "tcpi_bytes_sent": "bytes_sent",
-    "tcpi_bytes_retrans": "bytes_retrans",
-    "tcpi_segs_out": "segs_out",
-    "tcpi_segs_in": "segs_in",
-    "tcpi_data_segs_in": "data_segs_in",
-    "tcpi_data_segs_out": "data_segs_out",
-    "tcpi_delivered": "delivered",
-    "tcpi_dsack_dups": "dsack_dups",
-    "tcpi_reord_seen": "reord_seen",
-    "tcpi_rcv_ooopack": "rcv_ooopack",
-    "tcpi_snd_wnd": "snd_wnd",
-    "tcpi_rcv_wnd": "rcv_wnd",
+# Which names inet_diag has for the timer of icsk_pending.
+_PENDING: Final = {
+    ICSK_TIME_RETRANS: "on",
+    ICSK_TIME_REO_TIMEOUT: "on",
+    ICSK_TIME_LOSS_PROBE: "on",
+    ICSK_TIME_PROBE0: "persist",
+}
+
+
+def _timer(sk: Any) -> dict[str, Any] | None:
+    """The one timer of a connection that inet_diag tells of: what is in flight before what is only watched; None if
+    nothing runs.  ``expires_ms`` as asked for, before the wheel rounds it; ``retrans`` is how often it fired."""
+    name = _PENDING.get(sk.icsk_pending)
+    if name is not None:
+        retrans = sk.icsk_probes_out if name == "persist" else sk.icsk_retransmits
+        return {"name": name, "expires_ms": _ms_until(sk, sk.icsk_timeout), "retrans": retrans}
+    return _timer_of(sk, sk.sk_timer, "keepalive", sk.icsk_probes_out)
+
+
+def _timer_of(sk: sock_common, timer: timer_list | None, name: str, retrans: int) -> dict[str, Any] | None:
+    if timer is None or not timer_pending(timer):
+        return None
+    return {"name": name, "expires_ms": _ms_until(sk, timer.expires), "retrans": retrans}
+
+
+def _ms_until(sk: sock_common, expires: int) -> int:
+    return jiffies_to_msecs(max(expires - jiffies(sk.sk_net), 0))
+
+
+# tcpi_options, bit by bit
+OPTIONS: Final = {
+    "timestamps": TCPI_OPT_TIMESTAMPS,
+    "sack": TCPI_OPT_SACK,
+    "wscale": TCPI_OPT_WSCALE,
+    "ecn": TCPI_OPT_ECN,
+    "ecn_seen": TCPI_OPT_ECN_SEEN,
+    "syn_data": TCPI_OPT_SYN_DATA,
+    "tfo_child": TCPI_OPT_TFO_CHILD,
 }
 
 
 def tcp_info(sk: Any) -> dict[str, Any]:
-    """struct tcp_info of a connection, with the sequence numbers beside it; times in us."""
-    info: dict[str, Any] = {name: getattr(sk, field) for name, field in _INFO_FIELDS.items()}
+    """struct tcp_info in tcp_get_info()'s units, its options by name, with the sequence numbers beside it."""
+    info: dict[str, Any] = dict(tcp_get_info(sk))
+    options = info["tcpi_options"]
     info.update(
-        tcpi_ca_state=sk.icsk_ca_state,
-        tcpi_rto=jiffies_to_msecs(sk.icsk_rto) * 1000,
-        tcpi_ato=jiffies_to_msecs(sk.icsk_ack.ato) * 1000,
-        tcpi_rcv_mss=sk.icsk_ack.rcv_mss,
-        tcpi_rtt=sk.srtt_us >> 3,
-        tcpi_rttvar=sk.mdev_us >> 2,
-        tcpi_snd_wscale=sk.rx_opt.snd_wscale,
-        tcpi_rcv_wscale=sk.rx_opt.rcv_wscale,
-        tcpi_options={
-            "timestamps": bool(sk.rx_opt.tstamp_ok),
-            "sack": bool(sk.rx_opt.sack_ok),
-            "wscale": bool(sk.rx_opt.wscale_ok),
-        },
+        tcpi_options={name: bool(options & bit) for name, bit in OPTIONS.items()},
         congestion_control=sk.icsk_ca_ops.name if sk.icsk_ca_ops is not None else None,
         snd_una=sk.snd_una,
         snd_nxt=sk.snd_nxt,
@@ -324,4 +376,5 @@ def _time_wait(tw: Any, ref: _Refs) -> dict[str, Any]:
         "snd_nxt": tw.tw_snd_nxt,
         "rcv_nxt": tw.tw_rcv_nxt,
         "expires_ns": tw.tw_timer.when_ns if tw.tw_timer.armed else None,
+        "timer": _timer_of(tw, tw.tw_timer, "timewait", 0),
     }
