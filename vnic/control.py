@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket of a running back end: what ``vnic nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
+"""The control socket of a running back end: what ``vnic ss``, ``nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
 
 A line of JSON is a request, ``{"verb": "snapshot", ...}``; answers are lines of JSON too: ``{"ok": ...}`` or
 ``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" one for each call tree until the client
@@ -313,8 +313,13 @@ def sysctl_text(value: object) -> str:
 
 
 def _is_ours(sock: socket.socket) -> bool:
-    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return uid in (os.getuid(), ROOT)
+    return _peer(sock)[1] in (os.getuid(), ROOT)
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """The process and the user at the other end."""
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid
 
 
 def _refusal(fact: str, evidence: str = "", remedy: str = "") -> Answer:
@@ -403,6 +408,11 @@ class Client:
                 "leave --control out: the one that runs is found",
             ) from error
         self._lines = self._socket.makefile("rb")
+
+    @property
+    def pid(self) -> int:
+        """The process that listens there: the back end."""
+        return _peer(self._socket)[0]
 
     def ask(self, verb: str, **more: object) -> Any:
         """One request and its answer."""

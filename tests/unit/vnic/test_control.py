@@ -92,6 +92,14 @@ def test_snapshot_is_the_stacks(net: Stack, path: Path) -> None:
     assert served(net, path, asks("snapshot")) == json.loads(json.dumps(net.snapshot()))
 
 
+def test_client_knows_the_process_of_the_back_end(net: Stack, path: Path) -> None:
+    def talk(path: Path) -> int:
+        with Client(path) as client:
+            return client.pid
+
+    assert served(net, path, talk) == os.getpid()
+
+
 def test_counters_have_the_names_of_nstat(net: Stack, path: Path) -> None:
     found = served(net, path, asks("counters"))
     assert found["TcpExtListenDrops"] == 0
