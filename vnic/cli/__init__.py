@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from vnic import errors
-from vnic.cli import callgraph, doctor, image, output, replay, serve, ss, version, views, vm
+from vnic.cli import callgraph, doctor, image, output, replay, serve, ss, tcpinfo, version, views, vm
 
 app = typer.Typer(
     name="vnic",
@@ -38,6 +38,7 @@ app.command("tables")(views.tables)
 app.command("nstat")(views.nstat)
 app.command("sysctl")(views.sysctl)
 app.command("ss")(ss.ss)
+app.command("tcpinfo")(tcpinfo.tcpinfo)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")

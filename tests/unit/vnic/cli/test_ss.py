@@ -15,12 +15,17 @@ from stack.api import bsd
 from stack.api.sim import MSEC, Sim
 from stack.stack import Stack
 from vnic import cli, control
+from vnic.cli import tcpinfo
 
 
 @pytest.fixture
-def net() -> Stack:
+def sim() -> Sim:
+    return Sim(seed=1)
+
+
+@pytest.fixture
+def net(sim: Sim) -> Stack:
     """A listener on 7, one connection to it over IPv4 and one over IPv6, an accepted one, UDP on 53."""
-    sim = Sim(seed=1)
     net = sim.add_stack("10.0.2.2/24", "fd00:10:0:2:5054:ff:fe12:3456/64")
     peer = sim.add_peer("10.0.2.15", net, delay_ns=5 * MSEC, addr6="fd00:10:0:2:5054:ff:fe65:4321")
     sock = bsd.Socket(net, bsd.AF_INET6)
@@ -138,3 +143,50 @@ def test_ss_of_a_bad_filter_is_2_with_a_remedy(capsys: pytest.CaptureFixture[str
     assert fact == "error: the filter is not understood"
     assert evidence == "  because: after 'dport' there should be one of = != < > <= >=, and there is '7'"
     assert remedy.startswith("  to mend it: such as: vnic ss -t state established")
+
+
+# -- tcpinfo -----------------------------------------------------------------------------------------------------------
+
+
+def test_tcpinfo_shows_every_field_with_unit_and_meaning(typed: Verb) -> None:
+    head, *fields = typed("tcpinfo", "10.0.2.2:7", "10.0.2.15:40000")
+    assert head == "[::ffff:10.0.2.2]:7 < [::ffff:10.0.2.15]:40000 ESTAB cubic"
+    assert "tcpi_rtt 10000 us round trip, smoothed" in [" ".join(line.split()) for line in fields]
+    assert len(fields) == len(json.loads(typed("tcpinfo", "10.0.2.15:40000", "--json")[0])["tcp_info"])
+
+
+def test_tcpinfo_on_a_terminal_stays_within_80_columns(terminal: Verb) -> None:
+    lines = terminal("tcpinfo", "[fd00:10:0:2:5054:ff:fe65:4321]:40001")
+    assert max(map(len, lines)) <= 80
+    assert ["tcpi_state", "1", "ESTABLISHED"] in [line.split()[:3] for line in lines]
+
+
+def test_tcpinfo_that_watches_shows_what_changed(
+    sim: Sim, typed: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        sim.run_for(int(seconds * 1000) * MSEC)
+
+    monkeypatch.setattr(tcpinfo.time, "sleep", sleep)
+    lines = typed("tcpinfo", "10.0.2.15:40000", "--watch", "0.5", "-c", "2")
+    assert pauses == [0.5]
+    after = next(i for i, line in enumerate(lines) if line.startswith("after "))
+    changes = [line.split() for line in lines[after + 1 :]]
+    assert ["tcpi_last_ack_recv", "528", "ms", "+500"] in changes
+    assert len(typed("tcpinfo", "10.0.2.15:40000", "-c", "3", "--json")) == 3
+    assert pauses == [0.5, 1.0, 1.0]
+
+
+def test_tcpinfo_of_a_connection_that_is_not_there_is_2_and_says_what_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["tcpinfo", "10.0.2.99:1", "--control", "/there"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "error: there is no connection 10.0.2.99:1"
+    assert "    [::ffff:10.0.2.2]:7 [::ffff:10.0.2.15]:40000 (ESTAB)" in told
+    assert told[-1] == "  to mend it: vnic ss -ta shows what there is"
+    assert cli.main(["tcpinfo", "nobody", "--control", "/there"]) == 2
+    assert cli.main(["tcpinfo", "10.0.2.2:7", "10.0.2.15:40000", "x", "--control", "/there"]) == 2
