@@ -11,7 +11,7 @@ sockets of this stack have not, and what a congestion control tells of itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -336,13 +336,20 @@ def cells(sock: Sock) -> tuple[str, ...]:
     return (sock.netid, sock.state, str(sock.recv_q), str(sock.send_q), str(sock.local), str(sock.peer))
 
 
-def text(socks: list[Sock], shown: Details, *, netid: bool, header: bool = True) -> str:
+def visible(columns: Sequence[str], hidden: frozenset[str]) -> list[str]:
+    """Without the columns of these headings."""
+    return [text for heading, text in zip(HEADINGS, columns, strict=True) if heading not in hidden]
+
+
+def text(
+    socks: list[Sock], shown: Details, *, hidden: frozenset[str] = frozenset(), header: bool = True
+) -> str:
     """As ss writes it: the columns just as wide as they have to be, addresses to the right and ports to the left of
-    their colons; the first column only with ``netid``."""
+    their colons; without the columns of these headings, and the headings only if they are wanted."""
     rows = [*([HEADINGS] if header else []), *map(cells, socks)]
-    lines = [line if netid else line[1:] for line in _aligned(rows)]
+    lines = [visible(line, hidden) for line in _aligned(rows)]
     written = [_written(line, "", []) for line in lines[: len(rows) - len(socks)]]
-    for line, sock in zip(lines[len(written) :], socks, strict=True):
+    for line, sock in zip(lines[len(rows) - len(socks) :], socks, strict=True):
         written.append(_written(line, process_words(sock, shown), info_words(sock, shown)))
     return "".join(written)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final
 
@@ -82,10 +83,19 @@ def _no_service(name: str) -> int:
     raise OSError(f"{name} is no number")
 
 
-def parse(
-    words: Iterable[str], states: frozenset[str] = DEFAULT, service: Service = _no_service
-) -> Condition:
-    """The words of a command line as a condition; FilterError.  ``states`` hold unless the words name some; ``service``
+@dataclass(frozen=True)
+class Filter:
+    """``states`` are those that can be shown; calling it says whether a socket is."""
+
+    states: frozenset[str]
+    condition: Condition | None = None
+
+    def __call__(self, sock: Sock) -> bool:
+        return sock.state in self.states and (self.condition is None or self.condition(sock))
+
+
+def parse(words: Iterable[str], states: frozenset[str] = DEFAULT, service: Service = _no_service) -> Filter:
+    """The words of a command line as a filter; FilterError.  ``states`` hold unless the words name some; ``service``
     gives the port of a service's name, or raises OSError."""
     tokens = _Tokens(words)
     chosen: frozenset[str] | None = None
@@ -96,10 +106,7 @@ def parse(
         else:
             chosen = (ALL if chosen is None else chosen) - named
     shown = states if chosen is None else chosen
-    if tokens.at_end():
-        return lambda sock: sock.state in shown
-    condition = _Expression(tokens, service).whole()
-    return lambda sock: sock.state in shown and condition(sock)
+    return Filter(shown, None if tokens.at_end() else _Expression(tokens, service).whole())
 
 
 def states_of(name: str) -> frozenset[str]:

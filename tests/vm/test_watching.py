@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 from line import SERVER, Line
 
@@ -97,3 +99,77 @@ def test_verbs_look_into_the_back_end_that_a_guest_uses(
     assert {"name": "bhash[7]", "value": "", "to": ["tb7"]} in hashinfo["rows"]
     counted = verb(path, "nstat", "TcpExtSyncookies*", "TcpPassiveOpens")["kernel"]
     assert counted == {"TcpPassiveOpens": 1, "TcpExtSyncookiesSent": 1, "TcpExtSyncookiesRecv": 1}
+
+
+def printed(path: Path, *arguments: str) -> list[str]:
+    """What a verb writes into a pipe."""
+    argv = [sys.executable, "-m", "vnic", *arguments, "--control", str(path)]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def on_terminal(path: Path, *arguments: str) -> list[str]:
+    """What a verb shows on a terminal of 80 columns, without its escape sequences."""
+    argv = ["-m", "vnic", *arguments, "--control", str(path)]
+    shown: str = pexpect.run(
+        " ".join([sys.executable, *argv]), encoding="utf-8", timeout=30, dimensions=(24, 80)
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+
+
+def words_of(info: str) -> dict[str, str]:
+    """ss's "name:value" words, and "name value" of rates."""
+    return dict(re.findall(r"([a-z_]+)[: ]([\d.,/]+)", info))
+
+
+def test_ss_and_tcpinfo_agree_with_the_guests_view_of_its_connection(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path = rundir.path / "control.sock"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    job = guest.shell.background(f"{{ echo hello; sleep 300; }} | nc {SERVER} 7 > /tmp/echoed")
+    guest.check("for i in $(seq 100); do grep -q hello /tmp/echoed && exit; sleep 0.1; done; exit 1", 60)
+    try:
+        line, info = guest.check("ss -Htino state established dport = :7").strip().splitlines()
+        port = line.split()[2].rpartition(":")[2]
+        ends = [f"{SERVER}:7", f"10.0.2.15:{port}"]
+
+        heading, *socks = printed(path, "ss", "-tan")
+        assert heading.split() == [
+            "State",
+            "Recv-Q",
+            "Send-Q",
+            *("Local", "Address:Port", "Peer", "Address:Port"),
+        ]
+        assert ["ESTAB", "0", "0", *ends] in [sock.split() for sock in socks]
+        assert ["LISTEN", ends[0]] in [[sock.split()[0], sock.split()[3]] for sock in socks]
+
+        line, ours = printed(path, "ss", "-Htino", "state", "established", "( sport = :7 )")
+        assert line.split() == ["0", "0", *ends]
+        assert ours.startswith("\t ts sack cubic wscale:")
+        known, theirs = words_of(ours), words_of(info)
+        assert (known["bytes_received"], known["bytes_acked"]) == ("6", "6")
+        assert known["bytes_received"] == theirs["bytes_sent"]
+        assert known["bytes_sent"] == theirs["bytes_received"]
+        assert known["mss"] == theirs["mss"]
+        assert known["wscale"] == ",".join(reversed(theirs["wscale"].split(",")))
+        assert set(theirs) - set(known) <= {"ato", "rcv_rtt", "busy", "pacing_rate", "delivery_rate"}
+
+        (user,) = verb(path, "ss", "dst", ends[1])[0]["users"]
+        assert Path(f"/proc/{user['pid']}/cmdline").read_bytes().split(b"\0")[1:4] == [
+            b"-m",
+            b"vnic",
+            b"serve",
+        ]
+
+        piped = printed(path, "tcpinfo", *ends)
+        assert piped[0] == f"{ends[0]} < {ends[1]} ESTAB cubic"
+        assert "tcpi_bytes_received 6 B received in order" in [" ".join(row.split()) for row in piped]
+        assert verb(path, "tcpinfo", ends[1])["tcp_info"]["tcpi_state"] == 1
+        for arguments in (("ss", "-tanmpoie"), ("tcpinfo", ends[1])):
+            shown = on_terminal(path, *arguments)
+            assert max(map(len, shown)) <= 80
+            assert any(ends[1] in row for row in shown)
+    finally:
+        job.kill("KILL")

@@ -78,26 +78,31 @@ def ss(
         typer.echo(json.dumps([inspect_ss.plain(sock, pid) for sock in socks]))
         return errors.EXIT_OK
     shown = inspect_ss.Details(timers, info, memory, extended, processes, numeric, pid)
-    _print(socks, shown, netid=len(kinds) > 1, header=not no_header)
+    hidden = {"Netid"} if len(kinds) == 1 else set()
+    if len(wanted.states) == 1:
+        hidden.add("State")
+    _print(socks, shown, hidden=frozenset(hidden), header=not no_header)
     return errors.EXIT_OK
 
 
-def _filter(words: list[str], states: frozenset[str]) -> ssfilter.Condition:
+def _filter(words: list[str], states: frozenset[str]) -> ssfilter.Filter:
     try:
         return ssfilter.parse(words, states, socket.getservbyname)
     except ssfilter.FilterError as error:
         raise errors.UsageError(error.fact, error.evidence, error.remedy) from error
 
 
-def _print(socks: list[inspect_ss.Sock], shown: inspect_ss.Details, *, netid: bool, header: bool) -> None:
+def _print(
+    socks: list[inspect_ss.Sock], shown: inspect_ss.Details, *, hidden: frozenset[str], header: bool
+) -> None:
     if sys.stdout.isatty():
-        _print_table(socks, shown, netid=netid, header=header)
+        _print_table(socks, shown, hidden=hidden, header=header)
     else:
-        typer.echo(inspect_ss.text(socks, shown, netid=netid, header=header), nl=False)
+        typer.echo(inspect_ss.text(socks, shown, hidden=hidden, header=header), nl=False)
 
 
 def _print_table(
-    socks: list[inspect_ss.Sock], shown: inspect_ss.Details, *, netid: bool, header: bool
+    socks: list[inspect_ss.Sock], shown: inspect_ss.Details, *, hidden: frozenset[str], header: bool
 ) -> None:
     """A table whose rows have what is known of the socket below them, folded; no line is wider than the terminal."""
     from rich.console import Console
@@ -105,9 +110,8 @@ def _print_table(
     from rich.table import Table
     from rich.text import Text
 
-    first = 0 if netid else 1
-    rows = [inspect_ss.cells(sock)[first:] for sock in socks]
-    headings = inspect_ss.HEADINGS[first:]
+    rows = [inspect_ss.visible(inspect_ss.cells(sock), hidden) for sock in socks]
+    headings = inspect_ss.visible(inspect_ss.HEADINGS, hidden)
     console = Console(no_color=not output.use_colour(sys.stdout), highlight=False)
     widths = _widths([headings, *rows], console.width)
 
@@ -128,7 +132,7 @@ def _print_table(
             console.print(Padding(known, (0, 0, 0, _INDENT)))
 
 
-def _widths(rows: list[tuple[str, ...]], limit: int) -> list[int]:
+def _widths(rows: list[list[str]], limit: int) -> list[int]:
     """As wide as the longest cell; if that is more than there is, the two addresses share what the others leave."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     *others, local, peer = widths

@@ -14,6 +14,7 @@ from stack.inspect.ss import Details, Sock
 from stack.stack import Stack
 
 PLAIN = Details()
+NETID = frozenset({"Netid"})
 INFO = (
     "\t skmem:(r768,rb131072,t0,tb46080,f3328,w4728,o0,bl0,d0) ts sack cubic wscale:7,7 rto:212 rtt:10/5 ato:40 "
     "mss:1448 pmtu:1500 rcvmss:536 advmss:1448 cwnd:10 bytes_sent:3000 bytes_received:5 segs_out:4 segs_in:3 "
@@ -44,7 +45,7 @@ class World:
 
     def lines(self, state: str, shown: Details = PLAIN) -> list[str]:
         """What is shown of the sockets in that state, without headings."""
-        return ss.text(self.socks(state), shown, netid=False, header=False).splitlines()
+        return ss.text(self.socks(state), shown, hidden=NETID, header=False).splitlines()
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_ipv6_listener_of_both_families_shows_stars_and_mapped_peers() -> None:
         sock.listen(1)
     peer.tcp(80).handshake()
     peer.tcp(80, dst="fd00::2", sport=40001).handshake()
-    shown = ss.text(ss.sockets(net.snapshot()), Details(extended=True), netid=True).splitlines()
+    shown = ss.text(ss.sockets(net.snapshot()), Details(extended=True)).splitlines()
     assert shown[0] == "Netid State  Recv-Q Send-Q     Local Address:Port       Peer Address:Port"
     ends = {(line.split()[4], line.split()[5]) for line in shown[1:]}
     assert ends == {
@@ -181,13 +182,13 @@ def test_ipv6_listener_of_both_families_shows_stars_and_mapped_peers() -> None:
 
 def test_columns_are_as_wide_as_they_have_to_be(world: World) -> None:
     world.connect()
-    assert ss.text(world.socks(), PLAIN, netid=True) == (
+    assert ss.text(world.socks(), PLAIN) == (
         "Netid State  Recv-Q Send-Q Local Address:Port Peer Address:Port\n"
         "tcp   LISTEN 0      3            0.0.0.0:2222      0.0.0.0:*\n"
         "tcp   ESTAB  0      0           10.0.2.2:2222    10.0.2.15:40000\n"
     )
-    assert ss.text([], PLAIN, netid=False) == "State Recv-Q Send-Q Local Address:Port Peer Address:Port\n"
-    assert ss.text([], PLAIN, netid=False, header=False) == ""
+    assert ss.text([], PLAIN, hidden=NETID) == "State Recv-Q Send-Q Local Address:Port Peer Address:Port\n"
+    assert ss.text([], PLAIN, hidden=NETID, header=False) == ""
 
 
 def test_plain_has_everything_and_no_notation(world: World) -> None:
