@@ -82,8 +82,8 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed(
         "flags reserved urg",
         "accecn-syn-on-connection-* accecn-connect-synack-again-ce",
-        "version: of the kernels measured that call themselves 6.18.44 one tells the codepoint of the first SYN-ACK, as "
-        "ours does under linux-6.18, another that of the packet at hand, as ours does under linux-7.3",
+        "version: of the kernels measured that call themselves 6.18.44 one tells the codepoint of the first SYN-ACK, "
+        "as ours does under linux-6.18, another that of the packet at hand, as ours does under linux-7.3",
         "host",
     ),
     Allowed(
