@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket of a running back end: what ``vnic ss``, ``nstat``, ``sysctl``, ``tables`` and ``trace`` ask.
+"""The control socket of a running back end: what ``vnic ss``, ``nstat``, ``trace``, ``capture`` and the like ask.
 
 A line of JSON is a request, ``{"verb": "snapshot", ...}``; answers are lines of JSON too: ``{"ok": ...}`` or
 ``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" one for each call tree until the client
@@ -33,6 +33,7 @@ from vnic.errors import EXIT_HOST, EXIT_USAGE, UsageError, VnicError
 if TYPE_CHECKING:
     from stack.stack import Stack
     from stack.trace.recorder import Tree
+    from vnic.capture import Capture
 
 MAX_REQUEST: Final = 65536
 PATIENCE_S: Final = 10.0
@@ -66,10 +67,11 @@ class NoBackEnd(VnicError):
 class ControlServer:
     """Answers for one Stack; made by ``listen``."""
 
-    def __init__(self, net: Stack, *, fixed: str = "") -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot."""
+    def __init__(self, net: Stack, *, fixed: str = "", capture: Capture | None = None) -> None:
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture`` there is no such verb."""
         self._net = net
         self._fixed = fixed
+        self._capture = capture
         self._clients: set[asyncio.Task[None]] = set()
         self._tracing = False
         self._verbs: dict[str, Callable[[Request], Any]] = {
@@ -78,6 +80,8 @@ class ControlServer:
             "sysctls": lambda request: {k: sysctl_text(v) for k, v in self._net.sysctls().items()},
             "sysctl": self._sysctl,
         }
+        if capture is not None:
+            self._verbs["capture"] = self._captured
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[Path]:
@@ -150,7 +154,7 @@ class ControlServer:
             return _refusal(f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace")
         try:
             return {"ok": function(request)}
-        except ControlError as error:
+        except VnicError as error:
             return {"error": [error.fact, error.evidence, error.remedy]}
 
     # -- verbs ---------------------------------------------------------------------------------------------------
@@ -180,6 +184,24 @@ class ControlServer:
             raise ControlError(
                 fact, str(error.args[0]), "`vnic sysctl -a` lists them with their values"
             ) from error
+
+    def _captured(self, request: Request) -> dict[str, Any]:
+        """Start a capture, stop it, or tell of it: its status."""
+        from vnic.capture import Wanted
+
+        assert self._capture is not None
+        action, path = request.get("action", "status"), request.get("file")
+        ring, files, comments = request.get("ring"), request.get("files", 2), request.get("comments", False)
+        if action == "status":
+            return self._capture.status()
+        if action == "stop":
+            return self._capture.stop()
+        known = isinstance(path, str) and isinstance(ring, int | None) and isinstance(files, int)
+        if action != "start" or not known or not isinstance(comments, bool):
+            raise ControlError(
+                "the capture is not understood", repr(request)[:200], "start with a file, stop, or status"
+            )
+        return self._capture.start(Wanted(Path(str(path)), ring, files, comments))
 
     async def _trace(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

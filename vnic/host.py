@@ -66,6 +66,7 @@ from stack.net.core.sock import SO_LINGER, SOL_SOCKET
 from stack.net.ipv4.devinet import ifaddrs
 from stack.net.ipv6.addrconf import ifaddrs6
 from stack.stack import Stack
+from vnic.capture import Capture
 from vnic.errors import UsageError, from_oserror
 from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
@@ -90,9 +91,15 @@ class Adapter:
     """A net_device whose wire is a Port; the PortHandler of that port."""
 
     def __init__(self, stack: Stack, runner: aio.Runner, port: Port, dev: net_device) -> None:
-        self._runner, self._port, self.dev = runner, port, dev
+        self._runner, self.port, self.net, self.dev = runner, port, stack, dev
         self.calls: Stack | Recorder = stack
         dev.ndo_start_xmit = self.ndo_start_xmit
+        port.attach(self)
+
+    def plug(self, port: Port) -> None:
+        """Another port from now on: one that was put round the old one, or the one that it was put round."""
+        self.port = port
+        self._runner.flush = port.flush
         port.attach(self)
 
     def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
@@ -132,7 +139,7 @@ class Adapter:
     def ndo_start_xmit(self, skb: sk_buff, dev: net_device) -> int:
         """What the port drops it counts; TCP sends it again, as after any loss."""
         parts = [memoryview(skb.head)[skb.data : skb.tail], *skb.frags]
-        self._port.send(_header_of(skb), parts)
+        self.port.send(_header_of(skb), parts)
         if not self._runner.in_batch:
             self._runner.touch()
         return NETDEV_TX_OK
@@ -209,9 +216,11 @@ class Host:
         dev: net_device,
         services: Services,
         network: StackNetwork,
+        adapter: Adapter,
         recorder: Recorder | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
+        self.capture = Capture(adapter)
         self._network, self._recorder = network, recorder
 
     def freeze(self) -> str:
@@ -266,7 +275,10 @@ class Host:
                 recorder = _recorder(options.record, stack, cleanup)
                 adapter.calls = runner.calls = recorder
             _resume(application, services, network)
-            yield cls(port, stack, runner, dev, services, network, recorder)
+            host = cls(port, stack, runner, dev, services, network, adapter, recorder)
+            yield host
+            if host.capture.status()["running"]:
+                host.capture.stop()
 
 
 def _recorder(path: Path, stack: Stack, cleanup: AsyncExitStack) -> Recorder:

@@ -6,7 +6,12 @@ from the clock that is handed in, and each packet's direction (epb_flags): inbou
 outbound from us to the guest. GSO frames appear whole and partial checksums partial, as a capture on a TAP
 shows them.
 
-The file is written to at each flush of the port, so that what a crash leaves behind is whole up to there.
+The file is written to at each flush of the port, so that what a crash leaves behind is whole up to there. A
+capture that may not grow goes round: PcapngRing begins a new file when one is full and removes the oldest.
+
+A Commenter gives each packet a comment (opt_comment): what is behind the port knows what became of a frame only
+once it has dealt with it, so a received frame is written after that, with the time at which it came, and what
+was sent meanwhile follows it.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
@@ -43,6 +50,26 @@ class Sink(Protocol):
     def close(self) -> object: ...
 
 
+class Writer(Protocol):
+    """What a capture is written to."""
+
+    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Commenter(Protocol):
+    """What is said of each packet; "" for nothing."""
+
+    def received(self, frame: bytes) -> Callable[[], str]:
+        """A frame comes from the guest; what is returned is asked once it has been dealt with."""
+
+    def sent(self, parts: Sequence[Buffer]) -> str:
+        """A frame goes to the guest."""
+
+
 def _pad(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
@@ -57,28 +84,34 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """One file with one interface."""
+    """One file with one interface; ``size`` is how many bytes were written to it."""
 
-    __slots__ = ("_sink",)
+    __slots__ = ("_sink", "size")
 
     def __init__(self, sink: Sink, interface: str) -> None:
         self._sink = sink
+        self.size = 0
         body = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
-        sink.write(_block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"vnic") + bytes(4)))
+        self._append(_block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"vnic") + bytes(4)))
         options = _option(_IF_NAME, interface.encode()) + _option(_IF_TSRESOL, b"\x09") + bytes(4)
-        sink.write(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, 0) + options))
+        self._append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, 0) + options))
         sink.flush()
 
-    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer]) -> None:
+    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
         """Append one frame, given as consecutive pieces."""
         frame = b"".join(parts)
         size = len(frame)
         padding = -size % 4
-        total = 32 + size + padding + 12
+        said = _option(_OPT_COMMENT, comment.encode()) if comment else b""
+        total = 32 + size + padding + 12 + len(said)
         high, low = stamp_ns >> 32 & 0xFFFFFFFF, stamp_ns & 0xFFFFFFFF
         head = _EPB.pack(_ENHANCED_PACKET, total, 0, high, low, size, size)
         end = _EPB_END.pack(_EPB_FLAGS, 4, direction, 0, 0, total)
-        self._sink.write(b"".join((head, frame, bytes(padding), end)))
+        self._append(b"".join((head, frame, bytes(padding), said, end)))
+
+    def _append(self, data: bytes) -> None:
+        self._sink.write(data)
+        self.size += len(data)
 
     def flush(self) -> None:
         """Hand all that was written to the operating system."""
@@ -89,19 +122,61 @@ class PcapngWriter:
         self._sink.close()
 
 
+class PcapngRing:
+    """The last ``files`` files of at most ``limit`` bytes each (a packet larger than that has one to itself), named
+    after ``path``: net.pcapng makes net_00001.pcapng, net_00002.pcapng and so on. OSError as of files."""
+
+    def __init__(self, path: Path, interface: str, limit: int, files: int) -> None:
+        self._path, self._interface, self._limit, self._files = path, interface, limit, files
+        self._number = 0
+        self._kept: deque[Path] = deque()
+        self._writer = self._next()
+        self._empty = self._writer.size
+
+    def _next(self) -> PcapngWriter:
+        self._number += 1
+        path = self._path.with_stem(f"{self._path.stem}_{self._number:05}")
+        writer = PcapngWriter(path.open("wb"), self._interface)
+        self._kept.append(path)
+        if len(self._kept) > self._files:
+            self._kept.popleft().unlink(missing_ok=True)
+        return writer
+
+    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
+        """Append one frame, to a new file if this one is full."""
+        coming = 56 + sum(map(len, parts)) + len(comment)
+        if self._writer.size > self._empty and self._writer.size + coming > self._limit:
+            self._writer.close()
+            self._writer = self._next()
+        self._writer.write(stamp_ns, direction, parts, comment)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class CapturePort:
     """A Port round `inner` that writes each frame that passes.
 
     `clock` gives nanoseconds since 1970. Frames to the guest are written when the inner port took them, so
-    that what it dropped is not in the file. `close()` closes the file and the inner port. A file that can be
-    written no longer (a full disk) ends the capture with a warning; the traffic goes on.
+    that what it dropped is not in the file. `close()` closes the file and the inner port, `end()` the file
+    alone. A file that can be written no longer (a full disk) ends the capture with a warning, and `failed` says
+    why; the traffic goes on.
     """
 
-    def __init__(self, inner: Port, writer: PcapngWriter, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, inner: Port, writer: Writer, clock: Callable[[], int], comments: Commenter | None = None
+    ) -> None:
         self.inner = inner
         self.name = inner.name
+        self.packets = 0
+        self.failed = ""
         self._writer = writer
         self._clock = clock
+        self._comments = comments
+        self._sent_meanwhile: list[tuple[int, bytes, str]] | None = None
         self._handler: PortHandler | None = None
         self._open = True
 
@@ -119,8 +194,8 @@ class CapturePort:
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         sent = self.inner.send(hdr, parts)
-        if sent:
-            self._record(OUTBOUND, parts)
+        if sent and self._open:
+            self._sent(parts)
         return sent
 
     def flush(self) -> None:
@@ -132,14 +207,43 @@ class CapturePort:
 
     def close(self) -> None:
         self.inner.close()
+        self.end()
+
+    def end(self) -> None:
+        """No packet is written any more, and the file is closed; the traffic goes on."""
         if self._open:
             self._open = False
             self._close_file()
 
-    def _record(self, direction: int, parts: Sequence[Buffer]) -> None:
+    def _sent(self, parts: Sequence[Buffer]) -> None:
+        if self._comments is None:
+            self._record(self._clock(), OUTBOUND, parts)
+            return
+        comment = self._comments.sent(parts)
+        if self._sent_meanwhile is None:
+            self._record(self._clock(), OUTBOUND, parts, comment)
+        else:
+            self._sent_meanwhile.append((self._clock(), b"".join(parts), comment))
+
+    def _received(self, comments: Commenter, hdr: VnetHdr | None, frame: bytes) -> None:
+        """Let the frame be dealt with, then write it and what was sent for it."""
+        stamp, explain = self._clock(), comments.received(frame)
+        sent: list[tuple[int, bytes, str]] = []
+        self._sent_meanwhile = sent
+        try:
+            if self._handler is not None:
+                self._handler.frame_received(hdr, frame)
+        finally:
+            self._sent_meanwhile = None
+            self._record(stamp, INBOUND, (frame,), explain())
+            for when, answer, comment in sent:
+                self._record(when, OUTBOUND, (answer,), comment)
+
+    def _record(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
         if self._open:
             try:
-                self._writer.write(self._clock(), direction, parts)
+                self._writer.write(stamp_ns, direction, parts, comment)
+                self.packets += 1
             except OSError as error:
                 self._give_up(error)
 
@@ -152,6 +256,7 @@ class CapturePort:
 
     def _give_up(self, error: OSError) -> None:
         self._open = False
+        self.failed = str(error)
         log.warning("the capture of %s ends here, the traffic goes on: %s", self.name, error)
         self._close_file()
 
@@ -163,7 +268,10 @@ class CapturePort:
     # -- PortHandler, for the inner port ----------------------------------------------------------------
 
     def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
-        self._record(INBOUND, (frame,))
+        if self._comments is not None and self._open:
+            self._received(self._comments, hdr, frame)
+            return
+        self._record(self._clock(), INBOUND, (frame,))
         if self._handler is not None:
             self._handler.frame_received(hdr, frame)
 

@@ -81,7 +81,7 @@ def _fill(line: _Line, call: Call, level: str) -> None:
     """The lines under a call.  A "goto" opens a branch for what follows it."""
     branch = line
     arguments: list[tuple[Call, _Line]] = []
-    for item in _shown(call, call.name, level):
+    for item in shown(call, call.name, level):
         if isinstance(item, str):
             branch = _marker(line, branch, item)
             continue
@@ -138,13 +138,13 @@ def _chain(line: _Line) -> None:
     line.lines = []
 
 
-def _shown(call: Call, owner: str, level: str) -> Iterator[Call | str]:
+def shown(call: Call, owner: str, level: str) -> Iterator[Call | str]:
     """The calls and markers drawn under ``owner``, of this call and of what is not drawn itself."""
     for child in call.children:
         if isinstance(child, str) or level != "notes" or _is_shown(owner, child):
             yield child
         elif owner in SHOWN or child.name not in NOISE:
-            yield from _shown(child, owner, level)
+            yield from shown(child, owner, level)
 
 
 def _is_shown(owner: str, child: Call) -> bool:

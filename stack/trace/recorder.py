@@ -137,7 +137,7 @@ class Recorder:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def _name(self, code: CodeType) -> str:
+    def name_of(self, code: CodeType) -> str:
         """The function's name if it is one of the stack's, "" if it is not to be seen."""
         name = self._names.get(code)
         if name is None:
@@ -149,7 +149,7 @@ class Recorder:
 
     def _called(self, frame: FrameType, event: str, arg: object) -> Any:
         """The trace function: one of Python's functions begins."""
-        name = self._name(frame.f_code)
+        name = self.name_of(frame.f_code)
         if not name:
             return None
         entered = self.clock_ns()
@@ -181,7 +181,7 @@ class Recorder:
 
     def _site(self, frame: FrameType) -> Site | None:
         caller = frame.f_back
-        if caller is None or not self._name(caller.f_code):
+        if caller is None or not self.name_of(caller.f_code):
             return None
         return site_of(caller.f_code, caller.f_lasti)
 

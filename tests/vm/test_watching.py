@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -173,3 +174,37 @@ def test_ss_and_tcpinfo_agree_with_the_guests_view_of_its_connection(
             assert any(ends[1] in row for row in shown)
     finally:
         job.kill("KILL")
+
+
+def test_capture_of_a_guests_connection_has_paths_and_states_in_its_comments(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path = rundir.path / "control.sock"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    file = rundir.path / "net.pcapng"
+    guest.check(f"echo before | nc -N -w 5 {SERVER} 7")
+    assert verb(path, "capture", "start", str(file), "--comments")["running"]
+    guest.check(f"echo hello | nc -N -w 5 {SERVER} 7")
+    assert printed(path, "capture", "status")[0].startswith(f"capturing into {file}: ")
+    count = verb(path, "capture", "stop")["packets"]
+    guest.check(f"echo after | nc -N -w 5 {SERVER} 7")
+    tshark = shutil.which("tshark")
+    assert tshark is not None, "tools/setup --test installs it"
+    read = [tshark, "-r", str(file), "-T", "fields", "-E", "separator=|"]
+    fields = ("tcp.port", "tcp.flags.str", "tcp.payload", "frame.comment")
+    argv = [*read, *(word for name in fields for word in ("-e", name))]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+    rows = [row.split("|") for row in done.stdout.splitlines()]
+    assert len(rows) == count
+    rows = [row for row in rows if "7" in row[0].split(",")]
+    comments = [comment for *_, comment in rows]
+    assert comments[0].startswith(
+        "tcp_v4_rcv > tcp_v4_do_rcv > tcp_rcv_state_process > tcp_v4_conn_request > "
+    )
+    assert comments[0].endswith("; LISTEN -> NEW_SYN_RECV")
+    assert comments[1].endswith("tcp_v4_send_synack; NEW_SYN_RECV")
+    assert comments[2].endswith("; NEW_SYN_RECV -> ESTABLISHED")
+    assert any(comment.endswith("; ESTABLISHED -> CLOSE_WAIT") for comment in comments)
+    payloads = {bytes.fromhex(row[2]) for row in rows}
+    assert b"hello\n" in payloads
+    assert not payloads & {b"before\n", b"after\n"}

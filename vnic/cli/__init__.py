@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from vnic import errors
-from vnic.cli import callgraph, doctor, image, output, replay, serve, ss, tcpinfo, version, views, vm
+from vnic.cli import callgraph, capture, doctor, image, output, replay, serve, ss, tcpinfo, version, views, vm
 
 app = typer.Typer(
     name="vnic",
@@ -42,6 +42,7 @@ app.command("tcpinfo")(tcpinfo.tcpinfo)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")
+app.add_typer(capture.app, name="capture")
 
 _debug = False
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)

@@ -23,6 +23,7 @@ from stack.include.snmp import LINUX_MIB_LISTENDROPS as LISTENDROPS
 from stack.net.ipv4 import tcp_ipv4
 from stack.stack import Stack
 from vnic import control, counters
+from vnic.capture import Wanted
 from vnic.control import Client, ControlError, ControlServer, NoBackEnd
 from vnic.errors import UsageError
 
@@ -40,12 +41,18 @@ def path(tmp_path: Path) -> Path:
 
 
 def served(
-    net: Stack, path: Path, talk: Talk, *, during: Callable[[], None] | None = None, fixed: str = ""
+    net: Stack,
+    path: Path,
+    talk: Talk,
+    *,
+    during: Callable[[], None] | None = None,
+    fixed: str = "",
+    capture: Any = None,
 ) -> Any:
     """What ``talk(path)`` returns, run in a thread against a server; ``during`` runs on the server's loop meanwhile."""
 
     async def run() -> Any:
-        async with ControlServer(net, fixed=fixed).listen(path):
+        async with ControlServer(net, fixed=fixed, capture=capture).listen(path):
             task = asyncio.ensure_future(asyncio.to_thread(talk, path))
             while not task.done():
                 if during is not None:
@@ -54,6 +61,23 @@ def served(
             return await task
 
     return asyncio.run(run())
+
+
+class Captured:
+    """In a Capture's place: notes what it was told."""
+
+    def __init__(self) -> None:
+        self.wanted: Wanted | None = None
+
+    def status(self) -> dict[str, Any]:
+        return {"running": self.wanted is not None}
+
+    def start(self, wanted: Wanted) -> dict[str, Any]:
+        self.wanted = wanted
+        return self.status()
+
+    def stop(self) -> dict[str, Any]:
+        raise UsageError("no capture runs", "there is none to stop", "vnic capture start FILE")
 
 
 def asks(verb: str, **more: object) -> Talk:
@@ -494,3 +518,35 @@ def test_nstat_chooses_by_name_and_leaves_out_zeros() -> None:
     with pytest.raises(UsageError, match="no counter is called Udp"):
         counters.chosen(values, ["Udp*"], zeros=True)
     assert counters.text({"TcpInSegs": 3}) == f"#kernel\n{'TcpInSegs':<32}3\n"
+
+
+# -- capture -----------------------------------------------------------------------------------------------------
+
+
+def test_capture_is_started_with_what_the_request_says(net: Stack, path: Path) -> None:
+    capture = Captured()
+    start = asks("capture", action="start", file="/tmp/a.pcapng", ring=100_000, files=3, comments=True)
+    assert served(net, path, start, capture=capture) == {"running": True}
+    assert capture.wanted == Wanted(Path("/tmp/a.pcapng"), 100_000, 3, True)
+    assert served(net, path, asks("capture"), capture=capture) == {"running": True}
+
+
+def test_capture_that_does_not_run_is_stopped_with_an_error(net: Stack, path: Path) -> None:
+    with pytest.raises(ControlError, match="no capture runs"):
+        served(net, path, asks("capture", action="stop"), capture=Captured())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{}, {"file": 1}, {"file": "a", "ring": "1"}, {"file": "a", "files": None}, {"file": "a", "comments": 1}],
+)
+def test_capture_with_odd_values_is_refused(net: Stack, path: Path, odd: dict[str, Any]) -> None:
+    capture = Captured()
+    with pytest.raises(ControlError, match="not understood"):
+        served(net, path, asks("capture", action="start", **odd), capture=capture)
+    assert capture.wanted is None
+
+
+def test_capture_where_none_can_be_is_no_verb(net: Stack, path: Path) -> None:
+    with pytest.raises(ControlError, match="no verb 'capture'"):
+        served(net, path, asks("capture"))
