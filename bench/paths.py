@@ -1,50 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python -m bench.paths``: transfers of two stacks of ours over a simulated path, and of the machine's own kernel.
+"""``python -m bench.paths``: transfers of two stacks of ours over a simulated path, and of Linux kernels.
 
-Each row is a scenario: a control, a share of random loss, a path.  Ours runs in virtual time (``bench.transfer``).  The
-kernel runs in real time, in two private network namespaces with a TUN device each; between them this process relays
-every packet through the same ``Path`` object: same rate, delay, queue and loss model, drawn from the same seeds.  Both
-have the same buffers and neither has metrics of earlier connections.  The ratio of the mean goodputs is printed.
+Each row is a scenario: a control, a share of random loss, a path.  Ours runs in virtual time (``bench.transfer``).
+Linux runs in real time; between its two ends this process relays every packet through the same ``Path`` object
+(``bench.relay``): same rate, delay, queue and loss model, drawn from the same seeds.  The ends are two private network
+namespaces of the machine's own kernel with a TUN device each, and with ``--guest IMAGE`` also two QEMU guests of that
+image, so of its kernel (``bench.guests``).  All have the same buffers and none has metrics of earlier connections.  The
+ratio of the mean goodputs is printed.
 
-Needs root and /dev/net/tun; what the namespaces hold ends with the processes.  The relay is late when the machine is
-busy: ``late`` is the delay that the worst percent of the packets had beyond what the path gave them, in milliseconds; a
-row where that is more than a tenth of the round trip says little.
+The namespaces need root and /dev/net/tun (``--no-host`` leaves them out); what they hold ends with the processes.  The
+relay is late when the machine is busy: ``late`` is the delay that the worst percent of the packets had beyond what the
+path gave them, in milliseconds; a row where that is more than a tenth of the round trip says little.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import os
-import select
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path as FilePath
 from statistics import fmean
 from typing import Final
 
-from bench.transfer import MIB, PORT, RECEIVER, SENDER, Scenario, make_path, run
-from stack.api.path import ETH_HLEN, Frame
+from bench.guests import pair
+from bench.relay import SYSCTLS, Measured, Relay, Tun, say
+from bench.transfer import MIB, PORT, RECEIVER, SENDER, Scenario, run
 
 CLONE_NEWNET: Final = 0x40000000
 TUNSETIFF: Final = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
-ETHERNET: Final = bytes(12) + b"\x08\x00"
-SYSCTLS: Final = {
-    "tcp_rmem": "4096 131072 6291456",
-    "tcp_wmem": "4096 16384 4194304",
-    "tcp_no_metrics_save": "1",
-}
-BATCH: Final = 64
 SCENARIOS: Final = {
     "0.01 % loss": Scenario(64 * MIB, loss=0.0001),
     "1 % loss": Scenario(8 * MIB, loss=0.01),
@@ -96,67 +91,7 @@ def kernel_sender(ends: Connection, fds: socket.socket, control: str, nbytes: in
         conn.recv(1)
 
 
-# -- the relay -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Relay:
-    """Carries packets between two TUN devices, each way through its path, until told to stop."""
-
-    one: int
-    two: int
-    scenario: Scenario
-
-    def __post_init__(self) -> None:
-        s = self.scenario
-        self.ways = {self.one: (make_path(s, True, True, s.seed), self.two)}
-        self.ways[self.two] = (make_path(s, s.both, False, s.seed + 1000), self.one)
-        self.flight: list[tuple[int, int, int, bytes]] = []
-        self.serial = 0
-        self.late: list[int] = []
-
-    def run_until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            self.deliver()
-            ready, _, _ = select.select(list(self.ways), [], [], self.idle())
-            for fd in ready:
-                self.take(fd)
-
-    def idle(self) -> float:
-        """Seconds to the next arrival, a millisecond at most so that the end is noticed."""
-        if not self.flight:
-            return 0.001
-        return min(max(self.flight[0][0] - time.monotonic_ns(), 0) / 1e9, 0.001)
-
-    def take(self, fd: int) -> None:
-        """Put what the device sends on its path."""
-        path, other = self.ways[fd]
-        for _ in range(BATCH):
-            try:
-                packet = os.read(fd, 65536)
-            except BlockingIOError:
-                return
-            now = time.monotonic_ns()
-            for when, frame in path.send(now, Frame(now, "", "", ETHERNET + packet)):
-                self.serial += 1
-                heappush(self.flight, (when, self.serial, other, frame.data[ETH_HLEN:]))
-
-    def deliver(self) -> None:
-        """Give the devices what has arrived."""
-        flight = self.flight
-        now = time.monotonic_ns()
-        while flight and flight[0][0] <= now:
-            when, _, fd, packet = heappop(flight)
-            os.write(fd, packet)
-            self.late.append(now - when)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Mbit/s of payload, and the lateness of the relay's worst percent in ms."""
-
-    goodput: float
-    late_ms: float
+# -- one transfer -------------------------------------------------------------------------------------------------
 
 
 def kernel_run(scenario: Scenario) -> Measured:
@@ -179,7 +114,7 @@ def kernel_run(scenario: Scenario) -> Measured:
 
 def _relay(scenario: Scenario, ends: list[Connection], fds: list[socket.socket]) -> Measured:
     receiver, sender = (socket.recv_fds(s, 1, 1)[1][0] for s in fds)
-    relay = Relay(sender, receiver, scenario)
+    relay = Relay(Tun(sender), Tun(receiver), scenario)
     try:
         relay.run_until(ends[0].poll)
         ends[0].recv()
@@ -190,32 +125,70 @@ def _relay(scenario: Scenario, ends: list[Connection], fds: list[socket.socket])
         os.close(receiver)
         os.close(sender)
     assert taken == scenario.nbytes, f"{taken} of {scenario.nbytes} bytes arrived"
-    late = sorted(relay.late)
-    return Measured(taken * 8 / seconds / 1e6, late[len(late) * 99 // 100] / 1e6)
+    return Measured(taken * 8 / seconds / 1e6, relay.late_ms())
 
 
 # -- the table ---------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A kernel to compare with, and how a scenario is run on it."""
+
+    name: str
+    run: Callable[[Scenario], Measured]
+
+
+def head(peers: list[Peer]) -> str:
+    """The table's first two lines."""
+    cells = ["path", "control", "ours (min-max)"]
+    for peer in peers:
+        cells += [f"{peer.name} (min-max)", f"ours : {peer.name}", "late"]
+    return line(cells) + "\n" + "|---" * len(cells) + "|"
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def spread(values: list[float]) -> str:
+    return f"{fmean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def compared(ours: list[float], measured: list[Measured]) -> list[str]:
+    """A peer's three cells."""
+    theirs = [m.goodput for m in measured]
+    ratio = f"**{fmean(ours) / fmean(theirs):.2f}x**"
+    return [spread(theirs), ratio, f"{max(m.late_ms for m in measured):.1f}"]
+
+
 def ours_run(scenario: Scenario) -> float:
-    return run(scenario).goodput_mbit()
+    """In virtual time; what it took is said beside the table, as the guests' is."""
+    result = run(scenario)
+    goodput = result.goodput_mbit()
+    took = f"retransmitted {result.retransmitted}, timeouts {result.timeouts}"
+    say(f"ours, {scenario.control}, seed {scenario.seed}: {goodput:.2f} Mbit/s, {took}")
+    return goodput
 
 
-def row(name: str, scenario: Scenario, rounds: int) -> str:
+def row(name: str, scenario: Scenario, rounds: int, peers: list[Peer]) -> str:
     seeds = [replace(scenario, seed=seed) for seed in range(1, rounds + 1)]
     ours = [ours_run(s) for s in seeds]
-    kernel = [kernel_run(s) for s in seeds]
-    theirs = [k.goodput for k in kernel]
-    late = max(k.late_ms for k in kernel)
-    cells = [
-        name,
-        scenario.control,
-        f"{fmean(ours):.2f} ({min(ours):.2f}-{max(ours):.2f})",
-        f"{fmean(theirs):.2f} ({min(theirs):.2f}-{max(theirs):.2f})",
-        f"**{fmean(ours) / fmean(theirs):.2f}x**",
-        f"{late:.1f}",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    cells = [name, scenario.control, spread(ours)]
+    for peer in peers:
+        cells += compared(ours, [peer.run(s) for s in seeds])
+    return line(cells)
+
+
+@contextlib.contextmanager
+def chosen(host: bool, image: str | None) -> Iterator[list[Peer]]:
+    """The kernels to compare with; guests run as long as the block does."""
+    peers = [Peer(f"Linux {os.uname().release}", kernel_run)] if host else []
+    with contextlib.ExitStack() as cleanup:
+        if image:
+            guests = cleanup.enter_context(pair(image))
+            peers.append(Peer(f"Linux {guests.release} in guests", guests.run))
+        yield peers
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,15 +196,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="seeds of each scenario")
     parser.add_argument("--control", nargs="*", default=["cubic", "reno", "bbr"])
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario")
+    parser.add_argument("--rtt", type=float, default=50.0, metavar="MS", help="the path's round-trip time")
+    parser.add_argument("--guest", metavar="IMAGE", help="the kernel of this image too, between two guests")
+    parser.add_argument("--no-host", action="store_true", help="not the machine's own kernel (needs no root)")
     options = parser.parse_args(argv)
-    kernel = os.uname().release
-    print(f"100 Mbit/s, 50 ms, a queue of one bandwidth-delay product; goodput in Mbit/s, Linux {kernel}\n")
-    print("| path | control | ours (min-max) | Linux (min-max) | ours : Linux | late |")
-    print("|---|---|---|---|---|---|", flush=True)
-    for name, scenario in SCENARIOS.items():
-        if options.only in (None, name):
-            for control in options.control:
-                print(row(name, replace(scenario, control=control), options.rounds), flush=True)
+    print(f"100 Mbit/s, {options.rtt:g} ms, a queue of one bandwidth-delay product; goodput in Mbit/s\n")
+    with chosen(not options.no_host, options.guest) as peers:
+        print(head(peers), flush=True)
+        for name, scenario in SCENARIOS.items():
+            if options.only in (None, name):
+                for control in options.control:
+                    planned = replace(scenario, control=control, rtt_ms=options.rtt)
+                    print(row(name, planned, options.rounds, peers), flush=True)
     return 0
 
 
