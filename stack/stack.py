@@ -135,7 +135,7 @@ class Stack:
         self.mib = netns_mib()
         self.files = files_struct()  # what fs/file.c keeps per process
         self.timers = timer_base()
-        self.tcp_jiffies32 = 0  # as read last
+        self.tcp_jiffies32 = timer.tcp_jiffies32(self)  # as read last
         self.drop_reasons: dict[str, int] = {}
         self.drop_hook: Callable[[sk_buff, int], None] | None = None
         self.syn_hook: Callable[[Any, sk_buff], SynVerdict] | None = None

@@ -196,7 +196,7 @@ class ControlServer:
             return self._capture.status()
         if action == "stop":
             return self._capture.stop()
-        known = isinstance(path, str) and isinstance(ring, int | None) and isinstance(files, int)
+        known = isinstance(path, str) and type(ring) in (int, type(None)) and type(files) is int
         if action != "start" or not known or not isinstance(comments, bool):
             raise ControlError(
                 "the capture is not understood", repr(request)[:200], "start with a file, stop, or status"

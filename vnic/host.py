@@ -216,11 +216,11 @@ class Host:
         dev: net_device,
         services: Services,
         network: StackNetwork,
-        adapter: Adapter,
+        capture: Capture,
         recorder: Recorder | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
-        self.capture = Capture(adapter)
+        self.capture = capture
         self._network, self._recorder = network, recorder
 
     def freeze(self) -> str:
@@ -275,10 +275,9 @@ class Host:
                 recorder = _recorder(options.record, stack, cleanup)
                 adapter.calls = runner.calls = recorder
             _resume(application, services, network)
-            host = cls(port, stack, runner, dev, services, network, adapter, recorder)
-            yield host
-            if host.capture.status()["running"]:
-                host.capture.stop()
+            capture = Capture(adapter)
+            cleanup.callback(capture.close)
+            yield cls(port, stack, runner, dev, services, network, capture, recorder)
 
 
 def _recorder(path: Path, stack: Stack, cleanup: AsyncExitStack) -> Recorder:

@@ -17,7 +17,10 @@ was sent meanwhile follows it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -122,6 +125,21 @@ class PcapngWriter:
         self._sink.close()
 
 
+def open_file(path: Path) -> Sink:
+    """A new file, or that one emptied, which only its owner may read. OSError, also for what is no regular file: a
+    pipe that nobody reads would stop whoever captures."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return os.fdopen(fd, "wb")
+
+
 class PcapngRing:
     """The last ``files`` files of at most ``limit`` bytes each (a packet larger than that has one to itself), named
     after ``path``: net.pcapng makes net_00001.pcapng, net_00002.pcapng and so on. OSError as of files."""
@@ -136,7 +154,7 @@ class PcapngRing:
     def _next(self) -> PcapngWriter:
         self._number += 1
         path = self._path.with_stem(f"{self._path.stem}_{self._number:05}")
-        writer = PcapngWriter(path.open("wb"), self._interface)
+        writer = PcapngWriter(open_file(path), self._interface)
         self._kept.append(path)
         if len(self._kept) > self._files:
             self._kept.popleft().unlink(missing_ok=True)
@@ -162,12 +180,17 @@ class CapturePort:
 
     `clock` gives nanoseconds since 1970. Frames to the guest are written when the inner port took them, so
     that what it dropped is not in the file. `close()` closes the file and the inner port, `end()` the file
-    alone. A file that can be written no longer (a full disk) ends the capture with a warning, and `failed` says
-    why; the traffic goes on.
+    alone. A file that can be written no longer (a full disk) ends the capture with a warning, `failed` says
+    why, and `on_failure` is called, from within the traffic, which goes on.
     """
 
     def __init__(
-        self, inner: Port, writer: Writer, clock: Callable[[], int], comments: Commenter | None = None
+        self,
+        inner: Port,
+        writer: Writer,
+        clock: Callable[[], int],
+        comments: Commenter | None = None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.inner = inner
         self.name = inner.name
@@ -176,6 +199,7 @@ class CapturePort:
         self._writer = writer
         self._clock = clock
         self._comments = comments
+        self._on_failure = on_failure
         self._sent_meanwhile: list[tuple[int, bytes, str]] | None = None
         self._handler: PortHandler | None = None
         self._open = True
@@ -259,6 +283,7 @@ class CapturePort:
         self.failed = str(error)
         log.warning("the capture of %s ends here, the traffic goes on: %s", self.name, error)
         self._close_file()
+        self._on_failure()
 
     def _close_file(self) -> None:
         """A buffered file tries what it holds once more, and is closed even when that fails."""

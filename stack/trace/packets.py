@@ -48,8 +48,11 @@ Flow = tuple[int, int, int, int, int]
 class PacketComments:
     """One line for each packet of a Stack, from ``start`` to ``stop``."""
 
-    def __init__(self, net: Stack) -> None:
+    def __init__(self, net: Stack, ifindex: int) -> None:
+        """``ifindex`` is the device whose packets these are."""
         self._net = net
+        self._ifindex = ifindex
+        self._frame = b""
         self._recorder = Recorder(time.perf_counter_ns)
         self._reason = ""
         self._hook: Callable[[sk_buff, int], None] | None = None
@@ -65,19 +68,21 @@ class PacketComments:
         self._recorder.stop()
 
     def _dropped(self, skb: sk_buff, reason: int) -> None:
-        self._reason = drop_reason_names[reason]
+        if skb.head is self._frame:  # another may be dropped for the sake of this one
+            self._reason = drop_reason_names[reason]
         if self._hook is not None:
             self._hook(skb, reason)
 
     def received(self, frame: bytes) -> Callable[[], str]:
         """A frame comes; what is returned tells afterwards what became of it."""
         flow = flow_of_frame(frame, outbound=False)
-        before = state_of(self._net, flow)
-        self._reason = ""
+        before = self._state(flow)
+        self._frame, self._reason = frame, ""
         self._recorder.take()
 
         def told() -> str:
-            after = state_of(self._net, flow)
+            self._frame = b""
+            after = self._state(flow)
             state = before if before == after else f"{before} -> {after}"
             dropped = f"dropped: {self._reason}" if self._reason else ""
             return _line(_path(_way(self._recorder.take())), state, dropped)
@@ -87,16 +92,24 @@ class PacketComments:
     def sent(self, parts: Sequence[bytes | bytearray | memoryview]) -> str:
         """A frame goes, from within the stack."""
         flow = flow_of_frame(b"".join(parts[:1]), outbound=True)
-        return _line(_path(_callers(sys._getframe(1), self._recorder)), state_of(self._net, flow))
+        return _line(_path(_callers(sys._getframe(1), self._recorder)), self._state(flow))
+
+    def _state(self, flow: Flow | None) -> str:
+        """Looked up without the recorder's seeing it: this may be in the middle of a tree."""
+        self._recorder.paused = True
+        try:
+            return state_of(self._net, flow, self._ifindex)
+        finally:
+            self._recorder.paused = False
 
 
-def state_of(net: Stack, flow: Flow | None) -> str:
+def state_of(net: Stack, flow: Flow | None, ifindex: int) -> str:
     """Of whoever has that 4-tuple, else of a listener there is; "" for what is not TCP."""
     if flow is None:
         return ""
     version, local, lport, peer, pport = flow
     find: Any = __inet_lookup_established if version == 4 else __inet6_lookup_established
-    sk = find(net, net.tcp_hashinfo, peer, pport, local, lport, 0)
+    sk = find(net, net.tcp_hashinfo, peer, pport, local, lport, ifindex)
     if sk is not None:
         return TCP_STATE_NAMES[sk.sk_state]
     listeners = net.tcp_hashinfo.listening_hash.values()

@@ -104,6 +104,7 @@ class Recorder:
         self.trees: deque[Tree] = deque()
         self.max_trees = max_trees
         self.dropped = 0  # trees that nobody took in time
+        self.paused = False  # calls are not looked at
         self._open: list[Call] = []
         self._tree: Tree | None = None
         self._count = 0
@@ -114,7 +115,7 @@ class Recorder:
         """Watch this thread from its next call on."""
         if sys.gettrace() is not None:
             raise RuntimeError(
-                "another trace function (a debugger, coverage) is active: end it, or trace without it"
+                "another trace function (a debugger, coverage, a capture with comments) is active"
             )
         sys.settrace(self._called)
 
@@ -149,6 +150,8 @@ class Recorder:
 
     def _called(self, frame: FrameType, event: str, arg: object) -> Any:
         """The trace function: one of Python's functions begins."""
+        if self.paused:
+            return None
         name = self.name_of(frame.f_code)
         if not name:
             return None

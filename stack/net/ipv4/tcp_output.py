@@ -370,7 +370,7 @@ def tcp_cwnd_restart(sk: tcp_sock, delta: int) -> None:
 
 def tcp_event_data_sent(sk: tcp_sock) -> None:
     """Data leave: note the time, and whether this looks like an answer (ping-pong mode)."""
-    now = sk.sk_net.tcp_jiffies32
+    now = tcp_jiffies32(sk.sk_net)  # an ICMP error too can be why, before which nobody has read the clock
     if not tcp_packets_in_flight(sk):
         tcp_ca_event(sk, CA_EVENT_TX_START)
     sk.lsndtime = now

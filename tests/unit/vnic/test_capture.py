@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,14 @@ from devmodel.netdev.loopback import Loopback
 from stack.api.aio import Runner
 from stack.api.bsd import Socket
 from stack.clock import ManualClock
+from stack.include.dropreason import SKB_DROP_REASON_TCP_CSUM
+from stack.include.sk_buff import sk_buff
+from stack.net.core.skbuff import kfree_skb_reason
+from stack.net.core.sock import SO_BINDTODEVICE, SOL_SOCKET
 from stack.rng import SeededRng
 from stack.stack import Stack
 from stack.trace.packets import flow_of_frame
+from stack.trace.recorder import Call, Tree
 from vnic import host
 from vnic.capture import MIN_RING, Capture, Wanted
 from vnic.errors import HostIOError, UsageError
@@ -204,6 +210,36 @@ def test_second_capture_is_refused_and_the_first_goes_on(bench: Bench, tmp_path:
         bench.capture.stop()
 
 
+@pytest.mark.parametrize("name", ["/", "", "a\0b", "\udc80\ud800"])
+@pytest.mark.parametrize("ring", [None, MIN_RING])
+def test_name_that_no_file_can_have_is_refused_and_nobody_traces(
+    bench: Bench, name: str, ring: int | None
+) -> None:
+    with pytest.raises(UsageError, match="is no name of a file"):
+        bench.capture.start(Wanted(Path(name), ring=ring, comments=True))
+    assert sys.gettrace() is None
+    assert bench.net.drop_hook is None
+
+
+def test_pipe_that_nobody_reads_is_refused_at_once(bench: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HostIOError):
+        bench.capture.start(Wanted(tmp_path / "pipe", comments=True))
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(HostIOError) as refused:
+            bench.capture.start(Wanted(tmp_path / "pipe"))
+    finally:
+        os.close(reader)
+    assert "not a regular file" in str(refused.value.__cause__)
+    assert sys.gettrace() is None
+
+
+def test_capture_is_read_by_its_owner_alone(bench: Bench, tmp_path: Path) -> None:
+    bench.capture.start(Wanted(tmp_path / "a.pcapng"))
+    assert (tmp_path / "a.pcapng").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize(
     "wanted",
     [Wanted(Path("x"), ring=MIN_RING - 1), Wanted(Path("x"), files=0), Wanted(Path("x"), files=10_001)],
@@ -222,10 +258,11 @@ def test_file_that_cannot_be_written_is_an_error_and_nothing_else(bench: Bench, 
     assert bench.listener.accept()
 
 
+@pytest.mark.parametrize("comments", [False, True])
 def test_full_disk_ends_the_capture_and_its_status_says_why(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comments: bool
 ) -> None:
-    bench.capture.start(Wanted(tmp_path / "a.pcapng"))
+    bench.capture.start(Wanted(tmp_path / "a.pcapng", comments=comments))
     full = OSError(errno.ENOSPC, "No space left on device")
 
     def refuse(*arguments: object) -> None:
@@ -237,7 +274,58 @@ def test_full_disk_ends_the_capture_and_its_status_says_why(
     assert (status["running"], status["packets"]) == (False, 0)
     assert "No space left" in status["failed"]
     assert bench.listener.accept()
-    assert "No space left" in bench.capture.stop()["failed"]
+    assert (sys.gettrace(), bench.net.drop_hook, bench.adapter.port) == (None, None, bench.wire.a)
+    monkeypatch.undo()
+    assert bench.capture.start(Wanted(tmp_path / "b.pcapng", comments=comments))["running"]
+    assert bench.capture.stop()["failed"] == ""
+
+
+def test_closed_capture_is_whole_and_its_end_can_come_twice(bench: Bench, tmp_path: Path) -> None:
+    bench.capture.start(Wanted(tmp_path / "a.pcapng", comments=True))
+    bench.handshake()
+    bench.capture.close()
+    bench.capture.close()
+    assert sys.gettrace() is None
+    assert len(packets(tmp_path / "a.pcapng")) == 3
+
+
+def test_comments_blame_no_packet_for_another_that_was_dropped(bench: Bench, tmp_path: Path) -> None:
+    bench.capture.start(Wanted(tmp_path / "a.pcapng", comments=True))
+    bench.wire.a.send = lambda hdr, parts: True  # type: ignore[method-assign]
+    comments = bench.capture._comments
+    assert comments is not None
+    told = comments.received(segment(SYN, 1000))
+    kfree_skb_reason(other := sk_buff(b"another", 0, 7), SKB_DROP_REASON_TCP_CSUM)
+    other.dev = bench.adapter.dev
+    kfree_skb_reason(other, SKB_DROP_REASON_TCP_CSUM)
+    assert bench.net.drop_reasons["TCP_CSUM"] == 1
+    assert "dropped" not in told()
+
+
+def test_comments_know_a_connection_that_is_bound_to_a_device(bench: Bench, tmp_path: Path) -> None:
+    bench.listener.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, b"eth0")
+    bench.capture.start(Wanted(tmp_path / "a.pcapng", comments=True))
+    bench.handshake()
+    bench.capture.stop()
+    assert packets(tmp_path / "a.pcapng")[2][1].endswith("; NEW_SYN_RECV -> ESTABLISHED")
+
+
+def test_comments_are_not_in_the_tree_that_they_tell_of(bench: Bench, tmp_path: Path) -> None:
+    bench.capture.start(Wanted(tmp_path / "a.pcapng", comments=True))
+    comments = bench.capture._comments
+    assert comments is not None
+    trees: list[Tree] = []
+    take = comments._recorder.take
+    comments._recorder.take = lambda: trees.extend(taken := take()) or taken  # type: ignore[func-returns-value,method-assign]
+    bench.give(segment(SYN, 1000))
+    calls = [call.name for call in _all(trees[0].root)]
+    assert calls.count("__inet_lookup_established") == 1  # the stack's own
+
+
+def _all(call: Call) -> Iterator[Call]:
+    yield call
+    for child in call.calls():
+        yield from _all(child)
 
 
 def test_flow_of_a_frame_that_is_no_tcp_segment_is_none() -> None:

@@ -538,7 +538,13 @@ def test_capture_that_does_not_run_is_stopped_with_an_error(net: Stack, path: Pa
 
 @pytest.mark.parametrize(
     "odd",
-    [{}, {"file": 1}, {"file": "a", "ring": "1"}, {"file": "a", "files": None}, {"file": "a", "comments": 1}],
+    [
+        {},
+        {"file": 1},
+        *({"file": "a", "ring": odd} for odd in ("1", True, 1.5)),
+        *({"file": "a", "files": odd} for odd in (None, True)),
+        {"file": "a", "comments": 1},
+    ],
 )
 def test_capture_with_odd_values_is_refused(net: Stack, path: Path, odd: dict[str, Any]) -> None:
     capture = Captured()
