@@ -9,8 +9,10 @@
     condition:   src|dst [= | !=] HOST                   HOST:  ADDRESS[/LENGTH][:PORT], *:PORT, :PORT, [IPv6]:PORT
                  sport|dport OP PORT                     OP:    = == eq != ne neq < lt > gt <= le >= ge
 
-"|" and "||", "&" and "&&", "!" say the same as or, and, not.  An IPv4 address also matches the mapped addresses of a
-socket of IPv6.  Addresses are numbers; a port may be a service's name if the caller can look it up.
+"|" and "||", "&" and "&&", "!" say the same as or, and, not.  An IPv4 address and its mapped IPv6 address are the same,
+in a filter as in a socket: 10.0.2.0/24 is ::ffff:10.0.2.0/120, and both are in ::/0.  (To ss an IPv6 address is never
+that of a socket of IPv4; -4 and -6 choose by family.)  Addresses are numbers without a scope; a port may be a service's
+name if the caller can look it up.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
-from stack.inspect.ss import STATES, End, Sock, unmapped
+from stack.inspect.ss import STATES, End, Sock
 
 Condition = Callable[[Sock], bool]
 Service = Callable[[str], int]
@@ -66,6 +68,11 @@ _OPERATORS: Final[dict[str, Callable[[int, int], bool]]] = {
 _AND: Final = ("and", "&", "&&")
 _OR: Final = ("or", "|", "||")
 _NOT: Final = ("not", "!")
+# A level takes up to four of Python's thousand frames, both when it is read and when a socket is judged.
+MAX_DEPTH: Final = 64
+_PORT_DIGITS: Final = 5
+_MAPPED: Final = 0xFFFF << 32  # ::ffff:0:0, whose first 96 bits are those of all mapped addresses
+_MAPPED_BITS: Final = 96
 _EXAMPLE: Final = "such as: vnic ss -t state established '( dport = :7 or dst 10.0.2.0/24 )'"
 
 
@@ -164,7 +171,7 @@ class _Tokens:
 
 
 class _Expression:
-    """Recursive descent, one method a rule of the grammar."""
+    """Recursive descent, one method a rule of the grammar; ``depth`` counts the "not" and "(" round it."""
 
     def __init__(self, tokens: _Tokens, service: Service) -> None:
         self._tokens = tokens
@@ -176,24 +183,27 @@ class _Expression:
             raise self._tokens.wrong("the end")
         return condition
 
-    def _expression(self) -> Condition:
-        terms = [self._term()]
+    def _expression(self, depth: int = 0) -> Condition:
+        terms = [self._term(depth)]
         while self._tokens.take(*_OR):
-            terms.append(self._term())
+            terms.append(self._term(depth))
         return terms[0] if len(terms) == 1 else lambda sock: any(term(sock) for term in terms)
 
-    def _term(self) -> Condition:
-        factors = [self._factor()]
+    def _term(self, depth: int) -> Condition:
+        factors = [self._factor(depth)]
         while self._tokens.take(*_AND) or self._tokens.follows(*_OR, ")"):
-            factors.append(self._factor())
+            factors.append(self._factor(depth))
         return factors[0] if len(factors) == 1 else lambda sock: all(factor(sock) for factor in factors)
 
-    def _factor(self) -> Condition:
+    def _factor(self, depth: int) -> Condition:
+        if depth > MAX_DEPTH:
+            evidence = f"more than {MAX_DEPTH} of not and ( are inside each other"
+            raise FilterError("the filter is nested too deep", evidence)
         if self._tokens.take(*_NOT):
-            inner = self._factor()
+            inner = self._factor(depth + 1)
             return lambda sock: not inner(sock)
         if self._tokens.take("("):
-            inner = self._expression()
+            inner = self._expression(depth + 1)
             if not self._tokens.take(")"):
                 raise self._tokens.wrong("and, or, or a closing parenthesis")
             return inner
@@ -223,46 +233,66 @@ def _end_of(sock: Sock, name: str) -> End:
 
 
 def _port(text: str, service: Service) -> int:
+    """A number, or what the service of that name has; a name may also be one that cannot be looked up at all, such as
+    a byte of a command line that is no UTF-8."""
+    number = text.isdecimal()
     try:
-        port = int(text) if text.isdecimal() else service(text)
-    except OSError as error:
-        raise FilterError(f"{text!r} is no port", str(error), "ports are numbers: dport = :7") from error
-    if port > 0xFFFF:
-        raise FilterError(f"{text!r} is no port", "ports end at 65535", "ports are numbers: dport = :7")
+        port = int(text[: _PORT_DIGITS + 1]) if number else service(text)
+    except (OSError, ValueError) as error:
+        raise _no_port(text, str(error)) from error
+    if port > 0xFFFF or (number and len(text) > _PORT_DIGITS):
+        raise _no_port(text, "ports end at 65535")
     return port
+
+
+def _no_port(text: str, evidence: str) -> FilterError:
+    return FilterError(f"{text!r} is no port", evidence, "ports are numbers: dport = :7")
 
 
 def _host(text: str, service: Service) -> Callable[[End], bool]:
     """What a HOST says of an end; either part may be missing or "*"."""
-    host, port = _split(text)
-    network = None
-    if host not in ("", "*"):
-        try:
-            network = ip_network(host.replace("[", "").replace("]", ""), strict=False)
-        except ValueError as error:
-            raise FilterError(
-                f"{text!r} is no address",
-                str(error),
-                "addresses are numbers: dst 10.0.2.15:40000, dst fd00::/64",
-            ) from error
-        if network.version == 6 and network.prefixlen == network.max_prefixlen:
-            network = ip_network(unmapped(network.network_address))
+    try:
+        host, port = _split(text)
+        network = None if host in ("", "*") else _network(host)
+    except ValueError as error:
+        remedy = "addresses are numbers: dst 10.0.2.15:40000, dst fd00::/64, dst [fd00::2]:80"
+        raise FilterError(f"{text!r} is no address", str(error), remedy) from error
     wanted = None if port in ("", "*") else _port(port, service)
 
     def matches(end: End) -> bool:
-        there = network is None or (end.address.version == network.version and end.address in network)
+        there = network is None or _mapped(end.address) in network
         return there and wanted in (None, end.port)
 
     return matches
 
 
+def _network(host: str) -> IPv6Network:
+    """ADDRESS[/LENGTH], of IPv4 that of the mapped addresses, so that any end can be looked for in it; ValueError."""
+    if "%" in host:
+        raise ValueError(f"{host!r} has a scope, and the ends of sockets have none to compare it with")
+    network = ip_network(host, strict=False)
+    if isinstance(network, IPv6Network):
+        return network
+    return IPv6Network((_mapped(network.network_address), _MAPPED_BITS + network.prefixlen))
+
+
+def _mapped(address: IPv4Address | IPv6Address) -> IPv6Address:
+    """ "::ffff:10.0.2.15" of 10.0.2.15, an address of IPv6 as it is."""
+    return address if isinstance(address, IPv6Address) else IPv6Address(_MAPPED | int(address))
+
+
 def _split(text: str) -> tuple[str, str]:
-    """Address and port of "10.0.2.15/24:80", "[fd00::2]:80", ":80", "fd00::2"."""
+    """Address and port of "10.0.2.15/24:80", "[fd00::2]:80", ":80", "fd00::2"; ValueError if a bracket is anywhere but
+    round an IPv6 address.  The length is behind the brackets or, as ss has it, inside them."""
     text = text.removeprefix("inet6:").removeprefix("inet:")
     if text.startswith("["):
-        host, bracket, rest = text.rpartition("]")
+        host, closing, rest = text[1:].partition("]")
         length, _, port = rest.partition(":")
-        return host + bracket + length, port
+        if not closing or ":" not in host or (length and not length.startswith("/")):
+            raise ValueError(
+                "brackets are round an IPv6 address, and behind them is /LENGTH, :PORT or nothing"
+            )
+        return host + length, port
     if text.count(":") > 1:  # an IPv6 address by itself
         return text, ""
     host, _, port = text.partition(":")

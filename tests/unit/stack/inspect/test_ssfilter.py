@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from stack.inspect import ss, ssfilter
@@ -67,10 +69,17 @@ def test_states_are_chosen_by_name_and_group(words: str, found: str) -> None:
         ("dst = 10.0.2.15:40000", "web"),
         ("dst 10.0.2.15", "web mapped half opening"),
         ("dst [::ffff:10.0.2.15]", "web mapped half opening"),
+        ("dst ::ffff:10.0.2.0/124", "web mapped half opening"),
+        ("dst ::ffff:0:0/96", "web echo mapped half opening listener"),
+        ("dst ::/0", " ".join(SOCKS)),
+        ("dst 0.0.0.0/0", "web echo mapped half opening listener"),
+        ("dst != [::ffff:0:0]/96:50000", "web echo six half opening listener"),
+        ("dst ::/64", "web echo mapped half opening listener"),
         ("dst != 10.0.2.0/24", "six listener"),
         ("dst 10.0.2.0/28:40000", "web"),
         ("dst fd00::15", "six"),
         ("dst [fd00::]/64:50001", "six"),
+        ("dst [fd00::/64]:50001", "six"),
         ("dst inet6:[fd00::15]:1", ""),
         ("src *:80", "web half listener"),
         ("src :80", "web half listener"),
@@ -118,6 +127,54 @@ def test_filter_that_is_none_is_told_why(words: str, fact: str, evidence: str) -
     assert caught.value.fact == fact
     assert evidence in caught.value.evidence
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.0.2.[15]", "[10.0.2.15]", "10.0.2.15]:80", "10.0.2.15]", "[10.0.2.15", "[10.0.2.15:80]", "[fd00::15",
+        "fd00::15]", "[[fd00::15]]", "[fd00::1]5", "fd00::[15]", "[]", "[]:80", "[*]:80",
+    ],
+)  # fmt: skip
+def test_brackets_are_a_pair_round_an_ipv6_address(host: str) -> None:
+    with pytest.raises(FilterError) as caught:
+        ssfilter.parse(["dst", host])
+    assert caught.value.fact == f"{host!r} is no address"
+
+
+@pytest.mark.parametrize(
+    "host", ["[fe80::1%eth0]", "fe80::1%eth0", "[fe80::1%eth0]:80", "fe80::%1/64", "*%eth0"]
+)
+def test_scope_is_refused_because_ends_have_none(host: str) -> None:
+    with pytest.raises(FilterError) as caught:
+        ssfilter.parse(["src", host])
+    assert caught.value.fact == f"{host!r} is no address"
+    assert "scope" in caught.value.evidence
+
+
+@pytest.mark.parametrize("port", ["9" * 5000, "65536", "\udcff"])
+@pytest.mark.parametrize("words", ["dport = {}", "dport = :{}", "dst 10.0.2.15:{}", "dst [fd00::15]:{}"])
+def test_port_that_cannot_even_be_looked_up_is_none(words: str, port: str) -> None:
+    with pytest.raises(FilterError, match="is no port"):
+        ssfilter.parse([words.format(port)], service=socket.getservbyname)
+
+
+@pytest.mark.parametrize("opening", ["(", "not ", "! (", "sport = 7 or not dport = 8 and ("])
+def test_filter_nested_too_deep_is_refused(opening: str) -> None:
+    with pytest.raises(FilterError, match="the filter is nested too deep") as caught:
+        ssfilter.parse([opening * 3000 + "sport = 7"])
+    assert str(ssfilter.MAX_DEPTH) in caught.value.evidence
+
+
+def test_filter_nested_as_deep_as_it_may_be_still_chooses() -> None:
+    depth, found = ssfilter.MAX_DEPTH, {"echo", "mapped", "six"}
+    assert chosen("(" * depth + "sport = 7" + ")" * depth) == found
+    assert chosen("sport = 9 or sport != 9 and (" * depth + "sport = 7" + ")" * depth) == found
+    assert chosen("not " * depth + "sport = 7") == found
+
+
+def test_many_parentheses_beside_each_other_are_not_deep() -> None:
+    assert chosen(" or ".join(["( sport = 7 )"] * 3000)) == {"echo", "mapped", "six"}
 
 
 def test_service_that_is_not_known_is_no_port() -> None:
