@@ -102,11 +102,14 @@ def ahead_of_others(*pids: int) -> Iterator[None]:
     """What these processes have to do is done at once (SCHED_RR), whatever else the machine is busy with.
 
     They do little, but a guest that is served late has a longer round trip: measured on two busy cores, the sender's
-    smoothed one was 60 ms, with this 55, where a stack in virtual time has 53.5 (delayed ACKs are in all of them)."""
+    smoothed one was 60 ms, with this 55, where a stack in virtual time has 53.5 (delayed ACKs are in all of them).
+
+    QEMU's worker threads come and go: one may have ended since it was listed, and the others have their turn still."""
     tasks = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
     try:
         for task in tasks:
-            os.sched_setscheduler(task, os.SCHED_RR, os.sched_param(1))
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(task, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
         say("no CAP_SYS_NICE: other processes delay the guests, which makes them slower than their kernel is")
     try:

@@ -203,9 +203,9 @@ class Relay:
             self.late.append(now - when)
 
     def late_ms(self) -> float:
-        """By how much the worst percent of the packets was late."""
+        """By how much the worst percent of the packets was late; 0 if none was delivered."""
         late = sorted(self.late)
-        return late[len(late) * 99 // 100] / 1e6
+        return late[len(late) * 99 // 100] / 1e6 if late else 0.0
 
 
 @dataclass(frozen=True)

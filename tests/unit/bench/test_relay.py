@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from struct import pack
 
 import pytest
 
-from bench.guests import counters, newest
+from bench.guests import ahead_of_others, counters, newest
 from bench.paths import Peer, compared, head
 from bench.relay import ETHERNET, FIN, Measured, Relay, Stopwatch, Stream, is_fin, payload_size
 from bench.transfer import Scenario
@@ -149,6 +153,35 @@ def test_relay_gives_what_has_arrived_to_the_other_end_in_order() -> None:
     assert receiver.given == frames
     assert len(relay.late) == 5
     assert min(relay.late) >= 0
+
+
+def test_relay_that_delivered_nothing_was_not_late() -> None:
+    assert Relay(FakePort(), FakePort(), Scenario()).late_ms() == 0
+
+
+def test_thread_that_has_ended_does_not_keep_the_others_from_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The main thread plays the one that ends after it was listed; another is there while the block runs."""
+    calls: list[tuple[bool, int]] = []
+
+    def sched_setscheduler(task: int, policy: int, param: os.sched_param) -> None:
+        calls.append((task == os.getpid(), policy))
+        if task == os.getpid():
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(os, "sched_setscheduler", sched_setscheduler)
+    end = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(end.wait)
+        try:
+            with ahead_of_others(os.getpid()):
+                pass
+        finally:
+            end.set()
+    assert (True, os.SCHED_RR) in calls
+    assert (False, os.SCHED_RR) in calls
+    assert (False, os.SCHED_OTHER) in calls
 
 
 def test_newest_connection_is_that_of_the_qemu_that_was_started_last() -> None:
