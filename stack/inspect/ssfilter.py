@@ -267,7 +267,9 @@ def _host(text: str, service: Service) -> Callable[[End], bool]:
 
 
 def _network(host: str) -> IPv6Network:
-    """ADDRESS[/LENGTH], of IPv4 that of the mapped addresses, so that any end can be looked for in it; ValueError."""
+    """ADDRESS[/LENGTH], of IPv4 that of the mapped addresses, so that any end can be looked for in it; ValueError.
+
+    A scope is refused: ``in`` ignores it, and sockets of every link would be found."""
     if "%" in host:
         raise ValueError(f"{host!r} has a scope, and the ends of sockets have none to compare it with")
     network = ip_network(host, strict=False)
