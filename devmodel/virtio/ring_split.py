@@ -149,17 +149,28 @@ class SplitRing:
 
     # -- taking -----------------------------------------------------------------------------------------
 
-    def _refresh(self) -> int:
-        """Read `avail.idx`; how many entries wait (2.7.6)."""
+    def _refresh(self, taken: int = 0) -> int:
+        """Read `avail.idx`; how many entries wait (2.7.6) behind the `taken` ones that follow last_avail.
+
+        It may be as far ahead of last_avail as the queue is long, whatever was taken since: the driver cannot reuse
+        what it was not given back. Nor may it fall behind what was taken.
+        """
         idx = self._avail[1]
-        waiting = (idx - self.last_avail) & 0xFFFF
-        if waiting > self.num:
-            rule = f"avail.idx {idx} is {waiting} ahead of {self.last_avail}, the queue size is {self.num}"
-            raise BrokenRing(self.index, rule, "2.7.13.3")
+        ahead = (idx - self.last_avail) & 0xFFFF
+        if not taken <= ahead <= self.num:
+            raise self._astray(idx, taken)
         self._fence_acquire()
         self._fence_release()
         self._avail_idx = idx
-        return waiting
+        return ahead - taken
+
+    def _astray(self, idx: int, taken: int) -> BrokenRing:
+        """What to raise when `avail.idx` is not where the entries behind last_avail can end (2.7.13.3)."""
+        last = self.last_avail
+        rule = f"avail.idx {idx} is {(idx - last) & 0xFFFF} ahead of {last}, the queue size is {self.num}"
+        if taken:
+            rule += f", and {taken} were taken"
+        return BrokenRing(self.index, rule, "2.7.13.3")
 
     def waiting(self) -> int:
         """How many entries the driver has made available that were not taken. May raise BrokenRing."""
@@ -199,20 +210,20 @@ class SplitRing:
     def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
         """pop() and push() for a frame of many buffers: lay `parts` into chains of one writable descriptor each.
 
-        Returns how many chains it took, and a view of the first one's buffer, which has at least `least` bytes. None,
-        with nothing taken, when the chains end too early or one is of another shape: pop() tells which.
+        Returns how many chains it took, at most as many as the queue is long, and a view of the first one's buffer,
+        which has at least `least` bytes. None when the chains end too early or one is of another shape: pop() tells
+        which. May raise BrokenRing. Unless it returns chains, last_avail and the used index are what they were.
         """
-        began = self.last_avail
         if not self._memory.fast or not (taken := self._lay(parts)) or len(taken[1]) < least:
-            self.last_avail = began
             return None
-        self.last_avail = (began + taken[0]) & 0xFFFF
+        self.last_avail = (self.last_avail + taken[0]) & 0xFFFF
         self._used_idx = (self._used_idx + taken[0]) & 0xFFFF
         return taken
 
     def _lay(self, parts: Sequence[Buffer]) -> tuple[int, memoryview] | None:
         """fill(), but for the indexes: what it stores lies in buffers and used elements that nobody looks at before
-        they are published. A frame of 64 KB takes 17 chains, so no object is made for a chain."""
+        they are published. A frame of 64 KB takes 17 chains, so no object is made for a chain, and none is counted
+        against the queue size: `waiting` and `count` together never exceed it, see _refresh() and unpop()."""
         start, limit, view = self._memory.fast[0]
         words, avail, elements = self._desc_words, self._avail, self._used_elem
         mask, num, last, used = self._mask, self.num, self.last_avail, self._used_idx
@@ -229,7 +240,7 @@ class SplitRing:
                     view[at : at + room] = source[done : done + room]
                     done += room
                     left -= room
-                    if not waiting and (count >= num or not (waiting := self._more((last + count) & 0xFFFF))):
+                    if not waiting and not (waiting := self._refresh(count)):
                         return None
                     head = avail[2 + (last + count & mask)]
                     if head >= num:
@@ -251,11 +262,6 @@ class SplitRing:
             return None
         elements[used + count - 1 & mask] = head | (length - room) << 32
         return count, first
-
-    def _more(self, last: int) -> int:
-        """How many entries wait at `last`, read anew."""
-        self.last_avail = last
-        return self._refresh()
 
     def _walk(self, head: int, addr: int, length: int, flags: int, nxt: int) -> Chain:
         """The chain whose first descriptor is given (2.7.5); a loop ends as a chain that is too long."""
@@ -319,8 +325,14 @@ class SplitRing:
         return BrokenRing(self.index, rule, section, head, descriptor)
 
     def unpop(self, count: int) -> None:
-        """Put back the `count` chains that were taken last."""
-        self.last_avail = (self.last_avail - count) & 0xFFFF
+        """Put back the `count` chains that were taken last.
+
+        BrokenRing, with the chains put back, if `avail.idx` was moved on for chains that were never given back: pop()
+        could not know that they would not be.
+        """
+        self.last_avail = last = (self.last_avail - count) & 0xFFFF
+        if (self._avail_idx - last) & 0xFFFF > self.num:
+            raise self._astray(self._avail_idx, 0)
 
     # -- giving back ------------------------------------------------------------------------------------
 

@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from vu_driver import INDIRECT, MODERN, NEXT, RAM_SIZE, SPLIT, WRITE, DriverRing, GuestRam
 
 from devmodel.errors import BrokenRing
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory
+from devmodel.virtio.net import scatter
 from devmodel.virtio.ring_split import Chain, SplitRing
 
 NO_EVENT_IDX = MODERN & ~vf.mask(vf.VIRTIO_F_EVENT_IDX)
@@ -125,6 +129,305 @@ def test_started_ring_takes_used_idx_for_the_truth(driver: DriverRing, memory: G
     assert ring.resynchronised
     assert (ring.last_avail, ring.waiting()) == (5, 2)
     ring.release()
+
+
+# -- fill(): the buffers of a frame at once -------------------------------------------------------------
+
+
+class Filling:
+    """A ring whose buffers lie where fill() looks for them, in the largest region, and what became of each."""
+
+    def __init__(self, num: int = 16, base: int = 0) -> None:
+        self.ram = GuestRam()
+        self.memory = self.ram.map()
+        self.driver = DriverRing(self.ram, num)
+        self.driver.set_avail_idx(base)
+        self.driver.set_used_idx(base)
+        self.driver.last_used = base
+        self.ring = self.driver.device(self.memory, base=base)
+        self.ram.next_free = SPLIT
+        self.places: dict[int, tuple[int, int]] = {}
+
+    def post(self, *sizes: int) -> list[int]:
+        """Give the device a buffer of each size: their heads."""
+        heads = []
+        for size in sizes:
+            head, [self.places[head]] = self.driver.add_in(size)
+            heads.append(head)
+        return heads
+
+    def completed(self) -> list[tuple[int, int, bytes]]:
+        """Publish; of each buffer given back the head, the length and the bytes that the device says it wrote."""
+        self.ring.publish()
+        return [(head, size, self.ram.read(self.places[head][0], size)) for head, size in self.driver.used()]
+
+    def laid(self, *parts: bytes, least: int = 0) -> list[tuple[int, int]]:
+        """fill() with parts that must fit: (head, length) of each buffer, after the bytes in them were compared."""
+        taken = self.ring.fill(parts, least)
+        assert taken is not None
+        found = self.completed()
+        assert b"".join(data for _, _, data in found) == b"".join(parts)
+        assert taken[0] == len(found)
+        assert len(taken[1]) == self.places[found[0][0]][1]
+        return [(head, size) for head, size, _ in found]
+
+    def state(self) -> tuple[int, int, list[tuple[int, int]]]:
+        """What a fill() that takes nothing must leave alone, as the driver and a successor of this device see it."""
+        self.ring.publish()
+        return self.ring.last_avail, self.driver.used_idx, self.driver.used()
+
+    def close(self) -> None:
+        self.ring.release()
+        self.memory.close()
+        self.ram.close()
+
+
+@pytest.fixture
+def filling() -> Iterator[Filling]:
+    filling = Filling()
+    yield filling
+    filling.close()
+
+
+@pytest.fixture
+def four() -> Iterator[Filling]:
+    """A ring of four, so that a driver gets ahead of itself soon."""
+    four = Filling(4)
+    yield four
+    four.close()
+
+
+class Meanwhile(Sequence[bytes]):
+    """Parts of a frame; just before the second is read, the driver does something."""
+
+    def __init__(self, first: bytes, act: Callable[[], object], second: bytes) -> None:
+        self.parts, self.act = (first, second), act
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> bytes:  # type: ignore[override]
+        if number == 1:
+            self.act()
+        return self.parts[number]
+
+
+def test_fill_lays_a_frame_into_as_few_buffers_as_hold_it(filling: Filling) -> None:
+    heads = filling.post(8, 8, 8, 8)
+    assert filling.laid(b"head", b"0123456789abc") == [(heads[0], 8), (heads[1], 8), (heads[2], 1)]
+    assert filling.ring.last_avail == 3
+    assert filling.laid(b"next") == [(heads[3], 4)]
+
+
+def test_fill_indexes_wrap_at_65536() -> None:
+    filling = Filling(base=65533)
+    for number in range(4):
+        heads = filling.post(8, 8)
+        assert filling.laid(bytes([number]) * 12) == [(heads[0], 8), (heads[1], 4)]
+    assert (filling.ring.last_avail, filling.driver.used_idx) == (5, 5)
+    filling.close()
+
+
+@pytest.mark.parametrize("sizes", [(0, 8, 8), (8, 0, 8), (8, 0, 0, 8)], ids=["first", "middle", "two"])
+def test_row_38_fill_completes_buffers_of_length_zero_on_its_way(
+    filling: Filling, sizes: tuple[int, ...]
+) -> None:
+    heads = filling.post(*sizes)
+    written = [*sizes[:-1], 4]
+    assert filling.laid(b"01234", b"56789ab") == list(zip(heads, written, strict=True))
+
+
+def test_row_38_fill_leaves_a_buffer_of_length_zero_behind_a_full_one(filling: Filling) -> None:
+    heads = filling.post(8, 0)
+    assert filling.laid(b"01234567") == [(heads[0], 8)]
+    assert pop(filling.ring).head == heads[1]
+
+
+def test_row_38_fill_finds_no_room_in_a_last_buffer_of_length_zero(filling: Filling) -> None:
+    filling.post(8, 0)
+    before = filling.state()
+    assert filling.ring.fill((b"012345678",), 0) is None
+    assert filling.state() == before
+
+
+def test_fill_part_that_ends_with_a_buffer_takes_no_further_one(filling: Filling) -> None:
+    heads = filling.post(8, 8, 8)
+    assert filling.laid(b"01234567", b"89abcdef") == [(heads[0], 8), (heads[1], 8)]
+    assert filling.ring.waiting() == 1
+
+
+def test_fill_empty_parts_change_nothing(filling: Filling) -> None:
+    heads = filling.post(8, 8)
+    assert filling.laid(b"", b"01234567", b"", b"8", b"") == [(heads[0], 8), (heads[1], 1)]
+    assert filling.ring.fill((b"", b""), 0) is None
+
+
+def test_fill_first_buffer_must_have_the_least(filling: Filling) -> None:
+    filling.post(11, 64)
+    before = filling.state()
+    assert filling.ring.fill((bytes(12), b"frame"), 12) is None
+    assert filling.state() == before
+    assert filling.laid(bytes(12), b"frame", least=11)
+
+
+def too_few(filling: Filling) -> None:
+    """No more buffers."""
+
+
+def another_shape(filling: Filling) -> None:
+    gpa = filling.ram.alloc(16, 64)
+    filling.driver.add([(gpa, 8, WRITE), (gpa + 8, 8, WRITE)])
+
+
+def readable(filling: Filling) -> None:
+    filling.driver.add_out(b"01234567")
+
+
+def indirect(filling: Filling) -> None:
+    filling.driver.add([(filling.ram.alloc(8, 64), 8, WRITE)], indirect=True)
+
+
+def other_region(filling: Filling) -> None:
+    filling.driver.add([(SPLIT - 8, 8, WRITE)])
+
+
+def across_regions(filling: Filling) -> None:
+    filling.driver.add([(SPLIT - 4, 8, WRITE)])
+
+
+def beyond_memory(filling: Filling) -> None:
+    filling.driver.add([(RAM_SIZE - 4, 8, WRITE)])
+
+
+def head_out_of_range(filling: Filling) -> None:
+    filling.driver.offer(16)
+
+
+@pytest.mark.parametrize("good", [0, 2], ids=["at-once", "behind-two"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        too_few,
+        another_shape,
+        readable,
+        indirect,
+        other_region,
+        across_regions,
+        beyond_memory,
+        head_out_of_range,
+    ],
+)
+def test_fill_that_takes_nothing_leaves_both_indexes(
+    filling: Filling, bad: Callable[[Filling], None], good: int
+) -> None:
+    filling.post(8)
+    assert filling.laid(b"before")
+    heads = filling.post(*[8] * good)
+    bad(filling)
+    before = filling.state()
+    assert filling.ring.fill((b"012", b"3456789", bytes(14)), 0) is None
+    assert filling.state() == before
+    if heads:
+        assert pop(filling.ring).head == heads[0]
+
+
+def test_fill_takes_what_the_driver_adds_meanwhile(four: Filling) -> None:
+    heads = four.post(8, 8, 8)
+    parts = Meanwhile(bytes(24), lambda: heads.extend(four.post(8)), b"01234567")
+    assert four.laid(*parts) == [(head, 8) for head in heads]
+    assert four.ring.last_avail == 4
+
+
+def ahead_of(four: Filling, idx: int, posted: int) -> BrokenRing:
+    """fill() over `posted` buffers, all of them full when the driver moves avail.idx and more are needed."""
+    base = four.ring.last_avail
+    four.post(*[8] * posted)
+    before = four.state()
+    parts = Meanwhile(bytes(8 * posted), lambda: four.driver.set_avail_idx(base + idx), bytes(32))
+    with pytest.raises(BrokenRing) as caught:
+        four.ring.fill(parts, 0)
+    assert caught.value.section == "2.7.13.3"
+    assert four.state() == before
+    return caught.value
+
+
+@pytest.mark.parametrize(("posted", "idx"), [(3, 5), (3, 7), (4, 5), (4, 8)])
+def test_row_30_avail_idx_too_far_ahead_inside_a_frame_breaks(four: Filling, posted: int, idx: int) -> None:
+    assert f"{idx} ahead of 0, the queue size is 4" in ahead_of(four, idx, posted).rule
+
+
+def test_row_31_avail_idx_goes_backwards_inside_a_frame_breaks(four: Filling) -> None:
+    assert "2 ahead of 0, the queue size is 4, and 3 were taken" in ahead_of(four, 2, 3).rule
+
+
+def test_row_30_avail_idx_inside_a_frame_is_measured_from_its_start_across_the_wrap() -> None:
+    four = Filling(4, base=65534)
+    assert "5 ahead of 65534" in ahead_of(four, 5, 3).rule
+    four.close()
+
+
+def test_row_30_putting_chains_back_shows_that_avail_idx_is_too_far_ahead(four: Filling) -> None:
+    heads = four.post(8, 8, 8)
+    assert [pop(four.ring).head for _ in heads] == heads
+    four.driver.set_avail_idx(7)
+    pop(four.ring)
+    with pytest.raises(BrokenRing, match="7 ahead of 0"):
+        four.ring.unpop(4)
+    assert four.ring.last_avail == 0
+
+
+def pop_scatter_push(ring: SplitRing, parts: Sequence[bytes], least: int) -> int | None:
+    """fill() by the calls that it stands for: how many chains it took."""
+    size = sum(map(len, parts))
+    chains: list[Chain] = []
+    while size > sum(len(chain.writable[0]) for chain in chains) and (chain := ring.pop()):
+        chains.append(chain)
+    rooms = [len(chain.writable[0]) for chain in chains]
+    if not chains or size > sum(rooms) or rooms[0] < least:
+        ring.unpop(len(chains))
+        return None
+    scatter([chain.writable[0] for chain in chains], parts)
+    for chain, room, before in zip(chains, rooms, accumulate(rooms, initial=0), strict=False):
+        ring.push(chain.head, min(room, size - before))
+    return len(chains)
+
+
+Round = tuple[list[int], list[int], int]
+ROUNDS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from([0, 1, 7, 12, 16, 64]), min_size=1, max_size=8),  # buffers posted
+        st.lists(st.sampled_from([0, 1, 4, 12, 16, 48, 100]), min_size=1, max_size=5),  # parts
+        st.sampled_from([0, 1, 12]),  # least
+    ),
+    min_size=3,
+    max_size=8,
+)
+
+
+@given(rounds=ROUNDS)
+@settings(max_examples=60, deadline=None)
+def test_fill_does_what_pop_scatter_and_push_do(rounds: list[Round]) -> None:
+    filled, reference = Filling(base=65530), Filling(base=65530)
+    data = bytes(range(1, 256)) * 2
+    refused = False
+    try:
+        for buffers, sizes, least in rounds:
+            room = len(filled.driver.free)
+            assert filled.post(*buffers[:room]) == reference.post(*buffers[:room])
+            ends = list(accumulate(sizes, initial=0))
+            parts = [data[ends[at] : ends[at] + size] for at, size in enumerate(sizes)]
+            taken = filled.ring.fill(parts, least)
+            assert (taken and taken[0]) == pop_scatter_push(reference.ring, parts, least)
+            assert filled.ring.last_avail == reference.ring.last_avail
+            assert filled.completed() == reference.completed()
+            assert filled.driver.used_idx == reference.driver.used_idx
+            refused = refused or taken is None
+            size = filled.ram.next_free - SPLIT + 4096
+            if not refused:  # which may have stored into buffers, all of them still the device's
+                assert filled.ram.read(SPLIT, size) == reference.ram.read(SPLIT, size)
+    finally:
+        filled.close()
+        reference.close()
 
 
 # -- notifications --------------------------------------------------------------------------------------
