@@ -51,7 +51,12 @@ _PREPARATIONS = (
         'vnic_run() { ( trap : INT; vnic_mark $1:begin; sh -c "$2" </dev/null 2>/tmp/.vnic.err;'
         " vnic_mark $1:mid:$?; [ ! -s /tmp/.vnic.err ] || cat /tmp/.vnic.err; vnic_mark $1:end; ) }"
     ),
-    'vnic_tty() { ( trap : INT; vnic_mark $1:begin; sh -c "$2"; vnic_mark $1:mid:$?; ) }',
+    # The program's own shell says that it begins: an interrupt that comes right after that finds it there.
+    (
+        "vnic_tty() { ( trap : INT; sh -c '"
+        'printf "@vnic:%s@\\n" $1:begin; set -- "$2"; eval "shift; $1"'
+        '\' sh $1 "$2"; vnic_mark $1:mid:$?; ) }'
+    ),
     'vnic_push() { stty -echo; vnic_mark $1:begin; base64 -d >>"$2"; vnic_mark $1:mid:$?; stty echo; }',
 )
 
