@@ -61,9 +61,8 @@ class Capture:
         self._adapter = adapter
         self._port: CapturePort | None = None
         self._comments: PacketComments | None = None
-        self._wanted: Wanted | None = (
-            None  # of the capture that runs, or of one that failed and was not stopped
-        )
+        # Of the capture that runs, or of one that failed and was not stopped.
+        self._wanted: Wanted | None = None
 
     def start(self, wanted: Wanted) -> dict[str, Any]:
         """Begin; its status.  UsageError if one runs already or there can be no comments, HostIOError of the file."""
@@ -92,10 +91,10 @@ class Capture:
         return PcapngRing(wanted.path, name, wanted.ring, wanted.files)
 
     def _commenting(self) -> PacketComments:
-        from stack.net.ipv4 import tcp_ipv4
         from stack.trace.packets import PacketComments
+        from stack.trace.recorder import is_compiled
 
-        if not str(tcp_ipv4.__file__).endswith(".py"):
+        if is_compiled():
             raise UsageError(
                 "the stack is compiled", "compiled functions cannot be traced", "leave --comments out"
             )

@@ -207,10 +207,9 @@ class ControlServer:
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Call trees as they happen, until the client hangs up or has as many as it asked for."""
-        from stack.net.ipv4 import tcp_ipv4
-        from stack.trace.recorder import Recorder
+        from stack.trace.recorder import Recorder, is_compiled
 
-        if not str(tcp_ipv4.__file__).endswith(".py"):
+        if is_compiled():
             await _send(
                 writer, _refusal("the stack is compiled", "compiled functions cannot be traced", "make vm")
             )

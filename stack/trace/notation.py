@@ -17,7 +17,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from stack.trace.notes import CHAINED, CHAINED_UNDER, NEW_PARAGRAPH, NOISE, NOISE_FILES, REMARKED, SHOWN
+from stack.trace.notes import (
+    CHAINED,
+    CHAINED_UNDER,
+    NEW_PARAGRAPH,
+    NOISE,
+    NOISE_FILES,
+    REMARKED,
+    SHOWN,
+    is_helper,
+)
 from stack.trace.recorder import PACKAGE, Call, Tree
 
 LEVELS: Final = ("notes", "full", "times")
@@ -151,8 +160,7 @@ def _is_shown(owner: str, child: Call) -> bool:
     chosen = SHOWN.get(owner)
     if chosen is not None:
         return child.name in chosen
-    helper = child.name.startswith("_") and not child.name.startswith("__")
-    if helper or child.name in NOISE or "." in child.name or child.code.co_name == "__init__":
+    if is_helper(child.name) or child.name in NOISE or "." in child.name or child.code.co_name == "__init__":
         return False
     path = child.code.co_filename.removeprefix(_ROOT_DIRECTORY)
     return not path.startswith(NOISE_FILES)

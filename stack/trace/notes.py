@@ -221,6 +221,11 @@ _RESULTS: Final[dict[str, Callable[[Any], str]]] = {
 }
 
 
+def is_helper(name: str) -> bool:
+    """Whether a function is one that the kernel has not, a part of another that is too long here."""
+    return name.startswith("_") and not name.startswith("__")
+
+
 def arguments_of(name: str, frame: FrameType) -> str:
     """The arguments that are worth a word, from a call's frame."""
     text = _ARGUMENTS.get(name)

@@ -30,6 +30,7 @@ from stack.include.tcp_states import TCP_STATE_NAMES
 from stack.net.ipv4.inet_hashtables import __inet_lookup_established
 from stack.net.ipv6.inet6_hashtables import __inet6_lookup_established
 from stack.trace.notation import shown
+from stack.trace.notes import is_helper
 from stack.trace.recorder import ROOTS, Call, Recorder, Tree
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _callers(frame: FrameType | None, recorder: Recorder) -> list[str]:
         if frame is None:
             return []  # outside of a root: what a timer of neighbours sent, say
         name = recorder.name_of(frame.f_code)
-        if name and not _is_helper(name):
+        if name and not is_helper(name):
             names.append(name)
             if name in ROOTS:
                 break
@@ -168,10 +169,6 @@ def _callers(frame: FrameType | None, recorder: Recorder) -> list[str]:
     names.reverse()
     ip = (i for i, name in enumerate(names) if name.startswith(("ip_", "ip6_", "__ip", "inet6_csk_xmit")))
     return names[: next(ip, len(names))]
-
-
-def _is_helper(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
 
 
 def _path(names: list[str]) -> str:

@@ -244,6 +244,13 @@ class _Local:
             self.call.children.append(block[2])
 
 
+def is_compiled() -> bool:
+    """Whether the stack is, by tools/compile: no trace function is told of its calls then."""
+    from stack.net.ipv4 import tcp_ipv4
+
+    return not str(tcp_ipv4.__file__).endswith(".py")
+
+
 def _kernel_name(code: CodeType) -> str:
     """The function's name, that of a method with its class, that of a constructor as it is called."""
     if "<locals>" in code.co_qualname:

@@ -11,9 +11,12 @@ import contextlib
 import os
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vnic import errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _RED, _DIM, _BOLD, _RESET = "\x1b[31;1m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _started = time.monotonic()
@@ -30,6 +33,13 @@ def use_colour(stream: TextIO) -> bool:
 
 def _painted(text: str, colour: str) -> str:
     return f"{colour}{text}{_RESET}" if use_colour(sys.stderr) else text
+
+
+def console() -> Console:
+    """For tables on stdout, as wide as the terminal."""
+    from rich.console import Console  # `vnic --help` should not wait for it
+
+    return Console(no_color=not use_colour(sys.stdout), highlight=False)
 
 
 def say(text: str) -> None:

@@ -105,14 +105,13 @@ def _print_table(
     socks: list[inspect_ss.Sock], shown: inspect_ss.Details, *, hidden: frozenset[str], header: bool
 ) -> None:
     """A table whose rows have what is known of the socket below them, folded; no line is wider than the terminal."""
-    from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     rows = [inspect_ss.visible(inspect_ss.cells(sock), hidden) for sock in socks]
     headings = inspect_ss.visible(inspect_ss.HEADINGS, hidden)
-    console = Console(no_color=not output.use_colour(sys.stdout), highlight=False)
+    console = output.console()
     widths = _widths([headings, *rows], console.width)
 
     def row(texts: Iterable[str], style: str = "") -> None:

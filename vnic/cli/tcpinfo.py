@@ -96,11 +96,10 @@ def _print(head: str, table: list[inspect_tcpinfo.Row]) -> None:
 
 def _print_table(head: str, table: list[inspect_tcpinfo.Row]) -> None:
     """Three columns, the last folded at the edge of the terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(no_color=not output.use_colour(sys.stdout), highlight=False)
+    console = output.console()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(style="bold", overflow="fold")

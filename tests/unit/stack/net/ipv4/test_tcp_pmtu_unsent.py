@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stack.api.bsd import Socket
 from stack.api.sim import MSEC, Sim, parse_segment
 from stack.include.ip import IPPROTO_TCP
@@ -10,23 +12,37 @@ from stack.include.snmp import TCP_MIB_RETRANSSEGS
 from stack.kernel.time.timer import tcp_jiffies32
 
 
+class Sending:
+    """A server that has written ``nbytes``, and a router that can say to it that a path is narrow."""
+
+    def __init__(self, nbytes: int, **syn: Any) -> None:
+        self.sim = Sim(seed=7)
+        self.net = self.sim.add_stack("10.0.2.2/24")
+        self.peer = self.sim.add_peer("10.0.2.15", self.net)
+        listener = Socket(self.net)
+        listener.bind(("", 80))
+        listener.listen(1)
+        self.conn = self.peer.tcp(80)
+        self.conn.handshake(**syn)
+        self.child = listener.accept()[0]
+        self.child.send(bytes(nbytes))
+
+    def path_mtu(self, mtu: int) -> None:
+        assert self.conn.irs is not None
+        ports = b"\0\x50" + self.conn.sport.to_bytes(2, "big")
+        quoted = self.peer.ip_packet(
+            6, ports + (self.conn.irs + 1).to_bytes(4, "big"), "10.0.2.15", src="10.0.2.2"
+        )
+        self.peer.send_icmp("10.0.2.2", 3, 4, mtu, quoted)
+        self.sim.settle()
+
+
 def test_established_path_mtu_shrinks_unsent_packets_leave_in_whole() -> None:
-    sim = Sim(seed=7)
-    net = sim.add_stack("10.0.2.2/24")
-    peer = sim.add_peer("10.0.2.15", net)
-    listener = Socket(net)
-    listener.bind(("", 80))
-    listener.listen(1)
-    conn = peer.tcp(80)
-    conn.handshake(sackok=False, ts=False)
-    child = listener.accept()[0]
-    child.send(bytes(30000))
+    sending = Sending(30000, sackok=False, ts=False)
+    sim, peer, conn = sending.sim, sending.peer, sending.conn
     sim.settle()
+    sending.path_mtu(600)
     assert conn.irs is not None
-    quoted = peer.ip_packet(6, b"\0\x50" + conn.sport.to_bytes(2, "big") + (conn.irs + 1).to_bytes(4, "big"),
-                            "10.0.2.15", src="10.0.2.2")  # fmt: skip
-    peer.send_icmp("10.0.2.2", 3, 4, 600, quoted)
-    sim.settle()
     sent = 1
     for _ in range(60):
         while peer.inbox:
@@ -43,22 +59,10 @@ def test_established_path_mtu_shrinks_unsent_packets_leave_in_whole() -> None:
 
 def test_established_path_mtu_shrinks_time_of_the_resent_data_is_now() -> None:
     """tcpi_last_data_sent counts from it: an ICMP error comes without a segment, at which the clock would be read."""
-    sim = Sim(seed=7)
-    net = sim.add_stack("10.0.2.2/24")
-    peer = sim.add_peer("10.0.2.15", net)
-    listener = Socket(net)
-    listener.bind(("", 80))
-    listener.listen(1)
-    conn = peer.tcp(80)
-    conn.handshake()
-    child = listener.accept()[0]
-    child.send(bytes(3000))
-    sim.run_for(100 * MSEC)
-    assert conn.irs is not None
-    quoted = peer.ip_packet(6, b"\0\x50" + conn.sport.to_bytes(2, "big") + (conn.irs + 1).to_bytes(4, "big"),
-                            "10.0.2.15", src="10.0.2.2")  # fmt: skip
-    sent = net.mib.tcp_statistics[TCP_MIB_RETRANSSEGS]
-    peer.send_icmp("10.0.2.2", 3, 4, 600, quoted)
-    sim.settle()
-    assert net.mib.tcp_statistics[TCP_MIB_RETRANSSEGS] > sent
-    assert child._sock.sk.lsndtime == tcp_jiffies32(net)
+    sending = Sending(3000)
+    sending.sim.run_for(100 * MSEC)
+    counted = sending.net.mib.tcp_statistics
+    sent = counted[TCP_MIB_RETRANSSEGS]
+    sending.path_mtu(600)
+    assert counted[TCP_MIB_RETRANSSEGS] > sent
+    assert sending.child._sock.sk.lsndtime == tcp_jiffies32(sending.net)
