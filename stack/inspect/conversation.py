@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP connections out of captured packets: who said what when, and in which states that leaves both ends.
+
+Theory of operation
+-------------------
+``Tracker.add`` takes one packet after the other, from a file or from a running back end, and tells which connection it
+belongs to and what it is there: a ``Segment`` with numbers relative to the initial ones and unwrapped to any size, the
+window in bytes, what is remarkable about it, and the state of both ends once it has been sent and received.
+
+An end's state follows from what it sends and what it gets by the rules of RFC 9293 (section 3.3.2), under the kernel's
+names; a packet of the capture counts as received.  Where a packet has a comment of ours (``stack.trace.packets``) the
+state that stands in it is that of the stack's end: it was looked up, not guessed.
+
+A connection begins with a SYN; one whose beginning is not in the capture is taken as established, and the end that sent
+the first packet of it as the client, or as the server if its port is the lower one by far (below 1024, the other not).
+
+Left out: segments behind IPv6 extension headers or VLAN tags, and fragments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from struct import unpack_from
+from typing import Final
+
+from stack.include.ip import in_ntoa
+from stack.include.ipv6 import in6_ntop
+
+# RFC 9293, section 3.1; RFC 3168 and draft-ietf-tcpm-accurate-ecn for the last three.
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, AE = (1 << bit for bit in range(9))
+_FLAG_NAMES: Final = (("SYN", SYN), ("FIN", FIN), ("RST", RST), ("PSH", PSH), ("ACK", ACK), ("URG", URG)) + (
+    ("ECE", ECE),
+    ("CWR", CWR),
+    ("AE", AE),
+)
+
+# What can be remarkable about a segment.
+RETRANSMISSION: Final = "retransmission"
+KEEPALIVE: Final = "keepalive"
+DUPLICATE_ACK: Final = "duplicate ACK"
+ZERO_WINDOW: Final = "zero window"
+WINDOW_UPDATE: Final = "window update"
+DSACK: Final = "D-SACK"
+
+_STATES: Final = re.compile(r"(?:([A-Z][A-Z_0-9]*) -> )?([A-Z][A-Z_0-9]*)")
+_SENDER: Final = re.compile(r"cwnd=(\d+) ssthresh=(\d+|inf) srtt=(\d+)us")
+_WELL_KNOWN: Final = 1024
+_LIMIT: Final = 1 << 32
+End = tuple[int, int]
+"""Address and port as numbers; an address of IPv6 is beyond 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One captured frame.  ``outbound``: from the stack to the guest; None where the capture does not say.
+    ``frame`` begins with the Ethernet header and may be cut off behind TCP's."""
+
+    stamp_ns: int  # since 1970
+    outbound: bool | None
+    frame: bytes
+    comment: str = ""
+    interface: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """What a comment of ours says (``stack.trace.packets``); parts that are not there are "" or None."""
+
+    path: str = ""  # "tcp_v4_rcv > tcp_v4_do_rcv"
+    before: str = ""  # the state of the stack's end before the packet
+    after: str = ""
+    dropped: str = ""  # the reason
+    cwnd: int | None = None  # segments
+    ssthresh: int | None = None  # segments; None for "inf", where slow start has not ended
+    srtt_us: int | None = None  # smoothed round-trip time; None before the first sample
+
+
+def parse_comment(text: str) -> Comment:
+    """Take a comment apart; of somebody else's comment nothing is found."""
+    found: dict[str, str | int | None] = {}
+    for part in text.split("; "):
+        if states := _STATES.fullmatch(part):
+            found["before"], found["after"] = states[1] or states[2], states[2]
+        elif part.startswith("dropped: "):
+            found["dropped"] = part.removeprefix("dropped: ")
+        elif sender := _SENDER.fullmatch(part):
+            found["cwnd"] = int(sender[1])
+            found["ssthresh"] = int(sender[2]) if sender[2] != "inf" else None
+            found["srtt_us"] = int(sender[3]) or None
+        elif "path" not in found:
+            found["path"] = part
+    return Comment(**found)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """``seq`` and ``ack`` count from the initial sequence number of their direction, which is 0: the first byte of data
+    is 1.  ``states`` are those of client and server after it."""
+
+    number: int  # of the packet in the capture, the first is 1
+    at_ns: int  # since 1970
+    from_client: bool
+    outbound: bool | None
+    flags: int
+    seq: int
+    ack: int
+    window: int  # bytes; as it stands in the segment while the scale is not known
+    length: int  # bytes of payload
+    mss: int | None = None
+    wscale: int | None = None
+    sack_ok: bool = False
+    sack: tuple[tuple[int, int], ...] = ()
+    tsval: int | None = None
+    tsecr: int | None = None
+    ecn: int = 0  # of the IP header: RFC 3168, section 5
+    said: Comment = Comment()
+    notes: tuple[str, ...] = ()
+    states: tuple[str, str] = ("", "")
+
+    @property
+    def end(self) -> int:
+        """The sequence number behind it."""
+        return self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)
+
+    @property
+    def flag_names(self) -> str:
+        """ "SYN ACK"."""
+        return " ".join(name for name, bit in _FLAG_NAMES if self.flags & bit)
+
+
+class _Side:
+    """What one end has sent and received so far."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.isn: int | None = None
+        self.top = 0  # the highest relative number sent
+        self.last = 0  # the last one sent, from which the next is unwrapped
+        self.scale: int | None = None
+        self.scales = False  # both SYNs had the option
+        self.fin: int | None = None  # the number behind our FIN
+        self.received = 0  # all up to there came
+        self.islands: list[tuple[int, int]] = []  # what came beyond that
+        self.acked = 0
+        self.window = -1
+
+    def relative(self, seq: int) -> int:
+        """``seq`` of the wire as a number near the last one."""
+        assert self.isn is not None
+        return self.last + ((seq - self.isn - self.last + _LIMIT // 2) % _LIMIT - _LIMIT // 2)
+
+    def take(self, begin: int, end: int) -> None:
+        """Bytes arrived."""
+        self.islands.append((begin, end))
+        self.islands.sort()
+        while self.islands and self.islands[0][0] <= self.received:
+            self.received = max(self.received, self.islands.pop(0)[1])
+
+
+@dataclass
+class Conversation:
+    """One connection, or an attempt at one."""
+
+    client: End
+    server: End
+    segments: list[Segment] = field(default_factory=list)
+    whole: bool = True  # its beginning is there
+    ours: End | None = None  # the stack's end, if the capture says which
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """ "10.0.2.15:40000", "10.0.2.2:80": client, server."""
+        return end_text(self.client), end_text(self.server)
+
+    @property
+    def server_is_ours(self) -> bool:
+        """Whether the stack is the server; also where that is not known."""
+        return self.ours != self.client
+
+
+def end_text(end: End) -> str:
+    """ "10.0.2.2:80", "[fd00::2]:80"."""
+    address, port = end
+    return f"[{in6_ntop(address)}]:{port}" if address >> 32 else f"{in_ntoa(address)}:{port}"
+
+
+_NOTHING_SAID: Final = Comment()
+
+
+class Tracker:
+    """Sorts packets into connections."""
+
+    def __init__(self) -> None:
+        self.conversations: list[Conversation] = []
+        self.packets = 0
+        self._open: dict[tuple[End, End], _Tracked] = {}
+
+    def add(self, packet: Packet) -> tuple[Conversation, Segment] | None:
+        """What a packet is, and of which connection; None if it is no TCP segment that can be read."""
+        self.packets += 1
+        raw = _parse(packet.frame)
+        if raw is None:
+            return None
+        key = (raw.source, raw.dest) if raw.source < raw.dest else (raw.dest, raw.source)
+        tracked = self._open.get(key)
+        if tracked is None or tracked.is_over(raw):
+            tracked = self._open[key] = _Tracked(raw)
+            self.conversations.append(tracked.conversation)
+        return tracked.conversation, tracked.add(self.packets, packet, raw)
+
+
+def conversations(packets: Iterable[Packet]) -> list[Conversation]:
+    """All connections of a capture, in the order in which they began."""
+    tracker = Tracker()
+    for packet in packets:
+        tracker.add(packet)
+    return tracker.conversations
+
+
+class _Tracked:
+    """A conversation that grows."""
+
+    def __init__(self, first: _Raw) -> None:
+        begins = bool(first.flags & SYN)
+        client, server = first.source, first.dest
+        if (first.flags & (SYN | ACK)) == SYN | ACK or (
+            not begins and first.source[1] < _WELL_KNOWN <= first.dest[1]
+        ):
+            client, server = server, client
+        self.conversation = Conversation(client, server, whole=first.flags & (SYN | ACK) == SYN)
+        begun = ("CLOSE", "LISTEN") if self.conversation.whole else ("ESTABLISHED", "ESTABLISHED")
+        self._sides = (_Side(begun[0]), _Side(begun[1]))
+
+    def is_over(self, raw: _Raw) -> bool:
+        """Whether this SYN begins another connection between the same ends."""
+        if raw.flags & (SYN | ACK) != SYN:
+            return False
+        side = self._sides[raw.source != self.conversation.client]
+        if raw.source == self.conversation.client and side.isn == raw.seq:
+            return False
+        return any(one.state in ("CLOSE", "TIME_WAIT") for one in self._sides) and side.isn is not None
+
+    def add(self, number: int, packet: Packet, raw: _Raw) -> Segment:
+        conversation = self.conversation
+        from_client = raw.source == conversation.client
+        if packet.outbound is not None:
+            conversation.ours = raw.source if packet.outbound else raw.dest
+        mine, peer = self._sides if from_client else self._sides[::-1]
+        self._number(mine, peer, raw)
+        seq = mine.relative(raw.seq)
+        ack = peer.relative(raw.ack) if raw.flags & ACK else 0
+        window = raw.window << (mine.scale or 0) if mine.scales and not raw.flags & SYN else raw.window
+        end = seq + raw.length + bool(raw.flags & SYN) + bool(raw.flags & FIN)
+        sack = tuple((peer.relative(left), peer.relative(right)) for left, right in raw.sack)
+        notes = tuple(_notes(mine, peer, raw, seq, end, ack, window, sack))
+        _step(mine, peer, raw, seq, end, ack)
+        mine.top, mine.last, mine.window = max(mine.top, end), seq, window
+        if raw.flags & ACK:
+            mine.acked = max(mine.acked, ack)
+        said = parse_comment(packet.comment) if packet.comment else _NOTHING_SAID
+        if said.after and conversation.ours is not None:  # the stack's own word about its end
+            self._sides[conversation.ours != conversation.client].state = said.after
+        segment = Segment(
+            number,
+            packet.stamp_ns,
+            from_client,
+            packet.outbound,
+            raw.flags,
+            seq,
+            ack,
+            window,
+            raw.length,
+            raw.mss,
+            raw.wscale,
+            raw.sack_ok,
+            sack,
+            raw.tsval,
+            raw.tsecr,
+            raw.ecn,
+            said,
+            notes,
+            (self._sides[0].state, self._sides[1].state),
+        )
+        conversation.segments.append(segment)
+        return segment
+
+    @staticmethod
+    def _number(mine: _Side, peer: _Side, raw: _Raw) -> None:
+        """Learn where the numbers begin, and the scale of windows."""
+        if raw.flags & SYN and (mine.isn is None or (mine.top <= 1 and not raw.flags & ACK)):
+            mine.isn, mine.top, mine.last = raw.seq, 0, 0
+            mine.scale = raw.wscale
+            if raw.flags & ACK:
+                mine.scales = peer.scales = mine.scale is not None and peer.scale is not None
+        if mine.isn is None:  # its beginning is not there
+            mine.isn, mine.received = raw.seq - 1, mine.received
+            mine.top = mine.last = 1
+            peer.received = max(peer.received, 1)
+        if raw.flags & ACK and peer.isn is None:
+            peer.isn = raw.ack - 1
+            peer.top = peer.last = 1
+            mine.received = max(mine.received, 1)
+
+
+def _notes(
+    mine: _Side,
+    peer: _Side,
+    raw: _Raw,
+    seq: int,
+    end: int,
+    ack: int,
+    window: int,
+    sack: tuple[tuple[int, int], ...],
+) -> Iterator[str]:
+    if raw.flags & RST:
+        return
+    plain = not raw.flags & (SYN | FIN)
+    if plain and raw.length <= 1 and seq == mine.top - 1 and mine.top > 1:
+        yield KEEPALIVE
+    elif seq < end <= mine.top:
+        yield RETRANSMISSION
+    if plain and raw.flags & ACK:
+        bare = raw.length == 0 and ack == mine.acked and peer.top > ack
+        if bare and (window == mine.window or sack):
+            yield DUPLICATE_ACK
+        elif raw.length == 0 and ack == mine.acked and window > mine.window >= 0 and seq == mine.top:
+            yield WINDOW_UPDATE
+        if window == 0:
+            yield ZERO_WINDOW
+    if sack and sack[0][1] <= ack:
+        yield DSACK
+
+
+# -- states: RFC 9293, section 3.3.2 ------------------------------------------------------------------------------
+
+
+def _step(mine: _Side, peer: _Side, raw: _Raw, seq: int, end: int, ack: int) -> None:
+    """The segment is sent by the one, then received by the other."""
+    _sends(mine, raw, end)
+    peer.take(seq, end)
+    if raw.flags & RST:
+        peer.state = "CLOSE"
+        return
+    if raw.flags & ACK:
+        _gets_ack(peer, raw, ack)
+    if mine.fin is not None and peer.received >= mine.fin:
+        peer.state = _AFTER_PEERS_FIN.get(peer.state, peer.state)
+
+
+_AFTER_OUR_FIN: Final = {
+    "ESTABLISHED": "FIN_WAIT1",
+    "SYN_RECV": "FIN_WAIT1",
+    "CLOSE_WAIT": "LAST_ACK",
+}
+_AFTER_PEERS_FIN: Final = {
+    "ESTABLISHED": "CLOSE_WAIT",
+    "SYN_RECV": "CLOSE_WAIT",
+    "FIN_WAIT1": "CLOSING",
+    "FIN_WAIT2": "TIME_WAIT",
+}
+_AFTER_OUR_FIN_IS_ACKED: Final = {"FIN_WAIT1": "FIN_WAIT2", "CLOSING": "TIME_WAIT", "LAST_ACK": "CLOSE"}
+
+
+def _sends(mine: _Side, raw: _Raw, end: int) -> None:
+    if raw.flags & RST:
+        mine.state = "CLOSE"
+    elif raw.flags & SYN:
+        if not raw.flags & ACK:
+            mine.state = "SYN_SENT"
+        elif mine.state == "LISTEN":
+            mine.state = "NEW_SYN_RECV"
+        elif mine.state == "SYN_SENT":
+            mine.state = "SYN_RECV"
+    elif raw.flags & FIN:
+        mine.fin = end
+        mine.state = _AFTER_OUR_FIN.get(mine.state, mine.state)
+
+
+def _gets_ack(side: _Side, raw: _Raw, ack: int) -> None:
+    if ack >= 1 and (
+        side.state in ("NEW_SYN_RECV", "SYN_RECV") or (side.state == "SYN_SENT" and raw.flags & SYN)
+    ):
+        side.state = "ESTABLISHED"
+    if side.fin is not None and ack >= side.fin:
+        side.state = _AFTER_OUR_FIN_IS_ACKED.get(side.state, side.state)
+
+
+# -- frames ---------------------------------------------------------------------------------------------------------
+
+_ETH_HLEN, _ETH_P_IP, _ETH_P_IPV6, _TCP = 14, 0x0800, 0x86DD, 6
+_MSS, _WSCALE, _SACK_PERM, _SACK, _TIMESTAMP = 2, 3, 4, 5, 8
+
+
+@dataclass(slots=True)
+class _Raw:
+    source: End
+    dest: End
+    flags: int
+    seq: int
+    ack: int
+    window: int
+    length: int
+    ecn: int
+    mss: int | None = None
+    wscale: int | None = None
+    sack_ok: bool = False
+    sack: tuple[tuple[int, int], ...] = ()
+    tsval: int | None = None
+    tsecr: int | None = None
+
+
+def _parse(frame: bytes) -> _Raw | None:
+    """The segment in a frame, None if there is none or it is cut off within its headers."""
+    if len(frame) < _ETH_HLEN + 40:
+        return None
+    kind = int.from_bytes(frame[12:14], "big")
+    if kind == _ETH_P_IP and frame[14] >> 4 == 4 and frame[23] == _TCP:
+        if int.from_bytes(frame[20:22], "big") & 0x3FFF:  # a fragment
+            return None
+        at, size, ends, ecn = _ETH_HLEN + (frame[14] & 15) * 4, 4, _ETH_HLEN + 12, frame[15] & 3
+        total = _ETH_HLEN + int.from_bytes(frame[16:18], "big")
+    elif kind == _ETH_P_IPV6 and frame[20] == _TCP:
+        at, size, ends, ecn = _ETH_HLEN + 40, 16, _ETH_HLEN + 8, frame[15] >> 4 & 3
+        total = at + int.from_bytes(frame[18:20], "big")
+    else:
+        return None
+    if len(frame) < at + 20:
+        return None
+    source, dest = (int.from_bytes(frame[ends + n * size : ends + n * size + size], "big") for n in (0, 1))
+    sport, dport, seq, ack, head, window = unpack_from("!HHIIHH", frame, at)
+    data = at + (head >> 12) * 4
+    if data < at + 20 or len(frame) < data or total < data:
+        return None
+    raw = _Raw((source, sport), (dest, dport), head & 0x1FF, seq, ack, window, total - data, ecn)
+    _parse_options(raw, frame[at + 20 : data])
+    return raw
+
+
+def _parse_options(raw: _Raw, options: bytes) -> None:
+    """RFC 9293, 7323, 2018; a malformed one ends them, as in the stack."""
+    at = 0
+    while at < len(options) and (kind := options[at]):
+        if kind == 1:
+            at += 1
+            continue
+        size = options[at + 1] if at + 1 < len(options) else 0
+        if size < 2 or at + size > len(options):
+            return
+        _parse_option(raw, kind, options[at + 2 : at + size])
+        at += size
+
+
+def _parse_option(raw: _Raw, kind: int, value: bytes) -> None:
+    if kind == _MSS and len(value) == 2:
+        raw.mss = int.from_bytes(value, "big")
+    elif kind == _WSCALE and len(value) == 1:
+        raw.wscale = min(value[0], 14)  # RFC 7323, section 2.3
+    elif kind == _SACK_PERM:
+        raw.sack_ok = True
+    elif kind == _SACK and len(value) % 8 == 0:
+        edges = [int.from_bytes(value[i : i + 4], "big") for i in range(0, len(value), 4)]
+        raw.sack = tuple(zip(edges[::2], edges[1::2], strict=True))
+    elif kind == _TIMESTAMP and len(value) == 8:
+        raw.tsval, raw.tsecr = unpack_from("!II", value)

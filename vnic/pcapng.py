@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads captures: pcapng (with direction, comments, nanoseconds, several interfaces) and the older pcap.
+
+The blocks of pcapng are taken apart here, as what is wanted of them (epb_flags, opt_comment, the interface's name and
+resolution) is not given by readers of packets; pcap is read by dpkt.  A file that ends within a block, as one that is
+being written does, is read up to there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import dpkt
+
+from stack.inspect.conversation import Packet
+from vnic.errors import UsageError, from_oserror
+
+_SECTION_HEADER, _INTERFACE_DESCRIPTION, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 6
+_MAGIC: Final = 0x1A2B3C4D
+_OPT_COMMENT, _IF_NAME, _IF_TSRESOL, _EPB_FLAGS = 1, 2, 9, 2
+_ETHERNET: Final = 1
+_OUTBOUND: Final = {0: None, 1: False, 2: True, 3: None}
+MAX_BLOCK: Final = 1 << 24
+_PCAP_MAGICS: Final = tuple(
+    struct.pack(order + "I", magic) for order in "<>" for magic in (0xA1B2C3D4, 0xA1B23C4D)
+)
+
+
+@dataclass(frozen=True)
+class _Interface:
+    name: str
+    ticks: int  # a second
+    ethernet: bool
+
+
+def read(path: Path) -> Iterator[Packet]:
+    """The packets of a capture, in its order.  UsageError for what is no capture of Ethernet, HostIOError."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            if magic in _PCAP_MAGICS:
+                yield from _pcap(path, file)
+            else:
+                yield from _sections(path, file)
+    except OSError as error:
+        raise from_oserror(error, f"read {path}") from error
+
+
+def _refused(path: Path, evidence: str) -> UsageError:
+    return UsageError(
+        f"{path} cannot be read as a capture", evidence, "give a pcapng or pcap file of Ethernet frames"
+    )
+
+
+def _pcap(path: Path, file: BinaryIO) -> Iterator[Packet]:
+    try:
+        reader = dpkt.pcap.Reader(file)
+    except (ValueError, dpkt.dpkt.Error) as error:
+        raise _refused(path, str(error) or "its header is cut off") from error
+    if reader.datalink() != dpkt.pcap.DLT_EN10MB:
+        raise _refused(path, f"its link type is {reader.datalink()}")
+    for stamp, frame in reader:
+        yield Packet(round(stamp * 1_000_000_000), None, bytes(frame))
+
+
+def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
+    order = ""
+    interfaces: list[_Interface] = []
+    while len(head := file.read(8)) == 8:
+        kind = struct.unpack("<I", head[:4])[0]
+        if kind == _SECTION_HEADER:
+            order, interfaces = _byte_order(path, file), []
+        elif not order:
+            raise _refused(path, f"it begins with {head.hex(' ')}")
+        kind, size = struct.unpack(order + "II", head)
+        if size < 12 or size % 4 or size > MAX_BLOCK:
+            raise _refused(path, f"a block at byte {file.tell() - 8} says it has {size} bytes")
+        body = file.read(size - 12)
+        if len(body) < size - 12 or len(file.read(4)) < 4:
+            return
+        if kind == _INTERFACE_DESCRIPTION:
+            interfaces.append(_interface(order, body))
+        elif kind == _ENHANCED_PACKET and len(body) >= 20:
+            packet = _packet(order, body, interfaces)
+            if packet is not None:
+                yield packet
+    if not order:
+        raise _refused(path, "it is empty")
+
+
+def _byte_order(path: Path, file: BinaryIO) -> str:
+    magic = file.read(4)
+    file.seek(-len(magic), 1)
+    for order in "<>":
+        if magic == struct.pack(order + "I", _MAGIC):
+            return order
+    raise _refused(path, f"its byte-order magic is {magic.hex(' ')}")
+
+
+def _options(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 4 <= len(data):
+        code, size = struct.unpack_from(order + "HH", data, at)
+        if code == 0:
+            return
+        yield code, data[at + 4 : at + 4 + size]
+        at += 4 + size + -size % 4
+
+
+def _interface(order: str, body: bytes) -> _Interface:
+    link = struct.unpack_from(order + "H", body)[0] if len(body) >= 8 else -1
+    options = dict(_options(order, body[8:]))
+    resolution = options.get(_IF_TSRESOL, b"\x06")[0]
+    ticks = 1 << (resolution & 127) if resolution & 128 else 10 ** (resolution & 127)
+    return _Interface(options.get(_IF_NAME, b"").decode("utf-8", "replace"), ticks, link == _ETHERNET)
+
+
+def _packet(order: str, body: bytes, interfaces: list[_Interface]) -> Packet | None:
+    number, high, low, captured = struct.unpack_from(order + "IIII", body)
+    if number >= len(interfaces) or not interfaces[number].ethernet:
+        return None
+    interface = interfaces[number]
+    options = dict(_options(order, body[20 + captured + -captured % 4 :]))
+    flags = int.from_bytes(options.get(_EPB_FLAGS, b"")[:4], "little" if order == "<" else "big")
+    stamp = (high << 32 | low) * 1_000_000_000 // interface.ticks
+    comment = options.get(_OPT_COMMENT, b"").decode("utf-8", "replace")
+    return Packet(stamp, _OUTBOUND[flags & 3], body[20 : 20 + captured], comment, interface.name)
