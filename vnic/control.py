@@ -194,13 +194,10 @@ class ControlServer:
     # -- verbs ---------------------------------------------------------------------------------------------------
 
     def _counters(self, request: Request) -> dict[str, int]:
-        """Every counter of /proc/net/snmp, netstat and snmp6, named as by nstat: "TcpExtListenDrops"."""
-        from stack.net.ipv4 import proc
-        from stack.net.ipv6 import proc as proc6
+        """Every one, by the names that nstat has."""
+        from stack.inspect.snapshot import counters
 
-        groups = {**proc.snmp_groups(self._net), **proc.netstat_groups(self._net)}
-        named = {group + name: value for group, names in groups.items() for name, value in names.items()}
-        return {**named, **proc6.snmp6_counters(self._net)}
+        return counters(self._net)
 
     def _sysctl(self, request: Request) -> str:
         """Read a sysctl, or set it if there is a value; its text."""

@@ -9,8 +9,9 @@ drawn; from one snapshot to the next a socket is known by its addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stack.include.inet_connection_sock import (
     ICSK_TIME_LOSS_PROBE,
@@ -31,7 +32,13 @@ from stack.include.tcp import (
     TCPI_OPT_TIMESTAMPS,
     TCPI_OPT_WSCALE,
 )
-from stack.include.tcp_states import TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
+from stack.include.tcp_states import (
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_STATE_NAMES,
+    TCP_TIME_WAIT,
+)
 from stack.kernel.time.timer import jiffies, jiffies_to_msecs, timer_pending
 from stack.net.core.sock import sk_get_meminfo
 from stack.net.ipv4 import devinet, proc
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 Table = list[dict[str, Any]]
+_Sock = TypeVar("_Sock", bound="sock_common")
 Descriptors = dict[int, list[int]]  # of the sockets, by id()
 
 
@@ -91,6 +99,13 @@ def snapshot(net: Stack) -> dict[str, Any]:
         "udp": udp_sockets(net),
         "tcp": tcp_tables(net),
     }
+
+
+def counters(net: Stack) -> dict[str, int]:
+    """Every counter of /proc/net/snmp, netstat and snmp6, named as by nstat: "TcpExtListenDrops"."""
+    groups = {**proc.snmp_groups(net), **proc.netstat_groups(net)}
+    named = {group + name: value for group, names in groups.items() for name, value in names.items()}
+    return {**named, **proc6.snmp6_counters(net)}
 
 
 def devices(net: Stack) -> Table:
@@ -188,7 +203,8 @@ def _full_socket(sk: sock, fds: Descriptors) -> dict[str, Any]:
     }
 
 
-def udp_sockets(net: Stack) -> Table:
+def udp_sockets(net: Stack, most: int | None = None) -> Table:
+    """All of them, or the first ``most``."""
     fds = _descriptors(net)
     return [
         {
@@ -200,8 +216,7 @@ def udp_sockets(net: Stack) -> Table:
             "send_q": sk.sk_wmem_alloc,
             "rcvbuf": sk.sk_rcvbuf,
         }
-        for chain in net.udp_table.hash.values()
-        for sk in chain
+        for sk in islice(_members(net.udp_table.hash), most)
     ]
 
 
@@ -221,18 +236,13 @@ def _remote(sk: sock_common) -> str:
 # -- TCP ---------------------------------------------------------------------------------------------------------------
 
 
-def tcp_tables(net: Stack) -> dict[str, Any]:
-    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners."""
+def tcp_tables(net: Stack, chosen: Iterable[sock_common] | None = None) -> dict[str, Any]:
+    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners; of ``chosen`` if not of all.  Who is
+    left out still counts as an owner of its bucket and has its number in the chains."""
     info = net.tcp_hashinfo
-    hashed = [sk for chain in info.ehash.values() for sk in chain]
-    states = (TCP_NEW_SYN_RECV, TCP_TIME_WAIT)
     ref = _Refs()
-    fds = _descriptors(net)
     return {
-        "listeners": [_listener(sk, ref, fds) for chain in info.listening_hash.values() for sk in chain],
-        "requests": [_request(sk, ref) for sk in hashed if sk.sk_state == TCP_NEW_SYN_RECV],
-        "connections": [_connection(sk, ref, fds) for sk in hashed if sk.sk_state not in states],
-        "time_wait": [_time_wait(sk, ref) for sk in hashed if sk.sk_state == TCP_TIME_WAIT],
+        **_by_kind(net, tcp_members(net) if chosen is None else chosen, ref),
         "bind_buckets": [
             {
                 "bucket": slot,
@@ -249,6 +259,37 @@ def tcp_tables(net: Stack) -> dict[str, Any]:
         },
         "ehash_buckets": {slot: [ref(sk) for sk in chain] for slot, chain in info.ehash.items() if chain},
     }
+
+
+def tcp_sockets(net: Stack, chosen: Iterable[sock_common]) -> dict[str, Table]:
+    """These alone, by kind, as ``tcp_tables`` has them: for who looks often and shows a few of many."""
+    return _by_kind(net, chosen, _Refs())
+
+
+def tcp_members(net: Stack) -> Iterator[sock_common]:
+    """Who hangs in listening_hash, then who hangs in ehash."""
+    yield from _members(net.tcp_hashinfo.listening_hash)
+    yield from _members(net.tcp_hashinfo.ehash)
+
+
+def _members(table: Mapping[Any, Iterable[_Sock]]) -> Iterator[_Sock]:
+    return (sk for chain in table.values() for sk in chain)
+
+
+def _by_kind(net: Stack, chosen: Iterable[sock_common], ref: _Refs) -> dict[str, Table]:
+    found: dict[int, list[sock_common]] = {}
+    for sk in chosen:
+        found.setdefault(sk.sk_state if sk.sk_state in _KINDS else TCP_ESTABLISHED, []).append(sk)
+    fds = _descriptors(net)
+    return {
+        "listeners": [_listener(sk, ref, fds) for sk in found.get(TCP_LISTEN, ())],
+        "requests": [_request(sk, ref) for sk in found.get(TCP_NEW_SYN_RECV, ())],
+        "connections": [_connection(sk, ref, fds) for sk in found.get(TCP_ESTABLISHED, ())],
+        "time_wait": [_time_wait(sk, ref) for sk in found.get(TCP_TIME_WAIT, ())],
+    }
+
+
+_KINDS: Final = (TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT)  # any other state is a connection's
 
 
 def _common(sk: sock_common, ref: _Refs) -> dict[str, Any]:
