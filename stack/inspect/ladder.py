@@ -180,7 +180,8 @@ class _Sheet:
         """One arrow for each direction."""
         time = self.clock.text(run.begin_ns)
         for from_client, way in run.ways.items():
-            first = folded(way.parts(run.end_ns - run.begin_ns), self.room - 6, 0)[0]
+            words = folded(way.parts(run.end_ns - run.begin_ns), self.room - 6, self.width)
+            first = words[0].removesuffix(",")
             arrow = _arrow(first, self.room, "=", from_client, False)
             yield Line(self._line(time, ("", ""), arrow, ":"), MANY)
             time = ""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median_low
 from typing import Final
 
 from stack.inspect.conversation import (
@@ -35,7 +34,9 @@ from stack.inspect.conversation import (
 )
 
 RUN: Final = 6  # unremarkable segments that are drawn one by one
-GAP_USUAL: Final = 8  # a gap is longer than so many times the usual distance ...
+GAP_USUAL: Final = (
+    8  # a gap is longer than so many times a usual distance, of which a quarter are shorter, ...
+)
 GAP_SHARE: Final = 20  # ... and than this part of the whole
 
 # How a segment is drawn, by what is most remarkable about it.
@@ -112,9 +113,9 @@ class Way:
     def parts(self, ns: int) -> list[str]:
         """In words, of a run that took ``ns``."""
         if not self.length:
-            return [f"{self.segments} bare ACKs,", f"up to {self.ack}"]
+            return [f"{_counted(self.segments, 'bare ACK')},", f"up to {self.ack}"]
         took = f"{size_text(self.length)} in {span_text(ns)}"
-        return [f"{self.segments} segments,", f"{took},", f"{self.begin}:{self.end}"]
+        return [f"{_counted(self.segments, 'segment')},", f"{took},", f"{self.begin}:{self.end}"]
 
 
 Row = Rung | Gap | Run
@@ -181,7 +182,8 @@ def _gap_ns(segments: list[Segment]) -> int:
     distances = [later.at_ns - one.at_ns for one, later in pairwise(segments) if later.at_ns > one.at_ns]
     if not distances:
         return 0
-    return max(GAP_USUAL * median_low(distances), sum(distances) // GAP_SHARE)
+    usual = sorted(distances)[len(distances) // 4]
+    return max(GAP_USUAL * usual, sum(distances) // GAP_SHARE)
 
 
 # -- words ---------------------------------------------------------------------------------------------------
@@ -195,28 +197,28 @@ def kind_of(segment: Segment) -> str:
 
 
 def label(segment: Segment) -> list[str]:
-    """The words at an arrow, in parts that are not torn apart."""
+    """The words at an arrow, in parts that are not torn apart; what is remarkable in brackets."""
     numbers = f"{segment.seq}:{segment.end}({segment.length})" if segment.length else f"seq {segment.seq}"
-    tells = bool(segment.flags & (SYN | FIN | RST)) or not segment.flags & ACK
+    behind = KEEPALIVE in segment.notes or WINDOW_PROBE in segment.notes
+    tells = behind or bool(segment.flags & (SYN | FIN | RST)) or not segment.flags & ACK
     parts = [segment.flag_names or "no flags"]
-    if segment.length or tells or segment.notes:
+    if segment.length or tells:
         parts.append(numbers)
     if segment.flags & ACK:
         parts.append(f"ack {segment.ack}")
     if not segment.flags & RST:
         parts.append(f"win {segment.window}")
-    return parts
-
-
-def remarks(segment: Segment) -> list[str]:
-    """What else is to be said of a segment: what is remarkable, then options that were not seen before."""
-    parts = [f"[{note}]" for note in segment.notes]
+    parts += [f"[{note}]" for note in segment.notes]
     if segment.ecn == _CE:
         parts.append("[CE]")
     if segment.said.dropped:
-        parts.append(f"dropped: {clean(segment.said.dropped)}")
-    if segment.flags & SYN:
-        parts += _of_syn(segment)
+        parts.append(f"[dropped: {clean(segment.said.dropped)}]")
+    return parts
+
+
+def options(segment: Segment) -> list[str]:
+    """The options that tell something new."""
+    parts = list(_of_syn(segment)) if segment.flags & SYN else []
     return parts + [f"sack {left}:{right}" for left, right in segment.sack]
 
 
@@ -252,10 +254,12 @@ def summary(conversation: Conversation) -> str:
     segments = conversation.segments
     there, back = (sum(one.length for one in segments if one.from_client is way) for way in (True, False))
     span = segments[-1].at_ns - segments[0].at_ns if segments else 0
-    counted = f"{len(segments)} segment{'s' * (len(segments) != 1)}"
-    return (
-        f"{counted} in {span_text(span)}, {size_text(there)} to the server, {size_text(back)} to the client"
-    )
+    took = f"{_counted(len(segments), 'segment')} in {span_text(span)}"
+    return f"{took}, {size_text(there)} to the server, {size_text(back)} to the client"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def roles(conversation: Conversation) -> tuple[str, str]:
@@ -267,8 +271,8 @@ def roles(conversation: Conversation) -> tuple[str, str]:
 
 
 def worded(segment: Segment, first: int, rest: int) -> list[str]:
-    """Label and remarks in lines: in one if they fit, else the remarks begin a line."""
-    words, more = label(segment), remarks(segment)
+    """Label and options in lines: in one if they fit, else the options begin a line."""
+    words, more = label(segment), options(segment)
     one = " ".join([*words, *more])
     if len(one) <= first or not more:
         return folded(words + more, first, rest)

@@ -83,7 +83,7 @@ _MANY, _DROP = "many", "drop"
 _STROKES: Final = {
     PLAIN: _Stroke("segment"),
     AGAIN: _Stroke("retransmission", _VERMILION, "8 4"),
-    DUPLICATE: _Stroke("duplicate ACK, D-SACK", _PURPLE, "2 3", "hollow"),
+    DUPLICATE: _Stroke("duplicate ACK, D-SACK", _PURPLE, "3 3", "hollow", 1.8),
     WINDOW: _Stroke("keepalive, or about a closed window", _BLUE, "9 3 2 3", "hollow"),
     RESET: _Stroke("reset", _BLACK, "", "double", 2.6),
     _MANY: _Stroke("many segments", _BLUE),
