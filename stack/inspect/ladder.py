@@ -133,6 +133,10 @@ class _Sheet:
         yield from (Line(one, HEADING) for one in self._over_lifelines(roles(conversation)))
         yield Line(self._line(self.clock.unit, conversation.begun, " " * self.room), HEADING)
 
+    def _stamp(self, at_ns: int) -> str:
+        """Live it is not known beforehand how long it gets: the last digits are given up then."""
+        return self.clock.text(at_ns)[: self.time]
+
     def _over_lifelines(self, names: tuple[str, str]) -> list[str]:
         """Each in the middle over its lifeline as far as there is room; if there is none, one above the other."""
         left = self.time + self.left + 2
@@ -167,7 +171,7 @@ class _Sheet:
         first, *more = worded(segment, room, self.room - 4)
         shaft = "." if kind_of(segment) == AGAIN else "-"
         arrow = _arrow(first, self.room, shaft, segment.from_client, bool(segment.said.dropped))
-        yield Line(self._line(self.clock.text(segment.at_ns), rung.states, arrow), kind)
+        yield Line(self._line(self._stamp(segment.at_ns), rung.states, arrow), kind)
         for one in more:
             yield self._below(one, kind)
         if self.paths and path(segment):
@@ -178,7 +182,7 @@ class _Sheet:
 
     def run(self, run: Run) -> Iterator[Line]:
         """One arrow for each direction."""
-        time = self.clock.text(run.begin_ns)
+        time = self._stamp(run.begin_ns)
         for from_client, way in run.ways.items():
             words = folded(way.parts(run.end_ns - run.begin_ns), self.room - 6, self.width)
             first = words[0].removesuffix(",")
