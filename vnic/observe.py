@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A run, or a part of one, as a record that a report is made of: packets, call trees, tables at chosen moments, counters.
+"""A run, or a part of one, as a record that a report is made of: packets, call trees, tables, counters.
 
 Theory of operation
 -------------------
 An ``Observation`` subscribes to the packets (vnic.feed, comments "states") and to the call trees (stack.trace.hub) and
 keeps what belongs to the connections that are wanted.  A moment is the beginning, the end, and each packet after which
-a connection is in another state than before: then the tables are what they are in that very moment, as it is the packet's
-own processing that takes the snapshot.
+a connection is in another state than before: then the tables are what they are in that very moment, as the snapshot is
+taken by the packet's own processing.
 
 All is bounded, and what is beyond a bound is counted: MAX_PACKETS headers, MAX_TREES trees, MAX_MOMENTS snapshots of
 MAX_SOCKETS sockets.  ``record()`` is a dict for JSON; times in it are nanoseconds since 1970.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from stack.include.sk_buff import sk_buff
 from stack.inspect import ladder
 from stack.inspect.conversation import Conversation, Packet, conversations
 from stack.net.core.skbuff import skb_linear_bytes
+from stack.trace.hub import TraceHub
 from stack.trace.packets import PacketComments
 
 GOLDEN = Path(__file__).parent / "ladder"
@@ -58,7 +60,10 @@ class World:
         self.sim = Sim(seed=1)
         self.net = self.sim.add_stack(f"{ADDRESS}/24")
         self.end = WatchedEnd(self.sim, "server", self.net, self.net.devices_by_name["eth0"])
-        self.end.packets, self.end.comments = [], PacketComments(self.net, self.end.dev.ifindex)
+        self.end.packets, self.end.comments = (
+            [],
+            PacketComments(self.net, self.end.dev.ifindex, TraceHub(time.perf_counter_ns)),
+        )
         guest = self.sim.add_stack("10.0.2.15/24")
         self.link = self.sim.link(self.end, self.sim.end(guest), delay_ns=DELAY_NS)
         self.listener = Socket(self.net)
@@ -144,7 +149,7 @@ SCENES: dict[str, tuple[str, Callable[[World], None], bool]] = {
 @functools.cache
 def conversation(scene: str) -> Conversation:
     world = World()
-    world.end.comments.start()
+    world.end.comments.start(paths=True)
     try:
         SCENES[scene][1](world)
     finally:
