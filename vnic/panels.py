@@ -3,8 +3,8 @@
 
 Each series can be told from the others of its panel without its colour, by marker, width or dashes; the colours are
 those of Okabe and Ito, which colour-blind people can tell apart.  Legends stand to the right of the panels, where no
-data are.  Lines of many points are thinned to what a column of the picture can show, bars that touch in one column
-become one; what is still more than RASTER is a bitmap within an SVG.
+data are.  What nobody could see is left out: points of a line within one column of the picture, bars that touch in one
+column, dots on the same place.  A series of which more than RASTER dots or bars are left is a bitmap within an SVG.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 
-COLUMNS: Final = 2000  # of time, that a picture can show
+COLUMNS: Final = 1000  # of time, that a picture can show
+ROWS: Final = 400  # of a panel, that dots can be told apart on
 RASTER: Final = 4000  # markers or bars of a series beyond which they are a bitmap in an SVG
+_FEW: Final = 150  # of a series of which each one gets its own place and size
 _PATCH_BARS: Final = 1000  # bars in one path: the renderer has a limit
 _WIDTH, _LEFT, _RIGHT = 11.0, 0.85, 2.55  # inches
 _HEIGHTS: Final = {"sequence": 3.7, "cwnd": 2.0, "rtt": 1.7, "throughput": 1.7}
@@ -154,6 +156,22 @@ def merged(bars: Bars, columns: int = COLUMNS) -> Bars:
     return found
 
 
+def distinct(points: Points, columns: int = COLUMNS, rows: int = ROWS) -> Points:
+    """One dot of those that lie on the same place."""
+    if not points.t:
+        return points
+    values = [y or 0.0 for y in points.y]
+    width = (points.t[-1] - points.t[0]) / columns or 1.0
+    height = (max(values) - min(values)) / rows or 1.0
+    found, places = Points(), set()
+    for t, y in zip(points.t, values, strict=True):
+        place = int(t / width), int(y / height)
+        if place not in places:
+            places.add(place)
+            found.add(t, y)
+    return found
+
+
 # -- what is drawn -------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +182,10 @@ def _steps(axes: Axes, points: Points, **look: Any) -> Line2D:
 
 
 def _dots(axes: Axes, points: Points, **look: Any) -> Line2D:
-    return axes.plot(points.t, points.y, linestyle="none", rasterized=len(points.t) > RASTER, **look)[0]
+    few = distinct(points)
+    if len(points.t) > _FEW:
+        look["markersize"] *= max((_FEW / len(points.t)) ** 0.5, 0.5)
+    return axes.plot(few.t, few.y, linestyle="none", rasterized=len(few.t) > RASTER, **look)[0]
 
 
 def _bars(axes: Axes, bars: Bars, **look: Any) -> None:
@@ -176,11 +197,15 @@ def _bars(axes: Axes, bars: Bars, **look: Any) -> None:
         vertices = [vertex for t, low, high in ends for vertex in ((t, low), (t, high))]
         codes = [Path.MOVETO, Path.LINETO] * (len(vertices) // 2)
         axes.add_artist(PathPatch(Path(vertices, codes), fill=False, capstyle="butt", **look))
+    if len(bars.t) <= _FEW:  # where one ends and the next begins
+        ends_of = Points(bars.t * 2, [*bars.low, *bars.high])
+        _dots(axes, ends_of, marker="_", markersize=4, color=look["color"], zorder=look["zorder"])
 
 
 def _bar_key(label: str, **look: Any) -> Line2D:
     """How a series of bars looks in a legend."""
     width = look.pop("linewidth")
+    look.pop("zorder")
     return Line2D(
         [], [], linestyle="none", marker="|", markersize=11, markeredgewidth=width, label=label, **look
     )
@@ -197,10 +222,11 @@ def _says(axes: Axes, text: str) -> None:
 
 # -- panels --------------------------------------------------------------------------------------------------------
 
-_DATA: Final[dict[str, Any]] = {"color": BLUE, "linewidth": 1.3}
-_SACK: Final[dict[str, Any]] = {"color": PURPLE, "linewidth": 3.0, "alpha": 0.55}
-_DSACK: Final[dict[str, Any]] = {"color": BLACK, "linewidth": 3.0}
-_AGAIN: Final[dict[str, Any]] = {"color": VERMILION, "linewidth": 2.0}
+_SACK: Final[dict[str, Any]] = {"color": PURPLE, "linewidth": 3.0, "alpha": 0.5, "zorder": 2.0}
+_DSACK: Final[dict[str, Any]] = {"color": BLACK, "linewidth": 3.0, "zorder": 2.1}
+_ACK: Final[dict[str, Any]] = {"color": GREEN, "linewidth": 1.1, "zorder": 2.5}
+_DATA: Final[dict[str, Any]] = {"color": BLUE, "linewidth": 1.8, "zorder": 2.6}
+_AGAIN: Final[dict[str, Any]] = {"color": VERMILION, "linewidth": 2.0, "zorder": 2.7}
 
 
 def _draw_sequence(axes: Axes, found: SequenceNumbers, series: Series) -> None:
@@ -247,11 +273,19 @@ def _draw_window_edge(axes: Axes, found: SequenceNumbers, high: float) -> list[L
 
 def _draw_replies(axes: Axes, found: SequenceNumbers) -> list[Line2D]:
     """The ACK line, and whatever is a dot."""
-    keys = [_steps(axes, found.ack, color=GREEN, linewidth=1.1, label="ACK")] if found.ack.y else []
+    keys = [_steps(axes, found.ack, label="ACK", **_ACK)] if found.ack.y else []
     again = Points(found.retransmitted.t, [*found.retransmitted.high])
     for points, label, look in (
-        (again, "retransmission, or late", {"marker": "v", "markersize": 5, "color": VERMILION}),
-        (found.duplicate_acks, "duplicate ACK", {"marker": "x", "markersize": 4, "color": BLACK}),
+        (
+            again,
+            "retransmission, or late",
+            {"marker": "v", "markersize": 4, "color": VERMILION, "zorder": 2.7},
+        ),
+        (
+            found.duplicate_acks,
+            "duplicate ACK",
+            {"marker": "x", "markersize": 3.5, "markeredgewidth": 0.7, "color": BLACK, "zorder": 2.4},
+        ),
         (
             found.probes,
             "probe, keep-alive",
@@ -281,10 +315,11 @@ def _write_marks(axes: Axes, found: SequenceNumbers, seconds: float) -> None:
         axes.annotate(
             mark.text,
             (mark.t, mark.y),
-            (-3 if right else 3, 4),
+            (-3 if right else 3, -10 if mark.text == "SYN" else 4),
             textcoords="offset points",
             ha="right" if right else "left",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
         axes.plot([mark.t], [mark.y], marker=".", color=BLACK, markersize=4)
 
@@ -298,10 +333,7 @@ def _draw_cwnd(axes: Axes, found: Window, series: Series) -> None:
     if any(y is not None for y in found.ssthresh.y):
         look = {"color": VERMILION, "linewidth": 1.4, "dashes": (5, 2)}
         keys.append(_steps(axes, found.ssthresh, label="slow-start threshold", **look))
-    flight = thinned(found.flight)
-    fill = {"facecolor": SKY, "alpha": 0.45, "linewidth": 0}
-    axes.fill_between(flight.t, flight.y, step="post", **fill)
-    keys.append(Patch(label="bytes in flight\n(sent, no ACK yet)", **fill))
+    keys.append(_draw_flight(axes, found.flight))
     if series.sequence is not None:
         _draw_zero_windows(axes, series.sequence.zero_windows)
     values = [y for points in (found.flight, found.cwnd) for y in points.y if y is not None]
@@ -310,23 +342,32 @@ def _draw_cwnd(axes: Axes, found: Window, series: Series) -> None:
     _legend(axes, keys)
 
 
+def _draw_flight(axes: Axes, flight: Points) -> Patch:
+    few = thinned(flight)
+    look: dict[str, Any] = {"facecolor": SKY, "alpha": 0.45, "linewidth": 0}
+    if len(few.t) > 1:
+        axes.stairs(few.y[:-1], few.t, fill=True, **look)
+    return Patch(label="bytes in flight\n(sent, no ACK yet)", **look)
+
+
 def _draw_rtt(axes: Axes, found: RoundTrips, series: Series) -> None:
     axes.set_title("Round trip, as the place of the capture saw it")
     keys: list[Any] = []
     for points, label, look in (
-        (found.samples, "data to ACK", {"marker": "o", "markersize": 3, "color": BLUE}),
         (
             found.echoes,
             "time stamp to echo",
-            {"marker": "+", "markersize": 5, "color": ORANGE, "markeredgewidth": 0.8},
+            {"marker": "+", "markersize": 5, "color": ORANGE, "markeredgewidth": 0.7},
         ),
+        (found.samples, "data to ACK", {"marker": "o", "markersize": 1.8, "color": BLUE}),
     ):
         if points.t:
             keys.append(_dots(axes, points, label=label, **look))
     if found.smoothed.y:
-        keys.append(_steps(axes, found.smoothed, color=BLACK, linewidth=1.5, label="smoothed (srtt)"))
+        keys.append(_steps(axes, found.smoothed, color=BLACK, linewidth=1.1, label="smoothed (srtt)"))
     values = [y for one in (found.samples, found.echoes, found.smoothed) for y in one.y if y is not None]
     _scale_y(axes, _SECONDS, 0, max(values, default=0) or 1e-6, "round trip")
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # a dot at 0 is seen whole
     if values:
         _legend(axes, keys)
     else:
@@ -337,10 +378,10 @@ def _draw_throughput(axes: Axes, found: Throughput, series: Series) -> None:
     if not found.edges:
         axes.set_title("Goodput")
         _scale_y(axes, _RATES, 0, 1, "goodput")
-        _says(axes, "nothing was acknowledged")
+        _says(axes, "no data was acknowledged")
         return
     axes.set_title(
-        f"Goodput: bytes acknowledged, in bins of {unit_for(_SECONDS, found.width_s).text(found.width_s)}"
+        f"Goodput: bytes acknowledged or SACKed, in bins of {unit_for(_SECONDS, found.width_s).text(found.width_s)}"
     )
     bins = axes.stairs(
         found.goodput, found.edges, fill=True, facecolor=SKY, edgecolor=BLUE, alpha=0.6, label="goodput"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH: Final = 150
 _IDS: Final = re.compile(r'(\bid="|xlink:href="#|\burl\(#)')
+_COORDINATES: Final = re.compile(r'\b(?:d|x|y)="[^"]*"')
+_BEYOND_HUNDREDTHS: Final = re.compile(r"(\.\d\d)\d+")
 
 
 class PlotError(VnicError):
@@ -50,6 +52,7 @@ def svg(series: Series, prefix: str = "plot") -> str:
     with panels.settings(prefix):
         panels.figure(series).savefig(file, format="svg", metadata=nothing)
     text = _IDS.sub(rf"\g<1>{prefix}-", file.getvalue().decode())
+    text = _COORDINATES.sub(lambda found: _BEYOND_HUNDREDTHS.sub(r"\1", found[0]), text)
     text = text.replace("<svg ", f'<svg id="{prefix}" ', 1)
     return text.replace('<style type="text/css">*{', f'<style type="text/css">#{prefix} *{{', 1)
 

@@ -13,8 +13,9 @@ connection's first segment (whole nanoseconds), sizes bytes, round trips seconds
                 cwnd and ssthresh where comments of the capture say them (segments there, so times the segment size)
     rtt         from data to the ACK that covers it, without what was sent twice (Karn's algorithm: RFC 6298, section 3)
                 or SACKed before; from a time stamp to its echo (RFC 7323, section 4), which may be of a retransmission
-    throughput  goodput: bytes that the receiver acknowledged for the first time, in bins of 1, 2 or 5 times a power of
-                ten, about 60 of them and none shorter than a round trip if that leaves ten; and the mean so far
+    throughput  goodput: bytes that the receiver acknowledged or SACKed for the first time (when a hole is filled, what
+                lies behind it has been counted), in bins of 1, 2 or 5 times a power of ten seconds, about 60 of them
+                and none shorter than a round trip if that leaves ten; and the mean so far
 
 A round trip is what the place of the capture saw.  There the data of the stack come by as they are sent; those of its
 peer do as they arrive, and their ACK follows at once.
@@ -387,7 +388,7 @@ def window(view: View) -> Window:
         if points.y:
             points.add(last, points.y[-1])
     if not found.cwnd.y:
-        found.missing = NO_COMMENTS if view.is_ours else NOT_OURS
+        found.missing = NO_COMMENTS if view.is_ours or view.conversation.ours is None else NOT_OURS
     return found
 
 
@@ -495,9 +496,10 @@ def throughput(view: View) -> Throughput:
 
 
 def _acknowledged(view: View) -> tuple[float, list[tuple[float, int]]]:
-    """When the first data were sent, and how many bytes were acknowledged when."""
+    """When the first data were sent, and how many bytes were acknowledged or SACKed when."""
     begin: float | None = None
-    fin = math.inf
+    fin: int | None = None
+    covered = _Covered()
     acked: list[tuple[float, int]] = []
     for step in view.steps():
         segment = step.segment
@@ -506,11 +508,36 @@ def _acknowledged(view: View) -> tuple[float, list[tuple[float, int]]]:
                 begin = step.t
             if segment.flags & FIN:
                 fin = segment.end
-        elif begin is not None and step.una > step.una_before:
-            new = step.una - max(step.una_before, 1) - (step.una >= fin > step.una_before)
-            if new > 0:
+        elif begin is not None:
+            top = step.top if fin is None or step.top < fin else fin - 1
+            if new := covered.add(min(step.una, top), segment.sack, top):
                 acked.append((step.t, new))
     return begin or 0.0, acked
+
+
+class _Covered:
+    """What a receiver has: all up to ``una``, and blocks beyond that."""
+
+    def __init__(self) -> None:
+        self.una = 1
+        self.blocks: list[tuple[int, int]] = []
+
+    def add(self, una: int, sack: tuple[tuple[int, int], ...], top: int) -> int:
+        """How many bytes that is more; beyond ``top`` nothing was sent that it could have."""
+        before = self._size()
+        self.una = max(self.una, una)
+        joined: list[tuple[int, int]] = []
+        for left, right in sorted([*self.blocks, *sack]):
+            left, right = max(left, self.una), min(right, top)
+            if joined and left <= joined[-1][1]:
+                joined[-1] = joined[-1][0], max(right, joined[-1][1])
+            elif left < right:
+                joined.append((left, right))
+        self.blocks = joined
+        return self._size() - before
+
+    def _size(self) -> int:
+        return self.una + sum(right - left for left, right in self.blocks)
 
 
 def _typical(values: list[float]) -> float:

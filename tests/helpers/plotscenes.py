@@ -13,7 +13,7 @@ from stack.include.netdevice import net_device
 from stack.include.sk_buff import sk_buff
 from stack.include.tcp import TCP_INFINITE_SSTHRESH
 from stack.include.tcp_states import TCP_STATE_NAMES
-from stack.inspect.conversation import Conversation, Packet, conversations
+from stack.inspect.conversation import Packet
 from stack.net.core.skbuff import skb_linear_bytes
 from stack.stack import Stack
 
