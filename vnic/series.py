@@ -270,7 +270,7 @@ def totals(view: View) -> Totals:
         nbytes_of(view.conversation, view.direction),
         len(sent),
         len(_retransmitted(view)),
-        view.at(view.conversation.segments[-1]),
+        max(map(view.at, view.conversation.segments)),
         segment_size(view),
     )
 
@@ -432,7 +432,7 @@ def _karn(view: View) -> Points:
         while waiting and waiting[0].end <= step.una:
             covered.append(waiting.popleft())
         if covered and all(one.clean for one in covered) and covered[-1].end > sacked:
-            found.add(step.t, _seconds(step.t - covered[-1].t))
+            found.add(step.t, _since(covered[-1].t, step.t))
         sacked = max([sacked, *(right for _, right in segment.sack)])
     return found
 
@@ -462,8 +462,13 @@ def _echoes(view: View) -> Points:
             while waiting and waiting[0].end <= step.una_before:
                 waiting.popleft()
             if waiting:
-                found.add(step.t, _seconds(step.t - waiting[0].t))
+                found.add(step.t, _since(waiting[0].t, step.t))
     return found
+
+
+def _since(begin: float, end: float) -> float:
+    """0 if the capture's clock was set back meanwhile."""
+    return max(_seconds(end - begin), 0.0)
 
 
 def _seconds(value: float) -> float:
@@ -479,7 +484,7 @@ def throughput(view: View) -> Throughput:
     begin, acked = _acknowledged(view)
     if not acked:
         return Throughput()
-    end = acked[-1][0]
+    end = max(t for t, _ in acked)
     width = bin_width(end - begin, _typical([y for y in _karn(view).y if y is not None]))
     count = max(round((end - begin) / width), 1)  # the last one may be half as long again, or half as long
     edges = [_seconds(begin + i * width) for i in range(count)] + [_seconds(max(end, begin + _MIN_WIDTH_S))]
@@ -511,7 +516,7 @@ def _acknowledged(view: View) -> tuple[float, list[tuple[float, int]]]:
         elif begin is not None:
             top = step.top if fin is None or step.top < fin else fin - 1
             if new := covered.add(min(step.una, top), segment.sack, top):
-                acked.append((step.t, new))
+                acked.append((max(step.t, begin), new))  # a capture's clock may have been set back
     return begin or 0.0, acked
 
 
