@@ -3,87 +3,102 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 from bench.transfer import Download, Scenario, World
+from devmodel.middleware.capture import INBOUND, OUTBOUND, PcapngWriter, open_file
 from stack.api.path import Nth, complete_checksum
-from stack.api.sim import SEC, Frame, Sim, StackEnd
+from stack.api.sim import MSEC, SEC, Frame, Sim, StackEnd
 from stack.include.netdevice import net_device
 from stack.include.sk_buff import sk_buff
-from stack.include.tcp import TCP_INFINITE_SSTHRESH
-from stack.include.tcp_states import TCP_STATE_NAMES
 from stack.inspect.conversation import Packet
 from stack.net.core.skbuff import skb_linear_bytes
 from stack.stack import Stack
+from stack.trace.hub import TraceHub
+from stack.trace.packets import PacketComments
 
 START_NS = 1_700_000_000 * SEC
 """When the scenes begin: a capture's stamps are since 1970."""
 
 
-@dataclass
 class Tap:
-    """The packets of a stack's device.  With ``comments`` each says what vnic's say of the sender ``sk``."""
+    """The packets of a stack's device, with the comments of ``vnic capture --comments`` (without functions) or none."""
 
-    sim: Sim
-    net: Stack
-    comments: bool = False
-    sk: Any = None
-    packets: list[Packet] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, sim: Sim, net: Stack, *, comments: bool) -> None:
+        self.sim = sim
+        self.packets: list[Packet] = []
+        dev = net.devices_by_name["eth0"]
+        self._comments = PacketComments(net, dev.ifindex, TraceHub(sim.now_ns)) if comments else None
+        if self._comments is not None:
+            self._comments.start(paths=False)
         end = next(
             one
-            for link in self.sim.links.values()
+            for link in sim.links.values()
             for one in (link.a, link.b)
-            if isinstance(one, StackEnd) and one.net is self.net
+            if isinstance(one, StackEnd) and one.net is net
         )
-        self._receive, self._xmit = end.receive, end.dev.ndo_start_xmit
+        self._receive, self._xmit = end.receive, dev.ndo_start_xmit
         end.receive = self._received  # type: ignore[method-assign]
-        end.dev.ndo_start_xmit = self._sent
+        dev.ndo_start_xmit = self._sent
 
     def _received(self, frame: Frame) -> None:
+        data = complete_checksum(frame).data
+        told: Callable[[], str] = str
+        if self._comments is not None:
+            told = self._comments.received(data)
         stamp, number = START_NS + self.sim.now_ns(), len(self.packets)
         self._receive(frame)
-        self.packets.insert(number, Packet(stamp, False, complete_checksum(frame).data, self._comment()))
+        self.packets.insert(number, Packet(stamp, False, data, told()))
 
     def _sent(self, skb: sk_buff, dev: net_device) -> int:
-        self.packets.append(
-            Packet(START_NS + self.sim.now_ns(), True, skb_linear_bytes(skb), self._comment())
-        )
+        data = skb_linear_bytes(skb)
+        said = "" if self._comments is None else self._comments.sent([data])
+        self.packets.append(Packet(START_NS + self.sim.now_ns(), True, data, said))
         assert self._xmit is not None
         return self._xmit(skb, dev)
 
-    def _comment(self) -> str:
-        if not self.comments or self.sk is None:
-            return ""
-        sk = self.sk
-        ssthresh = "inf" if sk.snd_ssthresh >= TCP_INFINITE_SSTHRESH else sk.snd_ssthresh
-        state = TCP_STATE_NAMES[sk.sk_state]
-        return f"{state}; cwnd={sk.snd_cwnd} ssthresh={ssthresh} srtt={sk.srtt_us >> 3}us"
-
 
 class LazyDownload(Download):
-    """Does not read before ``until_ns``."""
+    """Reads nothing until it may."""
 
-    until_ns = 0
+    may = False
 
     def act(self, now_ns: int) -> None:
-        if now_ns >= self.until_ns:
+        if self.may:
             super().act(now_ns)
 
 
 def transfer(
-    scenario: Scenario, *, at_receiver: bool = False, comments: bool = False, lost: tuple[int, ...] = ()
+    scenario: Scenario,
+    *,
+    at_receiver: bool = False,
+    comments: bool = False,
+    lost: tuple[int, ...] = (),
+    stall_ms: int = 0,
 ) -> list[Packet]:
-    """The client uploads to the server; the packets that are ``lost`` are counted from the client's SYN, which is 0."""
+    """The client sends, the server reads, after ``stall_ms`` first; the packets that are ``lost`` are counted from the
+    client's SYN, which is 0."""
     world = World(scenario)
     if lost:
         world.path.loss = Nth(lost)
-    tap = Tap(world.sim, world.receiver if at_receiver else world.sender, comments)
+    tap = Tap(world.sim, world.receiver if at_receiver else world.sender, comments=comments)
     world.open_flow()
-    if not at_receiver:
-        tap.sk = world.flows[0].upload.sock._sock.sk
-    world.finish(3600 * SEC)
+    if stall_ms:
+        flow = world.flows[0]
+        lazy = flow.download = LazyDownload(flow.download.sock)
+        world.run_until(world.sim.now_ns() + stall_ms * MSEC)
+        lazy.may = lazy.woken = True
+    world.finish(world.sim.now_ns() + 3600 * SEC)
     world.run_until(world.sim.now_ns() + SEC // 4)  # the end of the connection
     return tap.packets
+
+
+def write(path: Path, *captures: list[Packet]) -> Path:
+    """A pcapng file with those packets."""
+    writer = PcapngWriter(open_file(path), "eth0")
+    for packet in (packet for packets in captures for packet in packets):
+        direction = OUTBOUND if packet.outbound else INBOUND
+        writer.write(packet.stamp_ns, direction, [packet.frame], packet.comment)
+    writer.close()
+    return path

@@ -49,6 +49,12 @@ def plot(
     only: Annotated[
         str | None, typer.Option(metavar="PANEL,...", help="Of sequence, cwnd, rtt and throughput; all.")
     ] = None,
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            "-i", "--interface", metavar="NAME", help="The capture's interface; its first unless given."
+        ),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", "-l", help="List the connections and draw none.")] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the numbers as JSON and draw nothing.")
@@ -64,7 +70,7 @@ def plot(
 
     panels = _panels(only)
     path, kind = _target(file, out, format_)
-    found = conversations(pcapng.read(file))
+    found = conversations(pcapng.read(file, interface))
     if list_:
         print("\n".join(_line(i, one) for i, one in enumerate(found, 1)))
         return errors.EXIT_OK
