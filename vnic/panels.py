@@ -325,8 +325,10 @@ def _write_marks(axes: Axes, found: SequenceNumbers, seconds: float) -> None:
 
 
 def _draw_cwnd(axes: Axes, found: Window, series: Series) -> None:
-    title = "Congestion window and bytes in flight"
-    axes.set_title(f"Bytes in flight (the congestion window is {found.missing})" if found.missing else title)
+    if found.missing:
+        axes.set_title(f"Bytes in flight (the congestion window is {found.missing})", fontsize=8.5)
+    else:
+        axes.set_title("Congestion window and bytes in flight")
     keys: list[Any] = []
     if found.cwnd.y:
         keys.append(_steps(axes, found.cwnd, color=BLUE, linewidth=1.7, label="congestion window"))

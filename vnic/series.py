@@ -336,7 +336,7 @@ def _add_sent(found: Sequence, step: Step) -> None:
             found.data.add(t, max(begin, step.top_before), end)
     for name, bit in (("SYN", SYN), ("FIN", FIN), ("RST", RST)):
         if segment.flags & bit:
-            found.marks.append(Mark(t, begin if bit == SYN else end, name))
+            found.marks.append(Mark(t, segment.seq if bit == SYN else end, name))
 
 
 def _add_reply(found: Sequence, step: Step, before: tuple[tuple[int, int], ...]) -> None:
