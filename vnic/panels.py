@@ -43,6 +43,7 @@ _PATCH_BARS: Final = 1000  # bars in one path: the renderer has a limit
 _WIDTH, _LEFT, _RIGHT = 11.0, 0.85, 2.55  # inches
 _HEIGHTS: Final = {"sequence": 3.7, "cwnd": 2.0, "rtt": 1.7, "throughput": 1.7}
 _TOP, _GAP, _BOTTOM = 0.95, 0.5, 0.6
+_TITLE_LETTERS: Final = 70
 
 _SETTINGS: Final[dict[str, Any]] = {
     "axes.axisbelow": True,
@@ -439,15 +440,11 @@ def _set_time(first: Axes, last: Axes, unit: Unit, seconds: float) -> None:
 
 
 def _write_title(drawn: Figure, series: Series, height: float) -> None:
+    """Who sends to whom, smaller where long addresses need it; and the totals."""
     left = _LEFT / _WIDTH
-    drawn.text(
-        left,
-        1 - 0.3 / height,
-        f"{series.sender} → {series.receiver}  ({series.direction})",
-        fontsize=13,
-        weight="bold",
-        va="center",
-    )
+    ends = f"{series.sender} → {series.receiver}  ({series.direction})"
+    size = 13 * min(_TITLE_LETTERS / len(ends), 1)
+    drawn.text(left, 1 - 0.3 / height, ends, fontsize=size, weight="bold", va="center")
     drawn.text(left, 1 - 0.54 / height, _summary(series), va="center", color="#333333")
 
 

@@ -140,3 +140,10 @@ def test_distinct_dots_lie_apart() -> None:
 )
 def test_bytes_have_si_units(value: float, text: str) -> None:
     assert panels.unit_for(panels._BYTES, value).text(value) == text
+
+
+def test_svg_of_a_lone_syn_has_empty_panels(lossy: Conversation) -> None:
+    alone = Conversation(lossy.client, lossy.server, lossy.segments[:1])
+    said = texts(plots.svg_of(alone))
+    assert "SYN" in said
+    assert "no data with an ACK" in said
