@@ -102,8 +102,9 @@ def unit_for(units: Sequence[Unit], largest: float) -> Unit:
 
 def _scale_y(axes: Axes, units: Sequence[Unit], low: float, high: float, what: str) -> None:
     """Limits with some room, ticks in one unit, which stands in the label."""
+    high = high if high > low else low + units[-1].size
     unit = unit_for(units, high)
-    room = (high - low) * 0.07 or unit.size
+    room = (high - low) * 0.07
     axes.set_ylim(low - (room if low else 0), high + room)
     _ticks(axes.yaxis, unit, (high - low) / 5)
     axes.set_ylabel(f"{what} ({unit.name})")

@@ -144,6 +144,6 @@ def test_bytes_have_si_units(value: float, text: str) -> None:
 
 def test_svg_of_a_lone_syn_has_empty_panels(lossy: Conversation) -> None:
     alone = Conversation(lossy.client, lossy.server, lossy.segments[:1])
-    said = texts(plots.svg_of(alone))
+    said = texts(plots.svg_of(alone, "up"))
     assert "SYN" in said
     assert "no data with an ACK" in said
