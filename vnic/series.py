@@ -38,6 +38,7 @@ from stack.inspect.conversation import (
     KEEPALIVE,
     RST,
     SYN,
+    WINDOW_PROBE,
     ZERO_WINDOW,
     Conversation,
     Segment,
@@ -283,8 +284,13 @@ def _retransmitted(view: View) -> list[Step]:
         if step.sent
         and step.segment.length
         and step.segment.seq < step.top_before
-        and KEEPALIVE not in step.segment.notes
+        and not is_probe(step.segment)
     ]
+
+
+def is_probe(segment: Segment) -> bool:
+    """A keep-alive or window probe, which may carry a byte that was acknowledged long ago."""
+    return KEEPALIVE in segment.notes or WINDOW_PROBE in segment.notes
 
 
 def segment_size(view: View) -> int:
@@ -327,7 +333,7 @@ def _add_sent(found: Sequence, step: Step) -> None:
     segment, t = step.segment, step.t
     begin = segment.seq + bool(segment.flags & SYN)
     end = begin + segment.length
-    if KEEPALIVE in segment.notes:
+    if is_probe(segment):
         found.probes.add(t, segment.seq)
     elif segment.length:
         if begin < step.top_before:
