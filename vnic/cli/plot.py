@@ -12,6 +12,7 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
+from vnic.cli.ladder import Wanted, end_of
 
 if TYPE_CHECKING:
     from stack.inspect.conversation import Conversation
@@ -74,7 +75,8 @@ def plot(
     if list_:
         print("\n".join(_line(i, one) for i, one in enumerate(found, 1)))
         return errors.EXIT_OK
-    conversation = _choose(file, found, number, port, peer)
+    ends = None if peer is None else end_of(peer)
+    conversation = _choose(file, found, Wanted(port, ends, () if number is None else (number,)))
     way = _direction(conversation, direction)
     series = series_of(conversation, way, panels)
     if json_:
@@ -127,9 +129,7 @@ def _target(file: Path, out: Path | None, format_: Format | None) -> tuple[Path,
 # -- which connection ----------------------------------------------------------------------------------------------
 
 
-def _choose(
-    file: Path, found: list[Conversation], number: int | None, port: int | None, peer: str | None
-) -> Conversation:
+def _choose(file: Path, found: list[Conversation], wanted: Wanted) -> Conversation:
     """The one that is named, or of those that fit the one with the most data."""
     if not found:
         raise errors.UsageError(
@@ -137,17 +137,9 @@ def _choose(
             "none of its packets is a TCP segment that can be read",
             "capture one: vnic capture start FILE --comments",
         )
-    named = [
-        (i, one)
-        for i, one in enumerate(found, 1)
-        if number in (None, i)
-        and (port is None or port in (one.client[1], one.server[1]))
-        and (peer is None or peer in one.ends)
-    ]
+    named = [(i, one) for i, one in enumerate(found, 1) if wanted.takes(one, i)]
     if not named:
-        wanted = {"connection": number, "port": port, "peer": peer}
-        said = ", ".join(f"--{name} {value}" for name, value in wanted.items() if value is not None)
-        raise errors.UsageError(f"no connection fits {said}", _named(found), "name one that is there")
+        raise errors.UsageError(f"no connection in {file} has {wanted}", _named(found), "name one of these")
     if len(named) == 1:
         return named[0][1]
     i, most = max(named, key=lambda pair: (_size(pair[1]), -pair[0]))

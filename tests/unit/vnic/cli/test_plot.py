@@ -121,7 +121,7 @@ def test_plot_of_a_connection_that_is_not_there_names_those_that_are(
     two: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = failed(capsys, two, "--port", 99, "-n", 1)
-    assert "--connection 1, --port 99" in said
+    assert "has port 99 and number 1" in said
     assert f"1  {SMALL} > 10.0.0.2:5001" in said
 
 
