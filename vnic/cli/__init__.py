@@ -26,6 +26,7 @@ from vnic.cli import (
     image,
     ladder,
     output,
+    plot,
     replay,
     serve,
     ss,
@@ -55,6 +56,7 @@ app.command("sysctl")(views.sysctl)
 app.command("ss")(ss.ss)
 app.command("tcpinfo")(tcpinfo.tcpinfo)
 app.command("ladder")(ladder.ladder)
+app.command("plot")(plot.plot)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")
