@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,67 @@ def test_trace_of_a_thousand_connections_shows_or_counts_each_segment(
         assert not watching.is_alive()
     assert seen["came"] + seen["lost"] == after - before >= 4 * 1000
     assert verb(path, "nstat", "-a", "TcpPassiveOpens")["kernel"] == {"TcpPassiveOpens": 1001}
+
+
+def test_report_of_a_guests_connections_is_one_page_that_needs_nothing_else(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path, page = rundir.path / "control.sock", rundir.path / "report.html"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    argv = [sys.executable, "-m", "vnic", "report", "-o", str(page), "--port", "80", "-c", "2"]
+    with subprocess.Popen([*argv, "--control", str(path)], stderr=subprocess.PIPE, text=True) as reporting:
+        try:
+            assert reporting.stderr is not None
+            assert "observing" in reporting.stderr.readline()
+            guest.check(f"echo other | nc -N -w 5 {SERVER} 7")
+            for size in (10, 300_000):
+                assert guest.check(f"curl -s http://{SERVER}/bytes/{size} | wc -c") == f"{size}\n"
+            said = reporting.stderr.read()
+            assert "written" in said
+            assert reporting.wait(60) == 0, said
+        finally:
+            reporting.kill()
+    text = page.read_text()
+    shown = PageText()
+    shown.feed(text)
+    sections = shown.sections
+    assert re.findall(r'(?:src|href)="(?!#)', text) == []
+    assert [name for name in sections if name.startswith("c")] == ["c1", "c2", "counters"]
+    for name in ("c1", "c2"):
+        assert "10.0.2.15:" in sections[name]
+        assert "NEW_SYN_RECV" in sections[name]  # in the ladder
+        assert "tcp_v4_conn_request" in sections[name]
+        assert "Sequence numbers" in sections[name]  # of the plot
+        assert "window scale" in sections[name]
+    titles = ["at the beginning", "LISTEN -> NEW_SYN_RECV 10.0.2.15:", "NEW_SYN_RECV -> ESTABLISHED"]
+    assert all(title in sections["tables"] for title in titles)
+    assert "tcp_request_sock" in sections["tables"]
+    assert "TcpPassiveOpens" in sections["counters"]
+    assert "VIRTIO_NET_F_MRG_RXBUF" in sections["device"]
+    assert "10.0.2.2:7" not in text  # the other connection was not asked for
+
+
+class PageText(HTMLParser):
+    """The text of a page, section by section; for each tag that has to be closed, that it was."""
+
+    VOID = ("meta", "br", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sections: dict[str, str] = {}
+        self._open: list[str] = []
+        self._section = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "section":
+            self._section = dict(attrs)["id"] or ""
+            self.sections[self._section] = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._section:
+            self.sections[self._section] += data

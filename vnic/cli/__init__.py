@@ -28,6 +28,7 @@ from vnic.cli import (
     output,
     plot,
     replay,
+    report,
     serve,
     ss,
     tcpinfo,
@@ -50,6 +51,7 @@ app.command("replay")(replay.replay)
 app.command("callgraph")(callgraph.callgraph)
 app.command("trace")(views.trace)
 app.command("tables")(views.tables)
+app.command("report")(report.report)
 app.command("states")(views.states)
 app.command("nstat")(views.nstat)
 app.command("sysctl")(views.sysctl)
