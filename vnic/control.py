@@ -2,8 +2,9 @@
 """The control socket of a running back end: what ``vnic ss``, ``nstat``, ``trace``, ``capture`` and the like ask.
 
 A line of JSON is a request, ``{"verb": "snapshot", ...}``; answers are lines of JSON too: ``{"ok": ...}`` or
-``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" one for each call tree until the client
-leaves.  Nothing of it is on the packet path: the server is a guest of the back end's event loop between two batches.
+``{"error": [fact, evidence, remedy]}``, one for a request, and for "trace" and "packets" one for each call tree
+or packet until the client leaves.  Nothing of it is on the packet path: the server is a guest of the back end's event
+loop between two batches.
 
 Who may ask: processes of the user who runs the back end, and root.  The socket lies in a directory that is closed to
 others, and the kernel says who connects (SO_PEERCRED).
@@ -21,25 +22,33 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from base64 import b64decode, b64encode
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from devmodel.middleware.capture import OUTBOUND
+from devmodel.port import Buffer
 from guest.vm.rundir import base_dir
 from vnic.errors import EXIT_HOST, EXIT_USAGE, UsageError, VnicError
 
 if TYPE_CHECKING:
+    from stack.inspect.conversation import Packet
     from stack.stack import Stack
+    from stack.trace.hub import TraceHub
     from stack.trace.recorder import Tree
     from vnic.capture import Capture
+    from vnic.feed import Comments, PacketFeed
 
 MAX_REQUEST: Final = 65536
 PATIENCE_S: Final = 10.0
 MAX_CLIENTS: Final = 16
-TRACE_PERIOD_S: Final = 0.1
-TRACE_BUFFER: Final = 1000  # trees that may wait for that
+STREAM_PERIOD_S: Final = 0.1
+STREAM_BUFFER: Final = 1000  # trees, or packets, that may wait for that
+HEADERS: Final = 160  # bytes of a packet that are sent: Ethernet, IP and TCP with all options
 PROBE_S: Final = 1.0  # for a back end to let us in
 ROOT: Final = 0
 ANSWER_S: Final = 30.0  # that a client waits for an answer
@@ -67,13 +76,25 @@ class NoBackEnd(VnicError):
 class ControlServer:
     """Answers for one Stack; made by ``listen``."""
 
-    def __init__(self, net: Stack, *, fixed: str = "", capture: Capture | None = None) -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture`` there is no such verb."""
+    def __init__(
+        self,
+        net: Stack,
+        *,
+        fixed: str = "",
+        capture: Capture | None = None,
+        hub: TraceHub | None = None,
+        feed: PacketFeed | None = None,
+    ) -> None:
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture`` and ``feed`` there are no
+        such verbs; ``hub`` is the thread's, if there is one already."""
+        from stack.trace.hub import TraceHub as Hub
+
         self._net = net
         self._fixed = fixed
         self._capture = capture
+        self._hub = hub if hub is not None else Hub(time.perf_counter_ns)
+        self._feed = feed
         self._clients: set[asyncio.Task[None]] = set()
-        self._tracing = False
         self._verbs: dict[str, Callable[[Request], Any]] = {
             "snapshot": lambda request: self._net.snapshot(),
             "counters": self._counters,
@@ -142,16 +163,29 @@ class ControlServer:
         except (ValueError, TypeError, KeyError, RecursionError):
             await _send(writer, _refusal("the request is not understood", repr(line[:60])))
             return False
-        if verb == "trace":
-            await self._trace(request, reader, writer)
+        if verb in ("trace", "packets"):
+            await self._stream(verb, request, reader, writer)
             return False
         await _send(writer, self._call(verb, request))
         return True
 
+    async def _stream(
+        self, verb: str, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answers until the client leaves."""
+        try:
+            await (self._trace if verb == "trace" else self._packets)(request, reader, writer)
+        except ControlError as error:
+            await _send(writer, {"error": [error.fact, error.evidence, error.remedy]})
+        except RuntimeError as error:
+            await _send(writer, _refusal("cannot trace", str(error), "end the other one, or run make vm"))
+
     def _call(self, verb: object, request: Request) -> Answer:
         function = self._verbs.get(verb) if isinstance(verb, str) else None
         if function is None:
-            return _refusal(f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace")
+            return _refusal(
+                f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace, packets"
+            )
         try:
             return {"ok": function(request)}
         except VnicError as error:
@@ -204,47 +238,116 @@ class ControlServer:
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Call trees as they happen, until the client hangs up or has as many as it asked for."""
-        from stack.trace.recorder import Recorder, is_compiled
-
-        if is_compiled():
-            await _send(
-                writer, _refusal("the stack is compiled", "compiled functions cannot be traced", "make vm")
-            )
-            return
+        wanted = TraceFilter.of(request)
+        trees: _Bounded[Tree] = _Bounded(STREAM_BUFFER)
+        unsubscribe = self._hub.subscribe(lambda tree: trees.put(tree) if wanted.takes(tree) else None)
         try:
-            wanted = TraceFilter.of(request)
-        except ControlError as error:
-            await _send(writer, {"error": [error.fact, error.evidence, error.remedy]})
-            return
-        if self._tracing:
-            await _send(
-                writer, _refusal("somebody else is tracing", "one at a time", "end the other vnic trace")
-            )
-            return
-        recorder = Recorder(time.perf_counter_ns, max_trees=TRACE_BUFFER)
-        gone = asyncio.ensure_future(reader.read(1))
-        self._tracing = True
-        try:
-            recorder.start()
             await _send(writer, {"ok": "tracing"})
-            left = wanted.count
-            while not gone.done() and left > 0:
-                await asyncio.wait([gone], timeout=TRACE_PERIOD_S)
-                found = [tree for tree in recorder.take() if wanted.takes(tree)][:left]
-                left -= len(found)
-                for tree in found:
-                    await _send(writer, {"tree": wanted.draw(tree), "flow": flow_text(tree.flow)})
-                if recorder.dropped:
-                    await _send(writer, {"dropped": recorder.dropped})
-                    recorder.dropped = 0
-            if left <= 0:
-                await _send(writer, {"ok": "done"})
-        except RuntimeError as error:
-            await _send(writer, _refusal("cannot trace", str(error)))
+            await _drain(
+                trees,
+                lambda tree: {"tree": wanted.draw(tree), "flow": flow_text(tree.flow)},
+                wanted.count,
+                reader,
+                writer,
+            )
         finally:
-            recorder.stop()
-            self._tracing = False
-            gone.cancel()
+            unsubscribe()
+
+    async def _packets(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """The headers of packets as they pass the stack's port, until the client hangs up or has ``count``."""
+        from vnic.feed import COMMENTS, Callback
+
+        known: dict[object, Comments] = {name: name for name in COMMENTS}
+        comments, count = request.get("comments", "states"), request.get("count", 1 << 62)
+        if self._feed is None:
+            raise ControlError("this back end has no port to look at", "it serves the control socket alone")
+        if not isinstance(comments, str) or comments not in known or type(count) is not int:
+            raise ControlError(
+                "the request is not understood",
+                f"comments {comments!r}, count {count!r}",
+                f"comments are {', '.join(COMMENTS)}",
+            )
+        packets: _Bounded[Answer] = _Bounded(STREAM_BUFFER)
+        subscription = self._feed.subscribe(
+            Callback(lambda *packet: packets.put(_packet_answer(*packet))), known[comments]
+        )
+        try:
+            await _send(writer, {"ok": "watching"})
+            await _drain(packets, lambda packet: packet, count, reader, writer)
+        finally:
+            subscription.end()
+
+
+T = TypeVar("T")
+
+
+class _Bounded(Generic[T]):
+    """What waits to be sent to a client; what comes beyond that is counted and lost."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: deque[T] = deque()
+        self.dropped = 0
+
+    def put(self, item: T) -> None:
+        if len(self._items) < self._size:
+            self._items.append(item)
+        else:
+            self.dropped += 1
+
+    def take(self) -> tuple[list[T], int]:
+        """All of them, and how many were lost behind these."""
+        items, dropped = list(self._items), self.dropped
+        self._items.clear()
+        self.dropped = 0
+        return items, dropped
+
+
+async def _drain(
+    source: _Bounded[T],
+    answer: Callable[[T], Answer],
+    count: int,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up."""
+    gone = asyncio.ensure_future(reader.read(1))
+    try:
+        while not gone.done():
+            await asyncio.wait([gone], timeout=STREAM_PERIOD_S)
+            items, dropped = source.take()
+            for item in items:
+                await _send(writer, answer(item))
+                count -= 1
+                if count == 0:
+                    await _send(writer, {"ok": "done"})
+                    return
+            if dropped:
+                await _send(writer, {"dropped": dropped})
+    finally:
+        gone.cancel()
+
+
+def _packet_answer(stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> Answer:
+    """A packet's headers; the lengths in them tell how long it was."""
+    head = b"".join(parts)[:HEADERS]
+    return {
+        "packet": {
+            "stamp_ns": stamp_ns,
+            "outbound": direction == OUTBOUND,
+            "frame": b64encode(head).decode(),
+            "comment": comment,
+        }
+    }
+
+
+def packet_of(answer: Answer) -> Packet:
+    """What ``packets`` said, as a packet again; the frame is its headers."""
+    from stack.inspect.conversation import Packet as Made
+
+    return Made(answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer["comment"])
 
 
 class TraceFilter:

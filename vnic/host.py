@@ -66,8 +66,10 @@ from stack.net.core.sock import SO_LINGER, SOL_SOCKET
 from stack.net.ipv4.devinet import ifaddrs
 from stack.net.ipv6.addrconf import ifaddrs6
 from stack.stack import Stack
+from stack.trace.hub import TraceHub
 from vnic.capture import Capture
 from vnic.errors import UsageError, from_oserror
+from vnic.feed import PacketFeed
 from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
@@ -216,11 +218,13 @@ class Host:
         dev: net_device,
         services: Services,
         network: StackNetwork,
-        capture: Capture,
+        feed: PacketFeed,
+        hub: TraceHub,
         recorder: Recorder | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
-        self.capture = capture
+        self.feed, self.hub = feed, hub
+        self.capture = Capture(feed)
         self._network, self._recorder = network, recorder
 
     def freeze(self) -> str:
@@ -250,7 +254,7 @@ class Host:
         plan = AddressPlan.of(options.address)
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
-            port = await _open_port(options, cleanup)
+            port, wire = await _open_port(options, cleanup)
             if around is not None:
                 port = around(port)
                 cleanup.callback(port.close)
@@ -275,9 +279,11 @@ class Host:
                 recorder = _recorder(options.record, stack, cleanup)
                 adapter.calls = runner.calls = recorder
             _resume(application, services, network)
-            capture = Capture(adapter)
-            cleanup.callback(capture.close)
-            yield cls(port, stack, runner, dev, services, network, capture, recorder)
+            hub = TraceHub(time.perf_counter_ns)
+            feed = PacketFeed(adapter, hub, wire)
+            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder)
+            cleanup.callback(host.capture.close)
+            yield host
 
 
 def _recorder(path: Path, stack: Stack, cleanup: AsyncExitStack) -> Recorder:
@@ -349,9 +355,11 @@ def _resume(application: dict[str, Any], services: Services, network: StackNetwo
     network.release(used)
 
 
-async def _open_port(options: Options, cleanup: AsyncExitStack) -> Port:
-    """The transport with what was asked for around it; the capture next to the wire, to show what the guest saw."""
+async def _open_port(options: Options, cleanup: AsyncExitStack) -> tuple[Port, CapturePort | None]:
+    """The transport with what was asked for around it; the capture next to the wire, to show what the guest saw.  With
+    faults there is a sleeping point for another one there (vnic.feed)."""
     port: Port
+    wire: CapturePort | None = None
     if options.vhost_user is not None:
         port = await VhostUserServer.listen(options.vhost_user)
     else:
@@ -362,9 +370,10 @@ async def _open_port(options: Options, cleanup: AsyncExitStack) -> Port:
     if options.loss or options.reorder or options.duplicate:
         faults = Faults(loss=options.loss, reorder=options.reorder, duplicate=options.duplicate, segment=True)
         rng = random.Random(options.seed)
-        port = FaultPort(port, rng, asyncio.get_running_loop(), rx=faults, tx=faults)
+        wire = CapturePort(port, None, time.time_ns)
+        port = FaultPort(wire, rng, asyncio.get_running_loop(), rx=faults, tx=faults)
     cleanup.callback(port.close)
-    return port
+    return port, wire
 
 
 def _capture_writer(path: Path, interface: str) -> PcapngWriter:

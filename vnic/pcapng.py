@@ -37,8 +37,18 @@ class _Interface:
     ethernet: bool
 
 
-def read(path: Path) -> Iterator[Packet]:
-    """The packets of a capture, in its order.  UsageError for what is no capture of Ethernet, HostIOError."""
+def read(path: Path, interface: str | None = None) -> Iterator[Packet]:
+    """The packets of a capture's interface with that name, of the first that has any unless given, in its order.
+    UsageError for what is no capture of Ethernet, HostIOError."""
+    for packet in read_all(path):
+        if interface is None:
+            interface = packet.interface
+        if packet.interface == interface:
+            yield packet
+
+
+def read_all(path: Path) -> Iterator[Packet]:
+    """The packets of all interfaces."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)

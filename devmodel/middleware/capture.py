@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Writes what passes a Port as pcapng (IETF draft-ietf-opsawg-pcapng), which Wireshark and tcpdump open.
 
-One section, one interface of link type Ethernet with the port's name, stamps in nanoseconds (if_tsresol 9)
-from the clock that is handed in, and each packet's direction (epb_flags): inbound is from the guest to us,
-outbound from us to the guest. GSO frames appear whole and partial checksums partial, as a capture on a TAP
-shows them.
+One section, an interface of link type Ethernet for each port that is captured, with its name, stamps in nanoseconds
+(if_tsresol 9) from the clock that is handed in, and each packet's direction (epb_flags): inbound is from the
+guest to us, outbound from us to the guest. GSO frames appear whole and partial checksums partial, as a capture
+on a TAP shows them.
 
 The file is written to at each flush of the port, so that what a crash leaves behind is whole up to there. A
 capture that may not grow goes round: PcapngRing begins a new file when one is full and removes the oldest.
@@ -56,7 +56,14 @@ class Sink(Protocol):
 class Writer(Protocol):
     """What a capture is written to."""
 
-    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None: ...
+    def write(
+        self,
+        stamp_ns: int,
+        direction: int,
+        parts: Sequence[Buffer],
+        comment: str = "",
+        interface: int = 0,
+    ) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -87,20 +94,30 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """One file with one interface; ``size`` is how many bytes were written to it."""
+    """One file; ``size`` is how many bytes were written to it."""
 
     __slots__ = ("_sink", "size")
 
-    def __init__(self, sink: Sink, interface: str) -> None:
+    def __init__(self, sink: Sink, *interfaces: str) -> None:
+        """The names of the ports that packets come from, the first is interface 0."""
         self._sink = sink
         self.size = 0
         body = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         self._append(_block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"vnic") + bytes(4)))
-        options = _option(_IF_NAME, interface.encode()) + _option(_IF_TSRESOL, b"\x09") + bytes(4)
-        self._append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, 0) + options))
+        for name in interfaces:
+            options = _option(_IF_NAME, name.encode()) + _option(_IF_TSRESOL, b"\x09") + bytes(4)
+            described = struct.pack("<HHI", _LINKTYPE_ETHERNET, 0, 0) + options
+            self._append(_block(_INTERFACE_DESCRIPTION, described))
         sink.flush()
 
-    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
+    def write(
+        self,
+        stamp_ns: int,
+        direction: int,
+        parts: Sequence[Buffer],
+        comment: str = "",
+        interface: int = 0,
+    ) -> None:
         """Append one frame, given as consecutive pieces."""
         frame = b"".join(parts)
         size = len(frame)
@@ -108,7 +125,7 @@ class PcapngWriter:
         said = _option(_OPT_COMMENT, comment.encode()) if comment else b""
         total = 32 + size + padding + 12 + len(said)
         high, low = stamp_ns >> 32 & 0xFFFFFFFF, stamp_ns & 0xFFFFFFFF
-        head = _EPB.pack(_ENHANCED_PACKET, total, 0, high, low, size, size)
+        head = _EPB.pack(_ENHANCED_PACKET, total, interface, high, low, size, size)
         end = _EPB_END.pack(_EPB_FLAGS, 4, direction, 0, 0, total)
         self._append(b"".join((head, frame, bytes(padding), said, end)))
 
@@ -144,8 +161,8 @@ class PcapngRing:
     """The last ``files`` files of at most ``limit`` bytes each (a packet larger than that has one to itself), named
     after ``path``: net.pcapng makes net_00001.pcapng, net_00002.pcapng and so on. OSError as of files."""
 
-    def __init__(self, path: Path, interface: str, limit: int, files: int) -> None:
-        self._path, self._interface, self._limit, self._files = path, interface, limit, files
+    def __init__(self, path: Path, interfaces: Sequence[str], limit: int, files: int) -> None:
+        self._path, self._interfaces, self._limit, self._files = path, interfaces, limit, files
         self._number = 0
         self._kept: deque[Path] = deque()
         self._writer = self._next()
@@ -154,19 +171,26 @@ class PcapngRing:
     def _next(self) -> PcapngWriter:
         self._number += 1
         path = self._path.with_stem(f"{self._path.stem}_{self._number:05}")
-        writer = PcapngWriter(open_file(path), self._interface)
+        writer = PcapngWriter(open_file(path), *self._interfaces)
         self._kept.append(path)
         if len(self._kept) > self._files:
             self._kept.popleft().unlink(missing_ok=True)
         return writer
 
-    def write(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
+    def write(
+        self,
+        stamp_ns: int,
+        direction: int,
+        parts: Sequence[Buffer],
+        comment: str = "",
+        interface: int = 0,
+    ) -> None:
         """Append one frame, to a new file if this one is full."""
         coming = 56 + sum(map(len, parts)) + len(comment)
         if self._writer.size > self._empty and self._writer.size + coming > self._limit:
             self._writer.close()
             self._writer = self._next()
-        self._writer.write(stamp_ns, direction, parts, comment)
+        self._writer.write(stamp_ns, direction, parts, comment, interface)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -179,30 +203,25 @@ class CapturePort:
     """A Port round `inner` that writes each frame that passes.
 
     `clock` gives nanoseconds since 1970. Frames to the guest are written when the inner port took them, so
-    that what it dropped is not in the file. `close()` closes the file and the inner port, `end()` the file
-    alone. A file that can be written no longer (a full disk) ends the capture with a warning, `failed` says
-    why, and `on_failure` is called, from within the traffic, which goes on.
+    that what it dropped is not in the file. `close()` closes the file and the inner port. A file that can be
+    written no longer (a full disk) ends the capture with a warning; the traffic goes on. `writer` and `comments`
+    may be exchanged at any time; without a writer nothing is looked at.
     """
 
     def __init__(
         self,
         inner: Port,
-        writer: Writer,
+        writer: Writer | None,
         clock: Callable[[], int],
         comments: Commenter | None = None,
-        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.inner = inner
         self.name = inner.name
-        self.packets = 0
-        self.failed = ""
-        self._writer = writer
+        self.writer = writer
+        self.comments = comments
         self._clock = clock
-        self._comments = comments
-        self._on_failure = on_failure
         self._sent_meanwhile: list[tuple[int, bytes, str]] | None = None
         self._handler: PortHandler | None = None
-        self._open = True
 
     @property
     def link_up(self) -> bool:
@@ -218,7 +237,7 @@ class CapturePort:
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         sent = self.inner.send(hdr, parts)
-        if sent and self._open:
+        if sent and self.writer is not None:
             self._sent(parts)
         return sent
 
@@ -231,19 +250,13 @@ class CapturePort:
 
     def close(self) -> None:
         self.inner.close()
-        self.end()
-
-    def end(self) -> None:
-        """No packet is written any more, and the file is closed; the traffic goes on."""
-        if self._open:
-            self._open = False
-            self._close_file()
+        self._close_file()
 
     def _sent(self, parts: Sequence[Buffer]) -> None:
-        if self._comments is None:
+        if self.comments is None:
             self._record(self._clock(), OUTBOUND, parts)
             return
-        comment = self._comments.sent(parts)
+        comment = self.comments.sent(parts)
         if self._sent_meanwhile is None:
             self._record(self._clock(), OUTBOUND, parts, comment)
         else:
@@ -264,39 +277,38 @@ class CapturePort:
                 self._record(when, OUTBOUND, (answer,), comment)
 
     def _record(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
-        if self._open:
+        if self.writer is not None:
             try:
-                self._writer.write(stamp_ns, direction, parts, comment)
-                self.packets += 1
+                self.writer.write(stamp_ns, direction, parts, comment)
             except OSError as error:
                 self._give_up(error)
 
     def _flush_file(self) -> None:
-        if self._open:
+        if self.writer is not None:
             try:
-                self._writer.flush()
+                self.writer.flush()
             except OSError as error:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self._open = False
-        self.failed = str(error)
         log.warning("the capture of %s ends here, the traffic goes on: %s", self.name, error)
         self._close_file()
-        self._on_failure()
 
     def _close_file(self) -> None:
         """A buffered file tries what it holds once more, and is closed even when that fails."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
 
     # -- PortHandler, for the inner port ----------------------------------------------------------------
 
     def frame_received(self, hdr: VnetHdr | None, frame: bytes) -> None:
-        if self._comments is not None and self._open:
-            self._received(self._comments, hdr, frame)
-            return
-        self._record(self._clock(), INBOUND, (frame,))
+        if self.writer is not None:
+            if self.comments is not None:
+                self._received(self.comments, hdr, frame)
+                return
+            self._record(self._clock(), INBOUND, (frame,))
         if self._handler is not None:
             self._handler.frame_received(hdr, frame)
 

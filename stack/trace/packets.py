@@ -12,20 +12,23 @@ where IP takes it; and the state.
 
     tcp_v4_rcv > tcp_v4_do_rcv > tcp_rcv_state_process > ... > tcp_conn_request > tcp_v4_send_synack; NEW_SYN_RECV
 
-The received packets' functions come from a Recorder, which slows the stack as any tracing does, and allows of no other
-at the same time.
+Of both, once there is a connection: how much its sender may have under way, "cwnd=10 ssthresh=inf srtt=812us":
+segments, segments ("inf" while slow start has not ended), microseconds (0 before the first sample).
+
+The functions come from the trace hub, which slows the stack as any tracing does; without them the rest costs a look
+into the hash tables.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from struct import unpack_from
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import drop_reason_names
+from stack.include.tcp import TCP_INFINITE_SSTHRESH
 from stack.include.tcp_states import TCP_STATE_NAMES
 from stack.net.ipv4.inet_hashtables import __inet_lookup_established
 from stack.net.ipv6.inet6_hashtables import __inet6_lookup_established
@@ -36,6 +39,7 @@ from stack.trace.recorder import ROOTS, Call, Recorder, Tree
 if TYPE_CHECKING:
     from stack.include.sk_buff import sk_buff
     from stack.stack import Stack
+    from stack.trace.hub import TraceHub
 
 DEPTH: Final = 6  # functions of a path that are named; what lies between them is "..."
 MAX_FRAMES: Final = 200  # of the interpreter, that are looked at for the path of a sent packet
@@ -49,24 +53,43 @@ Flow = tuple[int, int, int, int, int]
 class PacketComments:
     """One line for each packet of a Stack, from ``start`` to ``stop``."""
 
-    def __init__(self, net: Stack, ifindex: int) -> None:
+    def __init__(self, net: Stack, ifindex: int, hub: TraceHub) -> None:
         """``ifindex`` is the device whose packets these are."""
         self._net = net
         self._ifindex = ifindex
         self._frame = b""
-        self._recorder = Recorder(time.perf_counter_ns)
+        self._recorder = hub.recorder
+        self._hub = hub
+        self._trees: list[Tree] = []
+        self._unsubscribe: Callable[[], None] | None = None
         self._reason = ""
+        self._started = False
         self._hook: Callable[[sk_buff, int], None] | None = None
 
-    def start(self) -> None:
-        """RuntimeError if somebody else traces."""
-        self._recorder.start()
-        self._hook, self._net.drop_hook = self._net.drop_hook, self._dropped
+    def start(self, *, paths: bool) -> None:
+        """Again to change ``paths``, whether the functions are told.  RuntimeError if there can be no tracing."""
+        if paths and self._unsubscribe is None:
+            self._unsubscribe = self._hub.subscribe(self._ended)
+        elif not paths:
+            self._stop_tracing()
+        if not self._started:
+            self._hook, self._net.drop_hook = self._net.drop_hook, self._dropped
+            self._started = True
 
     def stop(self) -> None:
         if self._net.drop_hook == self._dropped:
             self._net.drop_hook = self._hook
-        self._recorder.stop()
+        self._started = False
+        self._stop_tracing()
+
+    def _stop_tracing(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+
+    def _ended(self, tree: Tree) -> None:
+        if self._frame:
+            self._trees.append(tree)
 
     def _dropped(self, skb: sk_buff, reason: int) -> None:
         if skb.head is self._frame:  # another may be dropped for the sake of this one
@@ -77,44 +100,59 @@ class PacketComments:
     def received(self, frame: bytes) -> Callable[[], str]:
         """A frame comes; what is returned tells afterwards what became of it."""
         flow = flow_of_frame(frame, outbound=False)
-        before = self._state(flow)
-        self._frame, self._reason = frame, ""
-        self._recorder.take()
+        before, _ = self._look(flow)
+        self._frame, self._reason, self._trees = frame, "", []
 
         def told() -> str:
             self._frame = b""
-            after = self._state(flow)
+            after, sender = self._look(flow)
             state = before if before == after else f"{before} -> {after}"
             dropped = f"dropped: {self._reason}" if self._reason else ""
-            return _line(_path(_way(self._recorder.take())), state, dropped)
+            return _line(_path(_way(self._trees)), state, dropped, sender)
 
         return told
 
     def sent(self, parts: Sequence[bytes | bytearray | memoryview]) -> str:
         """A frame goes, from within the stack."""
         flow = flow_of_frame(b"".join(parts[:1]), outbound=True)
-        return _line(_path(_callers(sys._getframe(1), self._recorder)), self._state(flow))
+        callers = [] if self._unsubscribe is None else _callers(sys._getframe(1), self._recorder)
+        return _line(_path(callers), *self._look(flow))
 
-    def _state(self, flow: Flow | None) -> str:
-        """Looked up without the recorder's seeing it: this may be in the middle of a tree."""
+    def _look(self, flow: Flow | None) -> tuple[str, str]:
+        """The connection's state and its sender's numbers, without the recorder's seeing it: this may be in the middle
+        of a tree."""
         self._recorder.paused = True
         try:
-            return state_of(self._net, flow, self._ifindex)
+            sk = socket_of(self._net, flow, self._ifindex)
+            return state_of(self._net, flow, sk), _sender(sk)
         finally:
             self._recorder.paused = False
 
 
-def state_of(net: Stack, flow: Flow | None, ifindex: int) -> str:
-    """Of whoever has that 4-tuple, else of a listener there is; "" for what is not TCP."""
+def socket_of(net: Stack, flow: Flow | None, ifindex: int) -> Any:
+    """Whatever has that 4-tuple in ehash: a tcp_sock, a request, a TIME_WAIT; None."""
     if flow is None:
-        return ""
+        return None
     version, local, lport, peer, pport = flow
     find: Any = __inet_lookup_established if version == 4 else __inet6_lookup_established
-    sk = find(net, net.tcp_hashinfo, peer, pport, local, lport, ifindex)
+    return find(net, net.tcp_hashinfo, peer, pport, local, lport, ifindex)
+
+
+def state_of(net: Stack, flow: Flow | None, sk: Any) -> str:
+    """Of ``sk``, else of a listener there is; "" for what is not TCP."""
+    if flow is None:
+        return ""
     if sk is not None:
         return TCP_STATE_NAMES[sk.sk_state]
     listeners = net.tcp_hashinfo.listening_hash.values()
-    return "LISTEN" if any(one.sk_num == lport for chain in listeners for one in chain) else "CLOSE"
+    return "LISTEN" if any(one.sk_num == flow[2] for chain in listeners for one in chain) else "CLOSE"
+
+
+def _sender(sk: Any) -> str:
+    if not hasattr(sk, "snd_cwnd"):
+        return ""
+    ssthresh = "inf" if sk.snd_ssthresh >= TCP_INFINITE_SSTHRESH else sk.snd_ssthresh
+    return f"cwnd={sk.snd_cwnd} ssthresh={ssthresh} srtt={sk.srtt_us >> 3}us"
 
 
 def flow_of_frame(frame: bytes, *, outbound: bool) -> Flow | None:

@@ -97,8 +97,11 @@ class Recorder:
         roots: frozenset[str] = ROOTS,
         max_calls: int = MAX_CALLS,
         max_trees: int = MAX_TREES,
+        on_tree: Callable[[Tree], None] | None = None,
     ) -> None:
+        """With ``on_tree`` each tree is handed over as it ends, and none waits to be taken."""
         self.clock_ns = clock_ns
+        self._on_tree = on_tree
         self.roots = roots
         self.max_calls = max_calls
         self.trees: deque[Tree] = deque()
@@ -204,6 +207,9 @@ class Recorder:
             return
         tree.flow = flow_of(frame)
         self._tree = None
+        if self._on_tree is not None:
+            self._on_tree(tree)
+            return
         if len(self.trees) >= self.max_trees:
             self.trees.popleft()
             self.dropped += 1

@@ -151,7 +151,9 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
     claim_socket_path(path)
     async with AsyncExitStack() as open_:
         try:
-            server = ControlServer(host.runner.stack, fixed=fixed, capture=host.capture)
+            server = ControlServer(
+                host.runner.stack, fixed=fixed, capture=host.capture, hub=host.hub, feed=host.feed
+            )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:
             raise errors.from_oserror(error, f"listen on {path}") from error

@@ -17,7 +17,6 @@ from stack.api.sim import MSEC, RawTcp, Sim, StackEnd, parse_segment
 from stack.freeze.reader import thaw
 from tests.sim.test_tcp_lossy_download import Receiver
 from vnic import host
-from vnic.capture import Capture
 from vnic.errors import UsageError
 from vnic.services import content
 from vnic.services.catalogue import Services
@@ -57,7 +56,7 @@ class World:
     def host(self) -> host.Host:
         dev = self.net.devices_by_name["eth0"]
         none = cast(Any, None)
-        return host.Host(none, self.net, self.runner, dev, self.services, self.network, Capture(none))
+        return host.Host(none, self.net, self.runner, dev, self.services, self.network, none, none)
 
     async def replaced(self, edit: Callable[[dict[str, Any]], None] = lambda state: None) -> None:
         """The process ends, and another one goes on; ``edit`` has its way with the file."""

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One Recorder for all who want to see call trees at the same time: ``vnic trace``, captures with comments, the page.
+
+The trace function is the interpreter's only one, so there is one Recorder; it is started with the first watcher and
+stopped with the last, and each tree is handed to all of them as it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stack.trace.recorder import Recorder, Tree, is_compiled
+
+Watcher = Callable[[Tree], object]
+
+
+class TraceHub:
+    """Made once for a thread.  A watcher is called from within the stack: it only takes note, and raises nothing."""
+
+    def __init__(self, clock_ns: Callable[[], int]) -> None:
+        self.recorder = Recorder(clock_ns, on_tree=self._ended)
+        self._watchers: dict[object, Watcher] = {}
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is."""
+        return bool(self._watchers)
+
+    def subscribe(self, watcher: Watcher) -> Callable[[], None]:
+        """Hand each tree to ``watcher`` from now on, until what is returned is called.  RuntimeError if there can be no
+        trees: the stack is compiled, or somebody else traces this thread."""
+        if is_compiled():
+            raise RuntimeError("the stack is compiled, and compiled functions cannot be traced")
+        if not self._watchers:
+            self.recorder.start()
+        ticket = object()
+        self._watchers[ticket] = watcher
+
+        def unsubscribe() -> None:
+            if self._watchers.pop(ticket, None) is not None and not self._watchers:
+                self.recorder.stop()
+
+        return unsubscribe
+
+    def _ended(self, tree: Tree) -> None:
+        for watcher in tuple(self._watchers.values()):
+            watcher(tree)
