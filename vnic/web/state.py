@@ -8,7 +8,7 @@ Nothing here changes the stack, and what a look costs does not grow with the con
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,19 +24,26 @@ if TYPE_CHECKING:
     from stack.stack import Stack
 
 MAX_ROWS: Final = 100
+MAX_ADDRESSES: Final = 4
 _NO_TCP: Final[dict[str, list[Any]]] = {"listeners": [], "connections": [], "requests": [], "time_wait": []}
 Ends = tuple[int, int, int, int]
 """Local address and port, the peer's: the stack's numbers, of IPv4 where an IPv6 address is a mapped one."""
 
 
 def about(net: Stack, port: Port) -> dict[str, Any]:
-    """What hardly ever changes: who this is."""
+    """What hardly ever changes: who this is.  ``addresses`` are those that a guest would type."""
+    addresses = [a for dev in devices(net) for a in (*dev["addresses"], *dev["addresses6"])]
     return {
         "profile": net.profile.name,
         "port": port.name,
         "link_up": port.link_up,
-        "addresses": [a for dev in devices(net) for a in (*dev["addresses"], *dev["addresses6"])][:8],
+        "addresses": [a for a in addresses if not _is_own(a)][:MAX_ADDRESSES],
     }
+
+
+def _is_own(cidr: str) -> bool:
+    address = ip_interface(cidr).ip
+    return address.is_loopback or address.is_link_local
 
 
 # -- sockets -----------------------------------------------------------------------------------------------------------
@@ -75,9 +82,14 @@ def connections(net: Stack, port: int | None = None) -> dict[str, Any]:
     """What hangs in ehash, the youngest first, all of it or that with this port at either end: ``rows`` of some,
     ``more`` is how many others there are, ``states`` counts all of them."""
     found = [sk for sk in _youngest(net) if port is None or port in (sk.sk_num, sk.sk_dport)]
-    states = Counter(ss.STATES[TCP_STATE_NAMES[sk.sk_state]] for sk in found)
+    states = Counter(ss.STATES[TCP_STATE_NAMES[_state(sk)]] for sk in found)
     rows = [_connection(sk, sock) for sk, sock in _described(net, found[:MAX_ROWS])]
     return {"rows": rows, "more": len(found) - len(rows), "states": dict(sorted(states.items()))}
+
+
+def _state(sk: Any) -> int:
+    """As ss has it, which tells of FIN_WAIT2 where the kernel has a TIME_WAIT socket that stands for it."""
+    return int(sk.tw_substate if sk.sk_state == TCP_TIME_WAIT else sk.sk_state)
 
 
 def _youngest(net: Stack) -> list[sock_common]:

@@ -11,6 +11,7 @@ ended: ``_States`` remembers it, beginning with that of everybody at the time at
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from stack.include.tcp_states import TCP_STATE_NAMES
 from stack.trace.notation import render
-from stack.trace.packets import state_of
+from stack.trace.packets import socket_of, state_of
 from vnic.control import flow_text
 from vnic.web.state import Ends, ends_of, unmapped_ends
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from stack.stack import Stack
     from stack.trace.hub import TraceHub
     from stack.trace.recorder import Tree
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["segments", "received", "all"]
 KINDS: Final = get_args(Kind)
@@ -139,7 +142,14 @@ class Trees:
         return ""
 
     def _ended(self, tree: Tree) -> None:
-        """Called from within the stack."""
+        """Called from within the stack, which a fault of ours must not stop."""
+        try:
+            self._keep(tree)
+        except Exception:
+            log.exception("the live page shows no call trees any more")
+            self._end()
+
+    def _keep(self, tree: Tree) -> None:
         ends = None if tree.flow is None else unmapped_ends(tree.flow)
         before, after = self._states.step(tree.root.name, ends)
         self._number += 1
@@ -177,4 +187,5 @@ class _States:
 
     def _look(self, ends: Ends) -> str:
         version = 6 if ends[0] >> 32 or ends[2] >> 32 else 4
-        return state_of(self._net, (version, *ends), self._ifindex)
+        flow = (version, *ends)
+        return state_of(self._net, flow, socket_of(self._net, flow, self._ifindex))

@@ -6,6 +6,7 @@ const $ = (id) => document.getElementById(id);
 const HISTORY = 60;      // call trees that are kept
 const WINDOW = 2;        // seconds over which rates are taken
 const RETRY_MS = 1000;
+const MARK_MS = 1500;    // that what changed is marked
 
 const wish = { trees: "segments", port: null, chosen: null, tables: null };
 let socket = null;
@@ -96,10 +97,20 @@ function fill(body, rows) {
 
 function put(cell, text, className, known) {
   const target = cell.firstElementChild ?? cell;
-  const moved = known && target.textContent !== text;
-  if (target.textContent !== text) target.textContent = text;
-  const wanted = moved ? `${className} moved`.trim() : className;
+  if (target.textContent !== text) {
+    target.textContent = text;
+    if (known) mark(cell);
+  }
+  const wanted = cell.classList.contains("moved") ? `${className} moved`.trim() : className;
   if (cell.className !== wanted) cell.className = wanted;
+}
+
+const marked = new Map();   // cell -> the timer that ends its mark
+
+function mark(cell) {
+  clearTimeout(marked.get(cell));
+  cell.classList.add("moved");
+  marked.set(cell, setTimeout(() => { marked.delete(cell); cell.classList.remove("moved"); }, MARK_MS));
 }
 
 function drawAbout(about) {
@@ -315,10 +326,10 @@ function nodes(items, path) {
 
 function drawTracing(text) {
   tracing = text;
-  const of = wish.chosen === null ? "" : ` of ${wish.chosen}`;
+  const of = wish.chosen === null ? "" : `only ${wish.chosen}; `;
   const left = skipped ? `; ${skipped} came too fast and are not shown` : "";
   const texts = {
-    on: `traced while you look${of}, which slows the stack${left}`,
+    on: `${of}tracing slows the stack while you look${left}`,
     off: "paused: nothing is traced",
   };
   $("tracing").textContent = texts[text] ?? `no call trees: ${text}`;
