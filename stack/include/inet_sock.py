@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stack.include.sock import sock
+from stack.include.tcp_states import TCP_TRANSITIONS, tcp_transition_text
 
 if TYPE_CHECKING:
     from stack.include.ipv6 import ipv6_pinfo
@@ -108,3 +109,10 @@ class inet_sock(sock):
         self.cmsg_flags = 0
         self.cork_queue: list[bytes] = []
         self.defer_connect = False  # connect() is done, and the SYN waits for data (TCP_FASTOPEN_CONNECT)
+
+
+def inet_sk_set_state(sk: inet_sock, state: int) -> None:
+    """The one door through which a TCP socket changes its state: net/ipv4/af_inet.c."""
+    old = sk.sk_state
+    assert old == state or (old, state) in TCP_TRANSITIONS, tcp_transition_text(old, state)
+    sk.sk_state = state

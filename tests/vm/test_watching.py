@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,38 @@ def test_capture_of_a_guests_connection_has_paths_and_states_in_its_comments(
     payloads = {bytes.fromhex(row[2]) for row in rows}
     assert b"hello\n" in payloads
     assert not payloads & {b"before\n", b"after\n"}
+
+
+def test_trace_of_a_thousand_connections_shows_or_counts_each_segment(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    """A guest connects a thousand times while somebody traces: what is shown and what is said to be lost is all."""
+    path = rundir.path / "control.sock"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    seen = {"came": 0, "lost": 0}
+
+    def watch(answers: Iterator[dict[str, Any]]) -> None:
+        for answer in answers:
+            if f"{SERVER}:9 < " in answer.get("flow", ""):
+                return
+            seen["came"] += "tree" in answer
+            seen["lost"] += answer.get("dropped", 0)
+
+    def segments() -> int:
+        with Client(path) as counting:
+            return int(counting.ask("counters")["TcpInSegs"])
+
+    with Client(path) as client:
+        watching = threading.Thread(
+            target=watch, args=[client.stream("trace", root="tcp_v4_rcv")], daemon=True
+        )
+        before = segments()
+        watching.start()
+        guest.check(f"for i in $(seq 1000); do echo x | nc -N -w 5 {SERVER} 7 > /dev/null; done", 120)
+        after = segments()
+        time.sleep(1)  # until nothing waits to be sent, so that the last connection is not among the lost
+        guest.check(f"echo x | nc -N -w 5 {SERVER} 9")
+        watching.join(30)
+        assert not watching.is_alive()
+    assert seen["came"] + seen["lost"] == after - before >= 4 * 1000
+    assert verb(path, "nstat", "-a", "TcpPassiveOpens")["kernel"] == {"TcpPassiveOpens": 1001}

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The verbs that look at a running back end over its control socket: trace, tables, nstat, sysctl."""
+"""The verbs that look at a running back end over its control socket: trace, tables, states, nstat, sysctl."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from vnic import errors
+from vnic.cli.pictures import Format, Out, show
 
 Control = Annotated[
     Path | None,
@@ -124,18 +126,13 @@ def tables(
         list[str] | None,
         typer.Argument(metavar="[ehash|bhash|lhash|all]...", help="Which; all unless given."),
     ] = None,
-    format_: Annotated[
-        Literal["text", "dot", "svg", "json"], typer.Option("--format", "-f", help="svg needs graphviz.")
-    ] = "text",
-    out: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")
-    ] = None,
+    format_: Format = "text",
+    out: Out = None,
     json_: Json = False,
     control: Control = None,
 ) -> int:
     """Draw the TCP tables of a running stack: buckets, structs with the kernel's field names, pointers."""
     from stack.inspect import tables as pictures
-    from vnic import graphviz
     from vnic.control import Client, choose
 
     chosen = [name for name in names or [] if name != "all"] or list(pictures.TABLES)
@@ -145,21 +142,45 @@ def tables(
         boxes = pictures.picture(tcp, chosen)
     except ValueError as error:
         raise errors.UsageError(str(error), remedy="vnic tables all") from error
-    if json_ and format_ not in ("text", "json"):
-        raise errors.UsageError(
-            f"--json and --format {format_} contradict each other", remedy="give one of them"
-        )
-    if json_ or format_ == "json":
-        text = json.dumps(pictures.plain(boxes)) + "\n"
-    elif format_ == "text":
-        text = pictures.text(boxes)
-    else:
-        text = pictures.dot(boxes) if format_ == "dot" else graphviz.svg(pictures.dot(boxes))
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        try:
-            out.write_text(text)
-        except OSError as error:
-            raise errors.from_oserror(error, f"write {out}") from error
+    show(
+        format_,
+        json_,
+        out,
+        text=lambda: pictures.text(boxes),
+        dot=lambda: pictures.dot(boxes),
+        plain=lambda: pictures.plain(boxes),
+    )
     return errors.EXIT_OK
+
+
+def states(
+    live: Annotated[
+        bool, typer.Option("--live", help="With the number of sockets of a running stack in each state.")
+    ] = False,
+    format_: Format = "text",
+    out: Out = None,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Draw TCP's state diagram, from the table of steps that the stack asserts."""
+    from stack.inspect import states as diagram
+
+    counts = _in_each_state(control) if live or control is not None else None
+    show(
+        format_,
+        json_,
+        out,
+        text=lambda: diagram.text(counts),
+        dot=lambda: diagram.dot(counts),
+        plain=lambda: diagram.plain(counts),
+    )
+    return errors.EXIT_OK
+
+
+def _in_each_state(control: Path | None) -> Counter[str]:
+    from vnic.control import Client, choose
+
+    with Client(choose(control)) as back_end:
+        tcp = back_end.ask("snapshot")["tcp"]
+    groups = ("listeners", "requests", "connections", "time_wait")
+    return Counter(one["state"] for group in groups for one in tcp[group])

@@ -3,7 +3,7 @@
 
 ``inet_stream_ops`` and ``inet_dgram_ops`` are what net/socket.py calls; each function checks the state of the
 ``socket``, then passes the call to the protocol (``sk.sk_prot``: tcp_prot, udp_prot).  A negative result is a negative
-errno.  ``inet_sk_set_state`` is the one door through which a socket changes its TCP state.
+errno.
 
 Departures: no capabilities (who runs the Stack may bind any port), no network namespaces in the table of protocols,
 connect() never waits: -EINPROGRESS, and the state of the ``socket`` follows when it is asked again.

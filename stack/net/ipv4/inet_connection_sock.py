@@ -38,6 +38,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_delack_init,
     inet_csk_reqsk_queue_added,
 )
+from stack.include.inet_sock import inet_sk_set_state
 from stack.include.ip import IPPROTO_TCP, IPTOS_RT_MASK, inet_sk_get_local_port_range
 from stack.include.request_sock import (
     reqsk_free,
@@ -241,7 +242,7 @@ def inet_csk_listen_start(sk: inet_connection_sock) -> int:
     sk.sk_ack_backlog = 0
     inet_csk_delack_init(sk)
     #> -> set sk->sk_state = TCP_LISTEN
-    sk.sk_state = TCP_LISTEN
+    inet_sk_set_state(sk, TCP_LISTEN)
     err: int = sk.sk_prot.get_port(sk, sk.sk_num)
     if not err:
         sk.inet_sport = sk.sk_num
@@ -249,7 +250,7 @@ def inet_csk_listen_start(sk: inet_connection_sock) -> int:
         err = sk.sk_prot.hash(sk)
         if not err:
             return 0
-    sk.sk_state = TCP_CLOSE
+    inet_sk_set_state(sk, TCP_CLOSE)
     return err
 
 
@@ -517,7 +518,8 @@ def inet_csk_clone_lock(sk: inet_connection_sock, req: Any) -> Any:
     TCP_SYN_RECV."""
     newsk = sk_clone_lock(sk)
     _inet_copy(newsk, sk)
-    newsk.sk_state = TCP_SYN_RECV
+    newsk.sk_state = req.sk_state
+    inet_sk_set_state(newsk, TCP_SYN_RECV)
     newsk.sk_dport = req.sk_dport
     newsk.sk_num = req.sk_num
     newsk.inet_sport = req.sk_num

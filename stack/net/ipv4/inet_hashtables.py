@@ -36,6 +36,7 @@ from stack.include.inet_hashtables import (
     ipv4_portaddr_hash,
     ipv6_portaddr_hash,
 )
+from stack.include.inet_sock import inet_sk_set_state
 from stack.include.ip import inet_sk_get_local_port_range
 from stack.include.snmp import LINUX_MIB_TIMEWAITRECYCLED, NET_INC_STATS
 from stack.include.sock import (
@@ -335,7 +336,7 @@ def inet_ehash_nolisten(sk: inet_connection_sock, osk: sock_common | None, check
         from stack.net.ipv4 import inet_connection_sock as net_inet_connection_sock
 
         sk.sk_net.ipv4.tcp_orphan_count += 1
-        sk.sk_state = TCP_CLOSE
+        inet_sk_set_state(sk, TCP_CLOSE)
         sk.sk_flags |= SOCK_DEAD
         net_inet_connection_sock.inet_csk_destroy_sock(sk)
     return ok

@@ -19,7 +19,7 @@ from stack.include.sock import (
     sk_nulls_del_node_init_rcu,
     sock_prot_inuse_add,
 )
-from stack.include.tcp_states import TCP_TIME_WAIT
+from stack.include.tcp_states import TCP_TIME_WAIT, TCP_TRANSITIONS, tcp_transition_text
 from stack.include.timer import HZ
 from stack.kernel.time.timer import del_timer, jiffies, mod_timer, timer_pending, timer_setup
 from stack.net.ipv4.inet_hashtables import inet_bind2_bucket_destroy, inet_bind_bucket_destroy
@@ -80,6 +80,7 @@ def inet_twsk_alloc(sk: Any, dr: inet_timewait_death_row, state: int) -> tcp_tim
     tw.sk_reuse, tw.sk_reuseport = sk.sk_reuse, sk.sk_reuseport
     tw.sk_hash = sk.sk_hash
     tw.sk_prot = sk.sk_prot
+    assert (sk.sk_state, TCP_TIME_WAIT) in TCP_TRANSITIONS, tcp_transition_text(sk.sk_state, TCP_TIME_WAIT)
     tw.sk_state = TCP_TIME_WAIT
     tw.tw_tos = sk.tos & ~INET_ECN_MASK  # what is sent from TIME_WAIT are pure ACKs
     tw.tw_substate = state

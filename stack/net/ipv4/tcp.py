@@ -64,6 +64,7 @@ from stack.include.inet_connection_sock import (
     inet_csk_in_pingpong_mode,
     inet_csk_listen_poll,
 )
+from stack.include.inet_sock import inet_sk_set_state
 from stack.include.ip import MSG_OOB, MSG_PEEK
 from stack.include.net import (
     MSG_EOR,
@@ -920,7 +921,7 @@ def tcp_set_state(sk: tcp_sock, state: int) -> None:
             TCP_DEC_STATS(net, TCP_MIB_CURRESTAB)
     elif oldstate == TCP_ESTABLISHED:
         TCP_DEC_STATS(net, TCP_MIB_CURRESTAB)
-    sk.sk_state = state
+    inet_sk_set_state(sk, state)
 
 
 def tcp_close_state(sk: tcp_sock) -> bool:

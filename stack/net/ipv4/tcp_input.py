@@ -326,6 +326,7 @@ from stack.include.tcp_states import (
     TCP_SYN_RECV,
     TCP_SYN_SENT,
     TCP_TIME_WAIT,
+    TCP_TRANSITIONS,
 )
 from stack.include.timer import HZ, USEC_PER_JIFFY
 from stack.kernel.time.timer import (
@@ -3804,6 +3805,7 @@ def tcp_openreq_init(req: tcp_request_sock, rx_opt: tcp_options_received, skb: s
 
 def inet_reqsk_alloc(ops: request_sock_ops, sk_listener: tcp_sock, attach_listener: bool) -> tcp_request_sock:
     req: tcp_request_sock = reqsk_alloc(ops, sk_listener, attach_listener)
+    assert (sk_listener.sk_state, TCP_NEW_SYN_RECV) in TCP_TRANSITIONS, "a request of what does not listen"
     req.ireq_state = TCP_NEW_SYN_RECV
     #> ireq->ireq_state = TCP_NEW_SYN_RECV;
     return req
