@@ -29,6 +29,7 @@ from guest.vm.process import Child
 PROGRAMS = ("chromium-headless-shell", "chromium")
 START_S = 30.0
 STEP_S = 20.0
+STOP_S = 5.0
 _POLL_S = 0.1
 _ARGUMENTS = (
     "--headless",
@@ -71,7 +72,7 @@ class Browser:
             yield browser
         finally:
             with contextlib.suppress(Exception):
-                browser._wait(browser._session.close(), 5)
+                browser._wait(browser._leave(child), STOP_S)
             browser._loop.close()
             child.close()
             shutil.rmtree(profile, ignore_errors=True)
@@ -95,6 +96,13 @@ class Browser:
         self._socket = await self._session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0)
         for domain in ("Page", "Runtime", "Log"):
             await self._call(f"{domain}.enable", {})
+
+    async def _leave(self, child: Child) -> None:
+        """Its children end with it if it is asked to end."""
+        await self._socket.send_json({"id": 0, "method": "Browser.close"})
+        while child.returncode is None:
+            await asyncio.sleep(_POLL_S)
+        await self._session.close()
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self._number += 1
@@ -154,7 +162,7 @@ class Browser:
         return done["result"].get("value")
 
     def until(self, expression: str, timeout_s: float) -> Any:
-        """The value of an expression once it is true."""
+        """The value of an expression once it is true; of an element of the page write !!."""
         deadline = time.monotonic() + timeout_s
         while not (value := self.ask(expression)):
             assert time.monotonic() < deadline, f"not true after {timeout_s:g} s: {expression}"

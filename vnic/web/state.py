@@ -82,14 +82,14 @@ def connections(net: Stack, port: int | None = None) -> dict[str, Any]:
     """What hangs in ehash, the youngest first, all of it or that with this port at either end: ``rows`` of some,
     ``more`` is how many others there are, ``states`` counts all of them."""
     found = [sk for sk in _youngest(net) if port is None or port in (sk.sk_num, sk.sk_dport)]
-    states = Counter(ss.STATES[TCP_STATE_NAMES[_state(sk)]] for sk in found)
+    states = Counter(ss.STATES[state_name(sk)] for sk in found)
     rows = [_connection(sk, sock) for sk, sock in _described(net, found[:MAX_ROWS])]
     return {"rows": rows, "more": len(found) - len(rows), "states": dict(sorted(states.items()))}
 
 
-def _state(sk: Any) -> int:
-    """As ss has it, which tells of FIN_WAIT2 where the kernel has a TIME_WAIT socket that stands for it."""
-    return int(sk.tw_substate if sk.sk_state == TCP_TIME_WAIT else sk.sk_state)
+def state_name(sk: Any) -> str:
+    """The kernel's; of a TIME_WAIT socket that of what it stands for, as ss has it, which may be FIN_WAIT2."""
+    return TCP_STATE_NAMES[sk.tw_substate if sk.sk_state == TCP_TIME_WAIT else sk.sk_state]
 
 
 def _youngest(net: Stack) -> list[sock_common]:

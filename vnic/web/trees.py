@@ -17,11 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from stack.include.tcp_states import TCP_STATE_NAMES
 from stack.trace.notation import render
 from stack.trace.packets import socket_of, state_of
 from vnic.control import flow_text
-from vnic.web.state import Ends, ends_of, unmapped_ends
+from vnic.web.state import Ends, ends_of, state_name, unmapped_ends
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -169,7 +168,7 @@ class _States:
     def begin(self) -> None:
         """As they are now."""
         hashed = (sk for chain in self._net.tcp_hashinfo.ehash.values() for sk in chain)
-        self._known = {ends_of(sk): TCP_STATE_NAMES[sk.sk_state] for sk in hashed}
+        self._known = {ends_of(sk): state_name(sk) for sk in hashed}
 
     def step(self, root: str, ends: Ends | None) -> tuple[str, str]:
         """Before and after a tree that ended just now; "" for what is not TCP."""
@@ -188,4 +187,5 @@ class _States:
     def _look(self, ends: Ends) -> str:
         version = 6 if ends[0] >> 32 or ends[2] >> 32 else 4
         flow = (version, *ends)
-        return state_of(self._net, flow, socket_of(self._net, flow, self._ifindex))
+        sk = socket_of(self._net, flow, self._ifindex)
+        return state_of(self._net, flow, None) if sk is None else state_name(sk)
