@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stack.trace.recorder import Tree
     from vnic.capture import Capture
     from vnic.feed import Comments, PacketFeed
+    from vnic.observe import Observation, Wanted
 
 MAX_REQUEST: Final = 65536
 PATIENCE_S: Final = 10.0
@@ -84,9 +85,10 @@ class ControlServer:
         capture: Capture | None = None,
         hub: TraceHub | None = None,
         feed: PacketFeed | None = None,
+        observe: Callable[[Wanted], Observation] | None = None,
     ) -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture`` and ``feed`` there are no
-        such verbs; ``hub`` is the thread's, if there is one already."""
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed`` and ``observe``
+        there are no such verbs; ``hub`` is the thread's, if there is one already."""
         from stack.trace.hub import TraceHub as Hub
 
         self._net = net
@@ -94,6 +96,7 @@ class ControlServer:
         self._capture = capture
         self._hub = hub if hub is not None else Hub(time.perf_counter_ns)
         self._feed = feed
+        self._observe = observe
         self._clients: set[asyncio.Task[None]] = set()
         self._verbs: dict[str, Callable[[Request], Any]] = {
             "snapshot": lambda request: self._net.snapshot(),
@@ -163,7 +166,7 @@ class ControlServer:
         except (ValueError, TypeError, KeyError, RecursionError):
             await _send(writer, _refusal("the request is not understood", repr(line[:60])))
             return False
-        if verb in ("trace", "packets"):
+        if verb in ("trace", "packets", "observe"):
             await self._stream(verb, request, reader, writer)
             return False
         await _send(writer, self._call(verb, request))
@@ -174,7 +177,8 @@ class ControlServer:
     ) -> None:
         """Answers until the client leaves."""
         try:
-            await (self._trace if verb == "trace" else self._packets)(request, reader, writer)
+            streams = {"trace": self._trace, "packets": self._packets, "observe": self._observed}
+            await streams[verb](request, reader, writer)
         except ControlError as error:
             await _send(writer, {"error": [error.fact, error.evidence, error.remedy]})
         except RuntimeError as error:
@@ -184,7 +188,7 @@ class ControlServer:
         function = self._verbs.get(verb) if isinstance(verb, str) else None
         if function is None:
             return _refusal(
-                f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace, packets"
+                f"there is no verb {verb!r}", f"there are {', '.join(self._verbs)}, trace, packets, observe"
             )
         try:
             return {"ok": function(request)}
@@ -278,6 +282,39 @@ class ControlServer:
             await _drain(packets, lambda packet: packet, count, reader, writer)
         finally:
             subscription.end()
+
+    async def _observed(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Observe until enough connections are over, the time is, or the client says a line; then the record."""
+        from vnic.observe import Wanted as Of
+
+        if self._observe is None:
+            raise ControlError("this back end has no port to look at", "it serves the control socket alone")
+        wanted = TraceFilter.of(request)
+        connections, seconds = request.get("connections"), request.get("seconds")
+        if type(connections) not in (int, type(None)) or type(seconds) not in (int, float, type(None)):
+            raise ControlError(
+                "the request is not understood", f"connections {connections!r}, seconds {seconds!r}"
+            )
+        observation = self._observe(Of(wanted.port, wanted.peer, wanted.level))
+        observation.start()
+        said = asyncio.ensure_future(reader.read(1))
+        began = time.monotonic()
+        try:
+            await _send(writer, {"ok": "observing"})
+            while not said.done():
+                await asyncio.wait([said], timeout=STREAM_PERIOD_S)
+                if connections is not None and observation.ended >= connections:
+                    break
+                if seconds is not None and time.monotonic() - began >= seconds:
+                    break
+            observation.stop()
+            if not said.done() or said.result():  # else the client is gone
+                await _send(writer, {"record": observation.record()})
+        finally:
+            observation.stop()
+            said.cancel()
 
 
 T = TypeVar("T")
@@ -547,6 +584,22 @@ class Client:
         self._read()
         self._socket.settimeout(None)
         return self._answers()
+
+    def observe(self, **more: object) -> None:
+        """Have the back end observe what it does; it does when this returns.  ``read_record`` waits for the end."""
+        self._request("observe", more)
+        self._read()
+        self._socket.settimeout(None)
+
+    def end_observation(self) -> None:
+        """The record now, please."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(b"\n")
+
+    def read_record(self) -> Answer:
+        """It comes when the observation is over."""
+        record: Answer = self._read()["record"]
+        return record
 
     def _answers(self) -> Iterator[Answer]:
         while (answer := self._read()) != {"ok": "done"}:

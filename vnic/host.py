@@ -70,6 +70,7 @@ from stack.trace.hub import TraceHub
 from vnic.capture import Capture
 from vnic.errors import UsageError, from_oserror
 from vnic.feed import PacketFeed
+from vnic.observe import Observation, Wanted
 from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
@@ -203,6 +204,8 @@ class StackNetwork:
                 sock.close()
 
 
+Transport = VhostUserServer | StreamServer
+
 Middleware = Callable[[Port], Port]
 """Makes a Port round a Port."""
 
@@ -221,11 +224,20 @@ class Host:
         feed: PacketFeed,
         hub: TraceHub,
         recorder: Recorder | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
         self.feed, self.hub = feed, hub
         self.capture = Capture(feed)
-        self._network, self._recorder = network, recorder
+        self._network, self._recorder, self._transport = network, recorder, transport
+
+    def negotiation(self) -> dict[str, Any]:
+        """What the device and its guest agreed on: a dict for JSON."""
+        return {} if self._transport is None else self._transport.negotiation()
+
+    def observe(self, wanted: Wanted) -> Observation:
+        """A part of this run, for a report; to be started."""
+        return Observation(self.stack, self.feed, self.hub, wanted, self.negotiation)
 
     def freeze(self) -> str:
         """The state of this run, after which nothing leaves any more: the connections belong to who thaws them."""
@@ -254,7 +266,12 @@ class Host:
         plan = AddressPlan.of(options.address)
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
-            port, wire = await _open_port(options, cleanup)
+            transport = await _transport(options)
+            cleanup.callback(
+                transport.close
+            )  # closing twice, here and through what goes around it, does no harm
+            port, wire = _around(transport, options)
+            cleanup.callback(port.close)
             if around is not None:
                 port = around(port)
                 cleanup.callback(port.close)
@@ -281,7 +298,7 @@ class Host:
             _resume(application, services, network)
             hub = TraceHub(time.perf_counter_ns)
             feed = PacketFeed(adapter, hub, wire)
-            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder)
+            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transport)
             cleanup.callback(host.capture.close)
             yield host
 
@@ -355,16 +372,17 @@ def _resume(application: dict[str, Any], services: Services, network: StackNetwo
     network.release(used)
 
 
-async def _open_port(options: Options, cleanup: AsyncExitStack) -> tuple[Port, CapturePort | None]:
-    """The transport with what was asked for around it; the capture next to the wire, to show what the guest saw.  With
-    faults there is a sleeping point for another one there (vnic.feed)."""
-    port: Port
-    wire: CapturePort | None = None
+async def _transport(options: Options) -> Transport:
+    """Listening."""
     if options.vhost_user is not None:
-        port = await VhostUserServer.listen(options.vhost_user)
-    else:
-        port = await StreamServer.listen(stream_address(options.stream or ""), mtu=options.mtu)
-    cleanup.callback(port.close)  # closing twice, here and through what goes around it, does no harm
+        return await VhostUserServer.listen(options.vhost_user)
+    return await StreamServer.listen(stream_address(options.stream or ""), mtu=options.mtu)
+
+
+def _around(port: Port, options: Options) -> tuple[Port, CapturePort | None]:
+    """What was asked for around the transport; the capture next to the wire, to show what the guest saw.  With faults
+    there is a sleeping point for another one there (vnic.feed)."""
+    wire: CapturePort | None = None
     if options.capture is not None:
         port = CapturePort(port, _capture_writer(options.capture, port.name), time.time_ns)
     if options.loss or options.reorder or options.duplicate:
@@ -372,7 +390,6 @@ async def _open_port(options: Options, cleanup: AsyncExitStack) -> tuple[Port, C
         rng = random.Random(options.seed)
         wire = CapturePort(port, None, time.time_ns)
         port = FaultPort(wire, rng, asyncio.get_running_loop(), rx=faults, tx=faults)
-    cleanup.callback(port.close)
     return port, wire
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -74,8 +75,15 @@ def _pcap(path: Path, file: BinaryIO) -> Iterator[Packet]:
         raise _refused(path, str(error) or "its header is cut off") from error
     if reader.datalink() != dpkt.pcap.DLT_EN10MB:
         raise _refused(path, f"its link type is {reader.datalink()}")
-    for stamp, frame in reader:
-        yield Packet(round(stamp * 1_000_000_000), None, bytes(frame))
+    try:
+        for stamp, frame in reader:
+            # Of a file with microseconds it is a float, which holds those but no nanoseconds.
+            exact = isinstance(stamp, Decimal)
+            yield Packet(
+                int(stamp * 1_000_000_000) if exact else round(stamp * 1_000_000) * 1000, None, bytes(frame)
+            )
+    except dpkt.dpkt.NeedData:  # ends within the header of a packet
+        return
 
 
 def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
@@ -100,7 +108,7 @@ def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
             if packet is not None:
                 yield packet
     if not order:
-        raise _refused(path, "it is empty")
+        raise _refused(path, f"it has {len(head)} bytes" if head else "it is empty")
 
 
 def _byte_order(path: Path, file: BinaryIO) -> str:
@@ -125,7 +133,7 @@ def _options(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
 def _interface(order: str, body: bytes) -> _Interface:
     link = struct.unpack_from(order + "H", body)[0] if len(body) >= 8 else -1
     options = dict(_options(order, body[8:]))
-    resolution = options.get(_IF_TSRESOL, b"\x06")[0]
+    resolution = (options.get(_IF_TSRESOL) or b"\x06")[0]
     ticks = 1 << (resolution & 127) if resolution & 128 else 10 ** (resolution & 127)
     return _Interface(options.get(_IF_NAME, b"").decode("utf-8", "replace"), ticks, link == _ETHERNET)
 

@@ -28,6 +28,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from devmodel.listener import Listener, listen_inet, listen_unix
 from devmodel.netdev.offload import finish
@@ -156,6 +157,10 @@ class StreamServer:
     @property
     def offloads(self) -> Offloads:
         return self._up_offloads if self._sock is not None else Offloads()
+
+    def negotiation(self) -> dict[str, Any]:
+        """A socket netdev negotiates nothing: a dict for JSON."""
+        return {"transport": "stream", "connected": self.connected, "mtu": self.mtu}
 
     def attach(self, handler: PortHandler) -> None:
         self._handler = handler

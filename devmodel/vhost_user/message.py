@@ -84,6 +84,14 @@ VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
 VHOST_USER_PROTOCOL_F_RESET_DEVICE: Final = 13
 VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Final = 15
 VHOST_USER_PROTOCOL_F_STATUS: Final = 16
+_NAMES: Final = {
+    value: name for name, value in list(globals().items()) if name.startswith("VHOST_USER_PROTOCOL_F_")
+}
+
+
+def names(protocol_features: int) -> list[str]:
+    """The set bits by name, lowest first; a bit without a name as `bit N`."""
+    return [_NAMES.get(bit, f"bit {bit}") for bit in range(64) if protocol_features >> bit & 1]
 
 
 class Rule(NamedTuple):

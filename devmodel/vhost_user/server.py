@@ -33,6 +33,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
@@ -210,6 +211,11 @@ class VhostUserServer:
         stats = {**self.net.counters.asdict(), **self._count, "tx_queued": len(self._backlog)}
         stats["tx_dropped"] = sum(stats[name] for name in _TX_DROPS)
         return stats
+
+    def negotiation(self) -> dict[str, Any]:
+        """What the frontend and its guest agreed on with us: a dict for JSON; without one there are no features."""
+        agreed = {} if self._connection is None else self._connection.session.negotiation()
+        return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
 
     def close(self) -> None:
         if self._listener is None:

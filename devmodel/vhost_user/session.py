@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from devmodel.errors import BrokenRing, FrontendError
 from devmodel.vhost_user import message as vu
@@ -290,6 +291,25 @@ class Session:
 
     def _take_fd(self) -> int:
         return self._pending_fds.pop(0)
+
+    def negotiation(self) -> dict[str, Any]:
+        """Each feature bit and who has it, and the rings: a dict for JSON."""
+        both = (
+            (self.offered, self.features, vf.names),
+            (self.offered_protocol, self.protocol_features, vu.names),
+        )
+        features, protocol = (
+            [
+                {"name": name, "offered": name in names(offered), "acknowledged": name in names(acknowledged)}
+                for name in names(offered | acknowledged)
+            ]
+            for offered, acknowledged, names in both
+        )
+        rings = [
+            {"index": vring.index, "size": vring.num, "running": vring.ring is not None}
+            for vring in self.vrings
+        ]
+        return {"features": features, "protocol_features": protocol, "rings": rings}
 
     # -- features ---------------------------------------------------------------------------------------
 

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from struct import unpack_from
 from typing import Final
 
 from stack.include.ip import in_ntoa
 from stack.include.ipv6 import in6_ntop
+from stack.include.tcp_states import TCP_STATE_NAMES
 
 # RFC 9293, section 3.1; RFC 3168 and draft-ietf-tcpm-accurate-ecn for the last three.
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, AE = (1 << bit for bit in range(9))
@@ -39,15 +40,18 @@ _FLAG_NAMES: Final = (("SYN", SYN), ("FIN", FIN), ("RST", RST), ("PSH", PSH), ("
 # What can be remarkable about a segment.
 RETRANSMISSION: Final = "retransmission"
 KEEPALIVE: Final = "keepalive"
+WINDOW_PROBE: Final = "window probe"
 DUPLICATE_ACK: Final = "duplicate ACK"
 ZERO_WINDOW: Final = "zero window"
 WINDOW_UPDATE: Final = "window update"
 DSACK: Final = "D-SACK"
 
-_STATES: Final = re.compile(r"(?:([A-Z][A-Z_0-9]*) -> )?([A-Z][A-Z_0-9]*)")
-_SENDER: Final = re.compile(r"cwnd=(\d+) ssthresh=(\d+|inf) srtt=(\d+)us")
+_STATE: Final = "|".join(TCP_STATE_NAMES.values())
+_STATES: Final = re.compile(f"(?:({_STATE}) -> )?({_STATE})")
+_SENDER: Final = re.compile(r"cwnd=(\d{1,19}) ssthresh=(\d{1,19}|inf) srtt=(\d{1,19})us")
 _WELL_KNOWN: Final = 1024
 _LIMIT: Final = 1 << 32
+MAX_OPEN: Final = 4096  # connections that a Tracker follows which keeps none
 End = tuple[int, int]
 """Address and port as numbers; an address of IPv6 is beyond 32 bits."""
 
@@ -136,6 +140,7 @@ class _Side:
     def __init__(self, state: str) -> None:
         self.state = state
         self.isn: int | None = None
+        self.begun = False  # its SYN is there
         self.top = 0  # the highest relative number sent
         self.last = 0  # the last one sent, from which the next is unwrapped
         self.scale: int | None = None
@@ -153,8 +158,12 @@ class _Side:
 
     def take(self, begin: int, end: int) -> None:
         """Bytes arrived."""
-        self.islands.append((begin, end))
-        self.islands.sort()
+        if begin == end:
+            return
+        apart = [(left, right) for left, right in self.islands if right < begin or end < left]
+        touched = [one for one in self.islands if one not in apart]
+        apart.append((min([begin, *(one[0] for one in touched)]), max([end, *(one[1] for one in touched)])))
+        self.islands = sorted(apart)
         while self.islands and self.islands[0][0] <= self.received:
             self.received = max(self.received, self.islands.pop(0)[1])
 
@@ -168,6 +177,7 @@ class Conversation:
     segments: list[Segment] = field(default_factory=list)
     whole: bool = True  # its beginning is there
     ours: End | None = None  # the stack's end, if the capture says which
+    begun: tuple[str, str] = ("", "")  # the states of client and server before the first segment
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -192,7 +202,10 @@ _NOTHING_SAID: Final = Comment()
 class Tracker:
     """Sorts packets into connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
+        """``keep`` the connections and their segments, as is wanted of a file; else nothing is in ``conversations``, a
+        conversation has no segments, and the oldest is forgotten when there are too many."""
+        self._keep = keep
         self.conversations: list[Conversation] = []
         self.packets = 0
         self._open: dict[tuple[End, End], _Tracked] = {}
@@ -207,8 +220,14 @@ class Tracker:
         tracked = self._open.get(key)
         if tracked is None or tracked.is_over(raw):
             tracked = self._open[key] = _Tracked(raw)
-            self.conversations.append(tracked.conversation)
-        return tracked.conversation, tracked.add(self.packets, packet, raw)
+            if self._keep:
+                self.conversations.append(tracked.conversation)
+            elif len(self._open) > MAX_OPEN:
+                del self._open[next(iter(self._open))]
+        segment = tracked.add(self.packets, packet, raw)
+        if self._keep:
+            tracked.conversation.segments.append(segment)
+        return tracked.conversation, segment
 
 
 def conversations(packets: Iterable[Packet]) -> list[Conversation]:
@@ -231,7 +250,9 @@ class _Tracked:
             client, server = server, client
         self.conversation = Conversation(client, server, whole=first.flags & (SYN | ACK) == SYN)
         begun = ("CLOSE", "LISTEN") if self.conversation.whole else ("ESTABLISHED", "ESTABLISHED")
+        self.conversation.begun = begun
         self._sides = (_Side(begun[0]), _Side(begun[1]))
+        self._segments = 0
 
     def is_over(self, raw: _Raw) -> bool:
         """Whether this SYN begins another connection between the same ends."""
@@ -248,20 +269,27 @@ class _Tracked:
         if packet.outbound is not None:
             conversation.ours = raw.source if packet.outbound else raw.dest
         mine, peer = self._sides if from_client else self._sides[::-1]
+        said = parse_comment(packet.comment) if packet.comment else _NOTHING_SAID
+        if not self._segments:
+            self._begin(packet, raw, said)
+        refused = bool(raw.flags & RST) and mine.isn is None and mine.state == "LISTEN"
         self._number(mine, peer, raw)
         seq = mine.relative(raw.seq)
         ack = peer.relative(raw.ack) if raw.flags & ACK else 0
         window = raw.window << (mine.scale or 0) if mine.scales and not raw.flags & SYN else raw.window
         end = seq + raw.length + bool(raw.flags & SYN) + bool(raw.flags & FIN)
-        sack = tuple((peer.relative(left), peer.relative(right)) for left, right in raw.sack)
+        blocks = raw.sack if raw.flags & ACK else ()
+        sack = tuple((peer.relative(left), peer.relative(right)) for left, right in blocks)
         notes = tuple(_notes(mine, peer, raw, seq, end, ack, window, sack))
+        was = self._ours().state
         _step(mine, peer, raw, seq, end, ack)
         mine.top, mine.last, mine.window = max(mine.top, end), seq, window
         if raw.flags & ACK:
             mine.acked = max(mine.acked, ack)
-        said = parse_comment(packet.comment) if packet.comment else _NOTHING_SAID
-        if said.after and conversation.ours is not None:  # the stack's own word about its end
-            self._sides[conversation.ours != conversation.client].state = said.after
+        if said.after and conversation.ours is not None:
+            self._ours().state = _looked_up(said.after, was)
+        if refused:
+            self._nobody_listened()
         segment = Segment(
             number,
             packet.stamp_ns,
@@ -283,19 +311,39 @@ class _Tracked:
             notes,
             (self._sides[0].state, self._sides[1].state),
         )
-        conversation.segments.append(segment)
+        self._segments += 1
         return segment
+
+    def _ours(self) -> _Side:
+        """The stack's side; the server's where that is not known."""
+        return self._sides[self.conversation.server_is_ours]
+
+    def _begin(self, packet: Packet, raw: _Raw, said: Comment) -> None:
+        """The comment of the first packet says in which state our end was; but for a SYN of ours, which is sent when
+        the state has changed already."""
+        if said.before and packet.outbound is not None and not (packet.outbound and raw.flags & SYN):
+            self._ours().state = said.before
+            self.conversation.begun = (self._sides[0].state, self._sides[1].state)
+
+    def _nobody_listened(self) -> None:
+        """A listener answers no SYN with a reset: there was none, as we had assumed."""
+        conversation = self.conversation
+        conversation.begun = (conversation.begun[0], "CLOSE")
+        conversation.segments[:] = (
+            replace(one, states=(one.states[0], "CLOSE")) for one in conversation.segments
+        )
 
     @staticmethod
     def _number(mine: _Side, peer: _Side, raw: _Raw) -> None:
         """Learn where the numbers begin, and the scale of windows."""
-        if raw.flags & SYN and (mine.isn is None or (mine.top <= 1 and not raw.flags & ACK)):
-            mine.isn, mine.top, mine.last = raw.seq, 0, 0
-            mine.scale = raw.wscale
-            if raw.flags & ACK:
-                mine.scales = peer.scales = mine.scale is not None and peer.scale is not None
+        if raw.flags & SYN:
+            again = mine.top <= 1 and not raw.flags & ACK and mine.isn != raw.seq
+            if mine.isn is None or again:
+                mine.isn, mine.top, mine.last = raw.seq, 0, 0
+            mine.begun, mine.scale = True, raw.wscale
+            mine.scales = peer.scales = peer.begun and None not in (mine.scale, peer.scale)
         if mine.isn is None:  # its beginning is not there
-            mine.isn, mine.received = raw.seq - 1, mine.received
+            mine.isn = raw.seq - 1
             mine.top = mine.last = 1
             peer.received = max(peer.received, 1)
         if raw.flags & ACK and peer.isn is None:
@@ -317,9 +365,10 @@ def _notes(
     if raw.flags & RST:
         return
     plain = not raw.flags & (SYN | FIN)
-    if plain and raw.length <= 1 and seq == mine.top - 1 and mine.top > 1:
-        yield KEEPALIVE
-    elif seq < end <= mine.top:
+    crossed = bool(raw.flags & SYN) and mine.state == "SYN_SENT" and bool(raw.flags & ACK)
+    if plain and raw.length <= 1 and 1 < mine.top == seq + 1 and peer.acked >= mine.top:
+        yield WINDOW_PROBE if peer.window == 0 else KEEPALIVE
+    elif seq < end <= mine.top and not crossed:
         yield RETRANSMISSION
     if plain and raw.flags & ACK:
         bare = raw.length == 0 and ack == mine.acked and peer.top > ack
@@ -334,6 +383,13 @@ def _notes(
 
 
 # -- states: RFC 9293, section 3.3.2 ------------------------------------------------------------------------------
+
+
+def _looked_up(after: str, was: str) -> str:
+    """The state that a comment says of our end, which was in ``was``.  Where the connection is gone the stack finds its
+    listener; only a request's end is back in LISTEN then (RFC 9293, section 3.10.7.4)."""
+    gone = after == "LISTEN" and was not in ("LISTEN", "NEW_SYN_RECV", "SYN_RECV")
+    return "CLOSE" if gone else after
 
 
 def _step(mine: _Side, peer: _Side, raw: _Raw, seq: int, end: int, ack: int) -> None:
@@ -416,12 +472,12 @@ def _parse(frame: bytes) -> _Raw | None:
     if len(frame) < _ETH_HLEN + 40:
         return None
     kind = int.from_bytes(frame[12:14], "big")
-    if kind == _ETH_P_IP and frame[14] >> 4 == 4 and frame[23] == _TCP:
+    if kind == _ETH_P_IP and 0x45 <= frame[14] <= 0x4F and frame[23] == _TCP:
         if int.from_bytes(frame[20:22], "big") & 0x3FFF:  # a fragment
             return None
         at, size, ends, ecn = _ETH_HLEN + (frame[14] & 15) * 4, 4, _ETH_HLEN + 12, frame[15] & 3
         total = _ETH_HLEN + int.from_bytes(frame[16:18], "big")
-    elif kind == _ETH_P_IPV6 and frame[20] == _TCP:
+    elif kind == _ETH_P_IPV6 and frame[14] >> 4 == 6 and frame[20] == _TCP:
         at, size, ends, ecn = _ETH_HLEN + 40, 16, _ETH_HLEN + 8, frame[15] >> 4 & 3
         total = at + int.from_bytes(frame[18:20], "big")
     else:

@@ -19,7 +19,22 @@ from typing import Annotated, Any
 import typer
 
 from vnic import errors
-from vnic.cli import callgraph, capture, doctor, image, output, replay, serve, ss, tcpinfo, version, views, vm
+from vnic.cli import (
+    callgraph,
+    capture,
+    doctor,
+    image,
+    ladder,
+    output,
+    plot,
+    replay,
+    serve,
+    ss,
+    tcpinfo,
+    version,
+    views,
+    vm,
+)
 
 app = typer.Typer(
     name="vnic",
@@ -40,6 +55,8 @@ app.command("nstat")(views.nstat)
 app.command("sysctl")(views.sysctl)
 app.command("ss")(ss.ss)
 app.command("tcpinfo")(tcpinfo.tcpinfo)
+app.command("ladder")(ladder.ladder)
+app.command("plot")(plot.plot)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")

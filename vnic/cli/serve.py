@@ -164,7 +164,12 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
     async with AsyncExitStack() as open_:
         try:
             server = ControlServer(
-                host.runner.stack, fixed=fixed, capture=host.capture, hub=host.hub, feed=host.feed
+                host.runner.stack,
+                fixed=fixed,
+                capture=host.capture,
+                hub=host.hub,
+                feed=host.feed,
+                observe=host.observe,
             )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``vnic ladder``: TCP connections of a capture, or of a running back end, as ladder diagrams."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from stack.inspect import ladder as drawing
+from stack.inspect import ladderrows
+from stack.inspect.conversation import Conversation, End, Packet, Segment, Tracker, end_text
+from vnic import errors
+from vnic.cli import output
+from vnic.cli.views import Control, Json
+
+NAMED: Final = 10  # connections that an error names
+_OVER: Final = frozenset({"CLOSE", "LISTEN", "TIME_WAIT"})
+_COLOURS: Final = {
+    drawing.HEADING: "\x1b[1m",
+    drawing.DROPPED: "\x1b[31;1m",
+    drawing.GAP: "\x1b[2m",
+    drawing.MANY: "\x1b[36m",
+    drawing.PATH: "\x1b[2m",
+    ladderrows.AGAIN: "\x1b[33m",
+    ladderrows.DUPLICATE: "\x1b[35m",
+    ladderrows.WINDOW: "\x1b[34m",
+    ladderrows.RESET: "\x1b[31m",
+}
+_RESET: Final = "\x1b[0m"
+
+
+def ladder(
+    file: Annotated[Path | None, typer.Argument(help="A capture: pcapng or pcap.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Draw what passes a running back end (Ctrl-C ends it).")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
+    ] = None,
+    peer: Annotated[
+        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
+    ] = None,
+    numbers: Annotated[
+        list[int] | None,
+        typer.Option("-n", "--connection", min=1, metavar="N", help="The file's Nth; again for more."),
+    ] = None,
+    format_: Annotated[
+        Literal["text", "svg", "json"],
+        typer.Option("--format", "-f", help="svg: several connections are drawn below each other."),
+    ] = "text",
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Draw every segment; else one arrow for many that are alike.")
+    ] = False,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Say which functions a packet took, if there are comments.")
+    ] = False,
+    count: Annotated[
+        int | None,
+        typer.Option("-c", "--count", min=1, help="With --live: end when so many connections have ended."),
+    ] = None,
+    json_: Json = False,
+    control: Control = None,
+) -> int:
+    """Draw TCP connections as ladder diagrams: who sent what when, and the states of both ends.
+
+    Captures with comments (vnic capture start FILE --comments) have the stack's own states, and what it dropped; of
+    others, and of the guest, states follow from the segments.
+    """
+    wanted = Wanted(port, None if peer is None else end_of(peer), tuple(numbers or ()))
+    if json_ and format_ == "svg":
+        raise errors.UsageError("--json and --format svg contradict each other", remedy="give one of them")
+    if live:
+        _check_live(file, format_ if not json_ else "json", out, wanted)
+        return _live(wanted, count, control, every=every, paths=paths)
+    if file is None:
+        raise errors.UsageError(
+            "there is nothing to draw", "neither a file nor --live is given", "vnic ladder net.pcapng"
+        )
+    if count is not None or control is not None:
+        raise errors.UsageError(
+            "--count and --control are about a running back end", f"{file} is a file", "leave them out"
+        )
+    found = chosen(file, wanted)
+    if json_ or format_ == "json":
+        text = json.dumps([{"connection": n} | drawing.plain(one) for n, one in found]) + "\n"
+    elif format_ == "svg":
+        text = drawing.stacked(found, every=every, paths=paths)
+    else:
+        text = _drawn(found, out is None, every=every, paths=paths)
+    _write(text, out)
+    return errors.EXIT_OK
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text)
+    except OSError as error:
+        raise errors.from_oserror(error, f"write {out}") from error
+
+
+# -- which connections ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What --port, --peer and --connection say."""
+
+    port: int | None = None
+    peer: End | None = None
+    numbers: tuple[int, ...] = ()
+
+    def takes(self, conversation: Conversation, number: int = 0) -> bool:
+        """``number`` is its place in the capture, from 1."""
+        ends = conversation.client, conversation.server
+        if self.port is not None and self.port not in (ends[0][1], ends[1][1]):
+            return False
+        if self.peer is not None and self.peer not in ends:
+            return False
+        return not self.numbers or number in self.numbers
+
+    def __str__(self) -> str:
+        parts = [f"port {self.port}"] if self.port is not None else []
+        parts += [f"end {end_text(self.peer)}"] if self.peer is not None else []
+        parts += [f"number {' or '.join(map(str, self.numbers))}"] if self.numbers else []
+        return " and ".join(parts)
+
+
+def end_of(text: str) -> End:
+    """ "10.0.2.15:40000", "[fd00::15]:40000" as numbers; UsageError for anything else."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+        if not 0 < int(port) < 65536:
+            raise ValueError(f"{port} is no port")
+    except ValueError as error:
+        raise errors.UsageError(
+            f"{text!r} is no address with a port", str(error), "--peer 10.0.2.15:40000"
+        ) from error
+    return int(address), int(port)
+
+
+def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
+    """The connections of a capture that are wanted, with their numbers; UsageError if there are none."""
+    from vnic import pcapng
+
+    tracker = Tracker()
+    for packet in pcapng.read(file):
+        tracker.add(packet)
+    there = list(enumerate(tracker.conversations, 1))
+    if not there:
+        raise errors.UsageError(
+            f"no TCP connection is in {file}",
+            f"none of its {tracker.packets} packets is a TCP segment right behind an IP header",
+            "capture while a connection is made: vnic capture start FILE, or vnic serve --pcap FILE",
+        )
+    found = [(number, one) for number, one in there if wanted.takes(one, number)]
+    if not found:
+        raise errors.UsageError(f"no connection in {file} has {wanted}", _listed(there), "name one of these")
+    return found
+
+
+def _listed(there: list[tuple[int, Conversation]]) -> str:
+    lines = [f"{number}: {one.ends[0]} > {one.ends[1]}" for number, one in there[:NAMED]]
+    more = [f"and {len(there) - NAMED} more"] if len(there) > NAMED else []
+    return "\n".join(["there are", *lines, *more])
+
+
+# -- as text -------------------------------------------------------------------------------------------------
+
+
+def _drawn(found: list[tuple[int, Conversation]], to_stdout: bool, *, every: bool, paths: bool) -> str:
+    width = _width() if to_stdout else drawing.MIN_WIDTH
+    colour = to_stdout and output.use_colour(sys.stdout)
+    ladders = (
+        "".join(
+            painted(line, colour)
+            for line in drawing.lines(one, width, every=every, paths=paths, number=number)
+        )
+        for number, one in found
+    )
+    return "\n".join(ladders)
+
+
+def _width() -> int:
+    """The terminal's, 80 in a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else drawing.MIN_WIDTH
+
+
+def painted(line: drawing.Line, colour: bool) -> str:
+    """A line with its end, in the colour of what it is."""
+    begin = _COLOURS.get(line.kind, "") if colour else ""
+    return f"{begin}{line.text}{_RESET if begin else ''}\n"
+
+
+# -- while it happens ----------------------------------------------------------------------------------------
+
+
+def _check_live(file: Path | None, format_: str, out: Path | None, wanted: Wanted) -> None:
+    if file is not None:
+        raise errors.UsageError(
+            "a file and --live exclude each other", f"{file} is a file", "leave one of them out"
+        )
+    if format_ != "text":
+        raise errors.UsageError(
+            f"--live draws text, no {format_.upper()}",
+            "a picture can be made when all of it is there",
+            "vnic capture start FILE --comments, later vnic ladder FILE",
+        )
+    if out is not None:
+        raise errors.UsageError(
+            "--live writes to stdout", f"-o {out} is given", f"vnic ladder --live > {out}"
+        )
+    if wanted.numbers:
+        raise errors.UsageError(
+            "--connection is about a file", "what passes has no numbers beforehand", "--port or --peer"
+        )
+
+
+def _live(wanted: Wanted, count: int | None, control: Path | None, *, every: bool, paths: bool) -> int:
+    from vnic.control import Client, choose
+
+    live = drawing.Live(_width(), every=every, paths=paths)
+    colour = output.use_colour(sys.stdout)
+    with Client(choose(control)) as back_end:
+        try:
+            for lines in follow(back_end.stream("packets", comments="states"), live, wanted, count):
+                _print(lines, colour)
+        finally:
+            _print(live.flush(), colour)
+    return errors.EXIT_OK
+
+
+def _print(lines: list[drawing.Line], colour: bool) -> None:
+    if lines:
+        print("".join(painted(line, colour) for line in lines), end="", flush=True)
+
+
+def follow(
+    answers: Iterable[dict[str, Any]], live: drawing.Live, wanted: Wanted, count: int | None
+) -> Iterator[list[drawing.Line]]:
+    """The lines to write for each answer of a back end, until ``count`` connections have ended."""
+    tracker = Tracker(keep=False)
+    ended: dict[int, Conversation] = {}  # a number is given anew when what had it is gone
+    for answer in answers:
+        if "dropped" in answer:
+            output.say(f"... {answer['dropped']} packets were lost: they came too fast")
+        if "packet" not in answer:
+            continue
+        found = tracker.add(_packet(answer["packet"]))
+        if found is None or not wanted.takes(found[0]):
+            continue
+        yield live.add(*found)
+        if count is not None and _is_over(found[1]):
+            ended[id(found[0])] = found[0]
+        if count is not None and len(ended) >= count:
+            return
+
+
+def _packet(answer: dict[str, Any]) -> Packet:
+    return Packet(
+        answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer.get("comment") or ""
+    )
+
+
+def _is_over(segment: Segment) -> bool:
+    """Whether neither end has anything to say any more."""
+    return all(state in _OVER for state in segment.states)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A run, or a part of one, as a record that a report is made of: packets, call trees, tables, counters.
+
+Theory of operation
+-------------------
+An ``Observation`` subscribes to the packets (vnic.feed, comments "states") and to the call trees (stack.trace.hub) and
+keeps what belongs to the connections that are wanted.  A moment is the beginning, the end, and each packet after which
+a connection is in another state than before: then the tables are what they are in that very moment, as the snapshot is
+taken by the packet's own processing.
+
+All is bounded, and what is beyond a bound is counted: MAX_PACKETS headers, MAX_TREES trees, MAX_MOMENTS snapshots of
+MAX_SOCKETS sockets.  ``record()`` is a dict for JSON; times in it are nanoseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from devmodel.middleware.capture import OUTBOUND
+from devmodel.port import Buffer
+from stack.inspect.conversation import Conversation, Packet, Tracker, parse_comment
+from stack.inspect.snapshot import counters, tcp_tables
+from stack.trace.notation import render
+from stack.trace.packets import Flow, flow_of_frame
+from vnic.feed import Callback
+
+if TYPE_CHECKING:
+    from stack.include.sock import sock_common
+    from stack.stack import Stack
+    from stack.trace.hub import TraceHub
+    from stack.trace.recorder import Tree
+    from vnic.feed import PacketFeed
+
+VERSION: Final = 1
+MAX_PACKETS: Final = 20_000
+MAX_TREES: Final = 300
+MAX_MOMENTS: Final = 40
+MAX_SOCKETS: Final = 50
+HEADERS: Final = 160  # bytes of a packet that are kept: Ethernet, IP and TCP with all options
+_OVER: Final = frozenset({"CLOSE", "TIME_WAIT"})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which connections: with that port at either end, with that peer (address and port as the stack's numbers)."""
+
+    port: int | None = None
+    peer: tuple[int, int] | None = None
+    level: str = "notes"  # of the trees: stack.trace.notation.LEVELS
+
+    def takes(self, local: tuple[int, int], peer: tuple[int, int]) -> bool:
+        if self.port is not None and self.port not in (local[1], peer[1]):
+            return False
+        return self.peer is None or peer == self.peer
+
+
+class Observation:
+    """From ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        net: Stack,
+        feed: PacketFeed,
+        hub: TraceHub,
+        wanted: Wanted,
+        negotiation: Callable[[], dict[str, Any]],
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """``negotiation`` tells what the device and its guest agreed on."""
+        self._net, self._feed, self._hub, self._wanted = net, feed, hub, wanted
+        self._negotiation, self._clock_ns = negotiation, clock_ns
+        self._tracker = Tracker()
+        self._packets: list[dict[str, Any]] = []
+        self._trees: list[tuple[int, Tree]] = []
+        self._moments: list[dict[str, Any]] = []
+        self._states: dict[Flow, str] = {}
+        self._dropped = {"packets": 0, "trees": 0, "moments": 0}
+        self._ends: list[Callable[[], None]] = []
+        self._why_no_trees = ""
+        self._before: dict[str, int] = {}
+        self._after: dict[str, int] = {}
+        self._began_ns = self._ended_ns = 0
+
+    def start(self) -> None:
+        """A stack that cannot be traced is observed without call trees, and the record says why."""
+        self._began_ns = self._clock_ns()
+        self._before = counters(self._net)
+        self._moment("at the beginning")
+        self._ends.append(self._feed.subscribe(Callback(self._packet), "states").end)
+        try:
+            self._ends.append(self._hub.subscribe(self._tree))
+        except RuntimeError as error:
+            self._why_no_trees = str(error)
+
+    def stop(self) -> None:
+        """A second time it does nothing."""
+        if not self._ends:
+            return
+        for end in self._ends:
+            end()
+        self._ends = []
+        self._ended_ns = self._clock_ns()
+        self._after = counters(self._net)
+        self._moment("at the end")
+
+    @property
+    def ended(self) -> int:
+        """How many of the connections are over."""
+        return sum(map(_is_over, self._tracker.conversations))
+
+    @property
+    def packets(self) -> int:
+        """How many there were so far, lost ones too."""
+        return len(self._packets) + self._dropped["packets"]
+
+    def record(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "version": VERSION,
+            "began_ns": self._began_ns,
+            "ended_ns": self._ended_ns,
+            "packets": self._packets,
+            "trees": [_plain(stamp, tree, self._wanted.level) for stamp, tree in self._trees],
+            "why_no_trees": self._why_no_trees,
+            "moments": self._moments,
+            "counters": {"before": self._before, "after": self._after},
+            "negotiation": self._negotiation(),
+            "dropped": self._dropped,
+        }
+
+    # -- from within the traffic -------------------------------------------------------------------------------------
+
+    def _packet(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> None:
+        head = b"".join(parts)[:HEADERS]
+        outbound = direction == OUTBOUND
+        flow = flow_of_frame(head, outbound=outbound)
+        if flow is None or not self._wanted.takes(flow[1:3], flow[3:5]):
+            return
+        if len(self._packets) < MAX_PACKETS:
+            frame = b64encode(head).decode()
+            said = {"stamp_ns": stamp_ns, "outbound": outbound, "frame": frame, "comment": comment}
+            self._packets.append(said)
+        else:
+            self._dropped["packets"] += 1
+        self._tracker.add(Packet(stamp_ns, outbound, head, comment))
+        self._follow(flow, comment)
+
+    def _follow(self, flow: Flow, comment: str) -> None:
+        """Is the connection in another state than after its last packet?"""
+        said = parse_comment(comment)
+        was = self._states.get(flow, said.before)
+        self._states[flow] = said.after
+        if said.after and was != said.after:
+            self._moment(f"{was} -> {said.after}", flow)
+
+    def _moment(self, title: str, flow: Flow | None = None) -> None:
+        if len(self._moments) >= MAX_MOMENTS:
+            self._dropped["moments"] += 1
+            return
+        self._hub.recorder.paused = True  # this may be within a tree
+        try:
+            sockets = self._sockets()
+            tcp = tcp_tables(self._net, sockets[:MAX_SOCKETS])
+        finally:
+            self._hub.recorder.paused = False
+        self._moments.append(
+            {
+                "stamp_ns": self._clock_ns(),
+                "title": title,
+                "flow": None if flow is None else list(flow[1:]),
+                "left_out": max(len(sockets) - MAX_SOCKETS, 0),
+                "tcp": tcp,
+            }
+        )
+
+    def _sockets(self) -> list[sock_common]:
+        """Who is wanted, the connections before the listeners."""
+        info = self._net.tcp_hashinfo
+        hashed = (
+            sk for table in (info.ehash, info.listening_hash) for chain in table.values() for sk in chain
+        )
+        return [sk for sk in hashed if self._wanted.takes(_local(sk), _peer(sk)) or self._listens(sk)]
+
+    def _listens(self, sk: sock_common) -> bool:
+        """A listener has no peer: its port alone is looked at."""
+        return not sk.sk_dport and self._wanted.port in (None, sk.sk_num)
+
+    def _tree(self, tree: Tree) -> None:
+        flow = tree.flow
+        if flow is None or not self._wanted.takes(flow[:2], flow[2:]):
+            return
+        if len(self._trees) < MAX_TREES:
+            self._trees.append((self._clock_ns(), tree))
+        else:
+            self._dropped["trees"] += 1
+
+
+def _local(sk: sock_common) -> tuple[int, int]:
+    return sk.sk_v6_rcv_saddr or sk.sk_rcv_saddr, sk.sk_num
+
+
+def _peer(sk: sock_common) -> tuple[int, int]:
+    return sk.sk_v6_daddr or sk.sk_daddr, sk.sk_dport
+
+
+def _is_over(conversation: Conversation) -> bool:
+    segments = conversation.segments
+    return bool(segments) and all(state in _OVER for state in segments[-1].states)
+
+
+def _plain(stamp_ns: int, tree: Tree, level: str) -> dict[str, Any]:
+    return {
+        "stamp_ns": stamp_ns,
+        "flow": None if tree.flow is None else list(tree.flow),
+        "root": tree.root.name,
+        "microseconds": tree.root.nanoseconds / 1000,
+        "text": render(tree, level),
+    }
