@@ -146,6 +146,18 @@ def pausing(browser: Browser, guest: Any) -> None:
     assert browser.ask(RECENT) == before
 
 
+def hiding(browser: Browser) -> None:
+    """A page that nobody sees lets go of the back end, and comes back."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {{get: () => {}, configurable: true}});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    browser.ask(hide.format("true"))
+    browser.until("document.getElementById('status').innerText.includes('asleep')", STEP_S)
+    browser.ask(hide.format("false"))
+    browser.until("document.getElementById('status').className === 'live'", STEP_S)
+
+
 def test_page_says_that_the_back_end_is_gone(backends: Any, artifacts: Path) -> None:
     backends.start("vhost-user", "--control", "none", "--web", "0")
     url = backends.running[-1].page()
@@ -156,5 +168,6 @@ def test_page_says_that_the_back_end_is_gone(backends: Any, artifacts: Path) -> 
         browser.until("document.querySelectorAll('#listeners tbody tr').length > 5", STEP_S)
         assert browser.ask("document.documentElement.scrollWidth") <= 600
         assert browser.complaints == []
+        hiding(browser)
         backends.kill()
         browser.until("document.getElementById('status').innerText.startsWith('✕ the back end')", STEP_S)

@@ -13,7 +13,8 @@ was.
 
 =================  =====================================================================================================
 a slow browser     is not sent the next look before it has taken the last one, and is cut off after ten seconds
-a stranger         who does not show the token within ten seconds is cut off; there are 64 connections at most
+a stranger         who does not show the token within some ten seconds is cut off; there are 64 connections at most:
+                   another user of this machine can keep others from looking, no more
 many browsers      eight at a time; the ninth is told so
 =================  =====================================================================================================
 """
@@ -53,6 +54,7 @@ PATIENCE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
 MAX_BROWSERS: Final = 8
 MAX_CONNECTIONS: Final = 64
+BIRTH_S: Final = 1.0  # until a connection that was accepted is one of aiohttp's
 MAX_WISH: Final = 4096  # bytes of what a browser may say
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -160,7 +162,7 @@ class WebServer:
         self._names: tuple[str, ...] = ()
         self._browsers: set[_Browser] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._strangers: set[object] = set()  # connections that have not shown the token yet
+        self._door: _Door | None = None
         self._trees = trees.Trees(host.stack, host.dev.ifindex, host.hub, lambda: state.seconds(host.stack))
         self._pictures = pictures.Pictures(host.stack)
         self._files = {name: (STATIC / file).read_bytes() for name, (file, _) in _FILES.items()}
@@ -177,7 +179,7 @@ class WebServer:
         )
         await runner.setup()
         assert runner.server is not None
-        door = _Door(runner.server, self._strangers)
+        door = self._door = _Door(runner.server)
         try:
             server = await asyncio.get_running_loop().create_server(door.protocol, ADDRESS, port)
             taken = server.sockets[0].getsockname()[1]
@@ -186,6 +188,7 @@ class WebServer:
                 yield f"http://{ADDRESS}:{taken}/{self._token}/"
             finally:
                 server.close()
+                door.close()
         finally:
             await self._close()
             await runner.cleanup()
@@ -215,7 +218,8 @@ class WebServer:
         token = request.path.removeprefix("/").partition("/")[0]
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
             raise web.HTTPForbidden(text=_WRONG_ADDRESS)
-        self._strangers.discard(request.protocol)
+        if self._door is not None:
+            self._door.admit(request.protocol)
         return await handler(request)
 
     async def _file(self, request: web.Request) -> web.Response:
@@ -300,25 +304,52 @@ async def _with_headers(request: web.Request, response: web.StreamResponse) -> N
 
 
 class _Door:
-    """Makes the protocols of new connections."""
+    """Makes the protocols of new connections, and ends those of strangers."""
 
-    def __init__(self, server: web.Server, strangers: set[object]) -> None:
-        self._server, self._strangers = server, strangers
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self._strangers: dict[object, float] = {}  # protocol -> when it came
+        self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """aiohttp's, a stranger's for now; one that hangs up if there are too many."""
         if len(self._server.connections) >= MAX_CONNECTIONS:
             return _Refused()
+        if len(self._strangers) >= MAX_CONNECTIONS:
+            self._forget_gone()
         protocol = self._server()
-        self._strangers.add(protocol)
-        asyncio.get_running_loop().call_later(PATIENCE_S, self._expire, protocol)
+        self._strangers[protocol] = time.monotonic()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S / 4, self._sweep)
         return protocol
 
-    def _expire(self, protocol: web.RequestHandler) -> None:
-        if protocol in self._strangers:
-            self._strangers.discard(protocol)
-            if protocol.transport is not None:
-                protocol.transport.abort()
+    def admit(self, protocol: object) -> None:
+        """It has shown the token."""
+        self._strangers.pop(protocol, None)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sweep(self) -> None:
+        self._forget_gone()
+        late = time.monotonic() - PATIENCE_S
+        for protocol, came in tuple(self._strangers.items()):
+            if came <= late:
+                del self._strangers[protocol]
+                transport = getattr(protocol, "transport", None)
+                if transport is not None:
+                    transport.abort()
+        again = bool(self._strangers)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(PATIENCE_S / 4, self._sweep) if again else None
+
+    def _forget_gone(self) -> None:
+        """Those that hung up by themselves; one that has just come is not among the server's yet."""
+        there = {*self._server.connections}
+        young = time.monotonic() - BIRTH_S
+        kept = {one: came for one, came in self._strangers.items() if one in there or came > young}
+        self._strangers = kept
 
 
 class _Refused(asyncio.Protocol):

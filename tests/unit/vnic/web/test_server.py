@@ -216,7 +216,24 @@ def test_stranger_without_the_token_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
         async with page.live() as socket_:  # who has shown it stays
             await asyncio.sleep(0.1)
             await page.read(socket_)
-        assert not page.web._strangers
+        assert page.web._door is not None
+        assert not page.web._door._strangers
+
+    look(talk)
+
+
+def test_strangers_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(server, "BIRTH_S", 0)
+
+    async def talk(page: Page) -> None:
+        where = urlsplit(page.url)
+        assert page.web._door is not None
+        for _ in range(30):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+            writer.close()
+            await writer.wait_closed()
+            assert len(page.web._door._strangers) <= 6
 
     look(talk)
 
