@@ -41,7 +41,6 @@ MAX_TREES: Final = 300
 MAX_MOMENTS: Final = 40
 MAX_SOCKETS: Final = 50
 HEADERS: Final = 160  # bytes of a packet that are kept: Ethernet, IP and TCP with all options
-_OVER: Final = frozenset({"CLOSE", "TIME_WAIT"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class Observation:
         """``negotiation`` tells what the device and its guest agreed on."""
         self._net, self._feed, self._hub, self._wanted = net, feed, hub, wanted
         self._negotiation, self._clock_ns = negotiation, clock_ns
-        self._tracker = Tracker()
+        self._tracker = Tracker(keep=False)
+        self._ended: dict[int, Conversation] = {}  # by id(), which is nobody else's while the value is here
         self._packets: list[dict[str, Any]] = []
         self._trees: list[tuple[int, Tree]] = []
         self._moments: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ class Observation:
     @property
     def ended(self) -> int:
         """How many of the connections are over."""
-        return sum(map(_is_over, self._tracker.conversations))
+        return len(self._ended)
 
     @property
     def packets(self) -> int:
@@ -146,7 +146,9 @@ class Observation:
             self._packets.append(said)
         else:
             self._dropped["packets"] += 1
-        self._tracker.add(Packet(stamp_ns, outbound, head, comment))
+        found = self._tracker.add(Packet(stamp_ns, outbound, head, comment))
+        if found is not None and found[1].is_last:
+            self._ended[id(found[0])] = found[0]
         self._follow(flow, comment)
 
     def _follow(self, flow: Flow, comment: str) -> None:
@@ -205,11 +207,6 @@ def _local(sk: sock_common) -> tuple[int, int]:
 
 def _peer(sk: sock_common) -> tuple[int, int]:
     return sk.sk_v6_daddr or sk.sk_daddr, sk.sk_dport
-
-
-def _is_over(conversation: Conversation) -> bool:
-    segments = conversation.segments
-    return bool(segments) and all(state in _OVER for state in segments[-1].states)
 
 
 def _plain(stamp_ns: int, tree: Tree, level: str) -> dict[str, Any]:

@@ -52,6 +52,7 @@ _SENDER: Final = re.compile(r"cwnd=(\d{1,19}) ssthresh=(\d{1,19}|inf) srtt=(\d{1
 _WELL_KNOWN: Final = 1024
 _LIMIT: Final = 1 << 32
 MAX_OPEN: Final = 4096  # connections that a Tracker follows which keeps none
+_OVER: Final = frozenset({"CLOSE", "LISTEN", "TIME_WAIT"})
 End = tuple[int, int]
 """Address and port as numbers; an address of IPv6 is beyond 32 bits."""
 
@@ -127,6 +128,11 @@ class Segment:
     def end(self) -> int:
         """The sequence number behind it."""
         return self.seq + self.length + bool(self.flags & SYN) + bool(self.flags & FIN)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether neither end has anything to say after it."""
+        return all(state in _OVER for state in self.states)
 
     @property
     def flag_names(self) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,13 +16,12 @@ import typer
 
 from stack.inspect import ladder as drawing
 from stack.inspect import ladderrows
-from stack.inspect.conversation import Conversation, End, Packet, Segment, Tracker, end_text
+from stack.inspect.conversation import Conversation, End, Tracker, end_text
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.views import Control, Json
 
 NAMED: Final = 10  # connections that an error names
-_OVER: Final = frozenset({"CLOSE", "LISTEN", "TIME_WAIT"})
 _COLOURS: Final = {
     drawing.HEADING: "\x1b[1m",
     drawing.DROPPED: "\x1b[31;1m",
@@ -254,6 +252,8 @@ def follow(
     answers: Iterable[dict[str, Any]], live: drawing.Live, wanted: Wanted, count: int | None
 ) -> Iterator[list[drawing.Line]]:
     """The lines to write for each answer of a back end, until ``count`` connections have ended."""
+    from vnic.control import packet_of
+
     tracker = Tracker(keep=False)
     ended: dict[int, Conversation] = {}  # a number is given anew when what had it is gone
     for answer in answers:
@@ -261,22 +261,11 @@ def follow(
             output.say(f"... {answer['dropped']} packets were lost: they came too fast")
         if "packet" not in answer:
             continue
-        found = tracker.add(_packet(answer["packet"]))
+        found = tracker.add(packet_of(answer["packet"]))
         if found is None or not wanted.takes(found[0]):
             continue
         yield live.add(*found)
-        if count is not None and _is_over(found[1]):
+        if count is not None and found[1].is_last:
             ended[id(found[0])] = found[0]
         if count is not None and len(ended) >= count:
             return
-
-
-def _packet(answer: dict[str, Any]) -> Packet:
-    return Packet(
-        answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer.get("comment") or ""
-    )
-
-
-def _is_over(segment: Segment) -> bool:
-    """Whether neither end has anything to say any more."""
-    return all(state in _OVER for state in segment.states)
