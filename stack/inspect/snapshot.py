@@ -237,8 +237,8 @@ def _remote(sk: sock_common) -> str:
 
 
 def tcp_tables(net: Stack, chosen: Sequence[sock_common] | None = None) -> dict[str, Any]:
-    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners.  With ``chosen`` only these, and the
-    buckets that one of them is in; a bind bucket names its other owners too."""
+    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners.  With ``chosen`` only these, and
+    the buckets that one of them is in; a bind bucket names its other owners too."""
     info = net.tcp_hashinfo
     ref = _Refs()
     kinds = _by_kind(net, _tcp_members(net) if chosen is None else chosen, ref)

@@ -7,9 +7,9 @@ refused), and the WebSocket comes from this page's origin only.  The page can on
 changes the stack.
 
 Nothing of it is on the packet path.  Without a browser one socket listens and no more.  With browsers the event loop
-builds one look for all of them, between two batches of packets, four times a second or less often: looks take at most a
-twentieth of the time.  What a look shows is bounded (state.py, trees.py), and of it a browser is sent what is not as it
-was.
+builds one look for all of them, step by step between batches of packets, four times a second or less often: looks take
+at most a twentieth of the time.  What a look shows is bounded (state.py, trees.py), and of it a browser is sent what is
+not as it was.
 
 =================  =====================================================================================================
 a slow browser     is not sent the next look before it has taken the last one, and is cut off after ten seconds
@@ -28,7 +28,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -268,15 +268,15 @@ class WebServer:
         """Until nobody looks any more.  A fault of ours costs the browsers their page, and nobody else anything."""
         try:
             while self._browsers:
-                began = time.monotonic()
-                self._look()
-                await asyncio.sleep(max(PERIOD_S, SHARE * (time.monotonic() - began)))
+                took = await _in_steps(self._look())
+                await asyncio.sleep(max(PERIOD_S, SHARE * took))
         except Exception:
             log.exception("the live page is cut off")
             for browser in self._browsers:
                 browser.cut_off()
 
-    def _look(self) -> None:
+    def _look(self) -> Iterator[None]:
+        """Step by step: packets have their turn between them."""
         net, port = self._host.stack, self._host.port
         connections = cache(lambda port: state.connections(net, port))
         drawn = cache(self._pictures.look)
@@ -288,15 +288,32 @@ class WebServer:
                 browser.cut_off()
             if browser.busy:
                 continue
+            yield
             wish = browser.wish
-            parts = {
-                **common,
-                "connections": connections(wish.port),
-                "detail": None if wish.chosen is None else state.detail(net, wish.chosen),
-                "tables": None if wish.tables is None else drawn(wish.tables),
-                "tracing": browser.refused or ("on" if wish.trees else "off"),
-            }
-            browser.send(at, parts, counters, self._trees.take(browser) or {})
+            parts: dict[str, Any] = {**common, "connections": connections(wish.port)}
+            yield
+            parts["detail"] = None if wish.chosen is None else state.detail(net, wish.chosen)
+            parts["tables"] = None if wish.tables is None else drawn(wish.tables)
+            parts["tracing"] = browser.refused or ("on" if wish.trees else "off")
+            seen, skipped = self._trees.take(browser)
+            told = []
+            for one in seen:
+                yield
+                told.append(trees.plain(one))
+            yield
+            browser.send(at, parts, counters, {"trees": told, "skipped": skipped} if seen or skipped else {})
+
+
+async def _in_steps(steps: Iterator[None]) -> float:
+    """Go through them, a turn of the loop between two; the seconds that they took by themselves."""
+    took = 0.0
+    while True:
+        began = time.monotonic()
+        done = next(steps, True)
+        took += time.monotonic() - began
+        if done:
+            return took
+        await asyncio.sleep(0)
 
 
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:

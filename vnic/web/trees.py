@@ -56,7 +56,9 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
+    """A tree and what was known when it ended."""
+
     number: int
     at: float
     tree: Tree
@@ -70,24 +72,25 @@ class _Shelf:
 
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
-        self._changing: deque[_Seen] = deque(maxlen=KEPT)
-        self._others: deque[_Seen] = deque(maxlen=KEPT)
+        self._changing: deque[Seen] = deque(maxlen=KEPT)
+        self._others: deque[Seen] = deque(maxlen=KEPT)
         self._count = 0
 
-    def put(self, seen: _Seen) -> None:
+    def put(self, seen: Seen) -> None:
         self._count += 1
         (self._others if seen.before == seen.after else self._changing).append(seen)
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> tuple[list[Seen], int]:
         kept = sorted([*self._changing, *self._others], key=lambda seen: seen.number)
         skipped = self._count - len(kept)
         self._changing.clear()
         self._others.clear()
         self._count = 0
-        return {"trees": [_plain(seen) for seen in kept], "skipped": skipped}
+        return kept, skipped
 
 
-def _plain(seen: _Seen) -> dict[str, Any]:
+def plain(seen: Seen) -> dict[str, Any]:
+    """A tree drawn, for json.dumps."""
     lines = render(seen.tree).splitlines()
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"... {len(lines) - MAX_LINES} more lines"]
@@ -120,10 +123,10 @@ class Trees:
             self._shelves[who] = _Shelf(wanted)
         return self._begin() if self._shelves else self._end()
 
-    def take(self, who: object) -> dict[str, Any] | None:
-        """What a browser is to be sent; None if it wants none."""
+    def take(self, who: object) -> tuple[list[Seen], int]:
+        """What a browser is to be sent, oldest first, and how many found no room since the last time."""
         shelf = self._shelves.get(who)
-        return None if shelf is None else shelf.take()
+        return ([], 0) if shelf is None else shelf.take()
 
     def _begin(self) -> str:
         if self._unsubscribe is None:
@@ -152,7 +155,7 @@ class Trees:
         ends = None if tree.flow is None else unmapped_ends(tree.flow)
         before, after = self._states.step(tree.root.name, ends)
         self._number += 1
-        seen = _Seen(self._number, self._clock(), tree, ends, before, after)
+        seen = Seen(self._number, self._clock(), tree, ends, before, after)
         for shelf in self._shelves.values():
             if shelf.wanted.takes(tree, ends):
                 shelf.put(seen)

@@ -35,9 +35,7 @@ class Looked(World):
         assert self.trees.want("me", wanted) == ""
 
     def seen(self) -> list[dict[str, Any]]:
-        told = self.trees.take("me")
-        assert told is not None
-        return list(told["trees"])
+        return [trees.plain(one) for one in self.trees.take("me")[0]]
 
     def steps(self) -> list[tuple[str, str, str]]:
         return [(one["root"], one["before"], one["after"]) for one in self.seen()]
@@ -126,12 +124,11 @@ def test_busy_stack_keeps_a_few_trees_and_those_that_changed_a_state(world: Look
     for _ in range(50):
         world.client.send("PA", b"x")
         world.sim.settle()
-    told = world.trees.take("me")
-    assert told is not None
-    assert told["skipped"] == 51 - 1 - trees.KEPT
-    assert [one["after"] for one in told["trees"]] == ["ESTABLISHED"] * (1 + trees.KEPT)
-    assert told["trees"][0]["before"] == "NEW_SYN_RECV"
-    assert world.trees.take("me") == {"trees": [], "skipped": 0}
+    seen, skipped = world.trees.take("me")
+    assert skipped == 51 - 1 - trees.KEPT
+    assert [one.after for one in seen] == ["ESTABLISHED"] * (1 + trees.KEPT)
+    assert seen[0].before == "NEW_SYN_RECV"
+    assert world.trees.take("me") == ([], 0)
 
 
 def test_nobody_wants_trees_nothing_is_traced(world: Looked) -> None:
@@ -143,7 +140,7 @@ def test_nobody_wants_trees_nothing_is_traced(world: Looked) -> None:
     assert sys.gettrace() is not None
     world.trees.want("you", None)
     assert sys.gettrace() is None
-    assert world.trees.take("you") is None
+    assert world.trees.take("you") == ([], 0)
 
 
 def test_compiled_stack_says_that_there_are_no_trees(world: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
