@@ -57,7 +57,7 @@ def test_page_shows_a_guests_connection_its_counters_and_its_call_trees(
             assert row[3] == f"{SERVER}:7"
             assert guest_end.startswith("10.0.2.15:")
             browser.until(f"{counter('TcpPassiveOpens')} === {before + 1}", STEP_S)
-            browser.until("document.querySelector('#counts .moved .rate').innerText !== ''", STEP_S)
+            browser.until("!!document.querySelector('#counts .moved .rate')?.innerText", STEP_S)
             syn_then_ack(browser, f"{SERVER}:7 < {guest_end}")
             detail_by_keyboard(browser, guest_end)
             guest.check(f"echo other | nc -N -w 5 {SERVER} 9")
