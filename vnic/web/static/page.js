@@ -126,10 +126,15 @@ function stateCell(state) {
   return [`${MARKS[kind]} ${state}`, `state-${kind}`];
 }
 
+// An address of IPv6 may take two lines.
+function endCell(text) {
+  return [text, text.startsWith("[") ? "end" : ""];
+}
+
 function drawConnections({ rows, more, states }) {
   const body = document.querySelector("#connections tbody");
   fill(body, rows.map((row) => [row.key, [
-    stateCell(row.state), [row.recv_q, "n"], [row.send_q, "n"], [row.local], [row.peer],
+    stateCell(row.state), [row.recv_q, "n"], [row.send_q, "n"], endCell(row.local), endCell(row.peer),
     [row.cwnd, "n"], [row.rtt_us == null ? "" : (row.rtt_us / 1000).toFixed(2), "n"], [row.retrans, "n"], [row.timer],
   ]]));
   for (const row of body.rows) {
