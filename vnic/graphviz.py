@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 
 from vnic.errors import EXIT_HOST, VnicError
@@ -23,17 +24,51 @@ def svg(graph: str) -> str:
             ["dot", "-Tsvg"], input=graph, capture_output=True, text=True, check=False, timeout=DEADLINE_S
         )
     except FileNotFoundError as error:
-        raise GraphvizError(
-            "SVG needs graphviz", "there is no program dot", "apt install graphviz, or --format dot"
-        ) from error
+        raise _missing() from error
     except subprocess.TimeoutExpired as error:
-        raise GraphvizError(
-            "dot does not come to an end",
-            f"{DEADLINE_S:g} s, {len(graph)} bytes of graph",
-            "--format dot, or text",
-        ) from error
-    if done.returncode:
-        raise GraphvizError(
-            "dot refuses the graph", done.stderr.strip()[:200], "report this with --format dot"
+        raise _endless(graph, DEADLINE_S) from error
+    return _drawn(done.returncode, done.stdout, done.stderr)
+
+
+async def svg_soon(graph: str, deadline_s: float = DEADLINE_S) -> str:
+    """The same, while the event loop goes on; ``dot`` ends with a cancellation."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "dot",
+            "-Tsvg",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
-    return done.stdout
+    except FileNotFoundError as error:
+        raise _missing() from error
+    try:
+        async with asyncio.timeout(deadline_s):
+            out, err = await process.communicate(graph.encode())
+    except TimeoutError as error:
+        raise _endless(graph, deadline_s) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return _drawn(process.returncode or 0, out.decode(), err.decode("utf-8", "replace"))
+
+
+def _missing() -> GraphvizError:
+    return GraphvizError(
+        "SVG needs graphviz", "there is no program dot", "apt install graphviz, or --format dot"
+    )
+
+
+def _endless(graph: str, deadline_s: float) -> GraphvizError:
+    return GraphvizError(
+        "dot does not come to an end",
+        f"{deadline_s:g} s, {len(graph)} bytes of graph",
+        "--format dot, or text",
+    )
+
+
+def _drawn(code: int, out: str, err: str) -> str:
+    if code:
+        raise GraphvizError("dot refuses the graph", err.strip()[:200], "report this with --format dot")
+    return out

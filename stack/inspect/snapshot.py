@@ -9,7 +9,7 @@ drawn; from one snapshot to the next a socket is known by its addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -236,13 +236,15 @@ def _remote(sk: sock_common) -> str:
 # -- TCP ---------------------------------------------------------------------------------------------------------------
 
 
-def tcp_tables(net: Stack, chosen: Iterable[sock_common] | None = None) -> dict[str, Any]:
-    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners; of ``chosen`` if not of all.  Who is
-    left out still counts as an owner of its bucket and has its number in the chains."""
+def tcp_tables(net: Stack, chosen: Sequence[sock_common] | None = None) -> dict[str, Any]:
+    """What hangs in inet_hashinfo, by kind, and the bind buckets with their owners.  With ``chosen`` only these, and
+    the buckets that one of them is in; a bind bucket names its other owners too."""
     info = net.tcp_hashinfo
     ref = _Refs()
+    kinds = _by_kind(net, _tcp_members(net) if chosen is None else chosen, ref)
+    shown = None if chosen is None else {id(sk) for sk in chosen}
     return {
-        **_by_kind(net, tcp_members(net) if chosen is None else chosen, ref),
+        **kinds,
         "bind_buckets": [
             {
                 "bucket": slot,
@@ -253,12 +255,20 @@ def tcp_tables(net: Stack, chosen: Iterable[sock_common] | None = None) -> dict[
             }
             for slot, chain in info.bhash.items()
             for tb in chain
+            if shown is None or any(id(sk) in shown for sk in tb.owners)
         ],
-        "listening_buckets": {
-            slot: [ref(sk) for sk in chain] for slot, chain in info.listening_hash.items() if chain
-        },
-        "ehash_buckets": {slot: [ref(sk) for sk in chain] for slot, chain in info.ehash.items() if chain},
+        "listening_buckets": _chains(info.listening_hash, shown, ref),
+        "ehash_buckets": _chains(info.ehash, shown, ref),
     }
+
+
+def _chains(
+    table: dict[int, list[sock_common]], shown: set[int] | None, ref: _Refs
+) -> dict[int, list[int | None]]:
+    kept = {
+        slot: [ref(sk) for sk in chain if shown is None or id(sk) in shown] for slot, chain in table.items()
+    }
+    return {slot: chain for slot, chain in kept.items() if chain}
 
 
 def tcp_sockets(net: Stack, chosen: Iterable[sock_common]) -> dict[str, Table]:
@@ -266,7 +276,7 @@ def tcp_sockets(net: Stack, chosen: Iterable[sock_common]) -> dict[str, Table]:
     return _by_kind(net, chosen, _Refs())
 
 
-def tcp_members(net: Stack) -> Iterator[sock_common]:
+def _tcp_members(net: Stack) -> Iterator[sock_common]:
     """Who hangs in listening_hash, then who hangs in ehash."""
     yield from _members(net.tcp_hashinfo.listening_hash)
     yield from _members(net.tcp_hashinfo.ehash)

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from guest.vm.process import Child
 from guest.vm.rundir import RunDir
-from vnic.cli.serve import READY
+from vnic.cli.serve import PAGE, READY
 from vnic.errors import BackendError, BackendTimeout
 
 READY_S = 30.0
@@ -45,7 +45,7 @@ class Backend:
         deadline = time.monotonic() + deadline_s
         while time.monotonic() < deadline:
             ended = self._child.wait(_POLL_S)
-            line = self._ready_line()
+            line = self._line_of(READY)
             if line:
                 return line
             if ended is not None:
@@ -55,9 +55,13 @@ class Backend:
             f"the back end was not ready after {deadline_s:g} s", self._evidence(), self._remedy()
         )
 
-    def _ready_line(self) -> str:
+    def page(self) -> str:
+        """The address of its live page once it is ready, "" if it has none."""
+        return self._line_of(PAGE).removeprefix(PAGE).strip()
+
+    def _line_of(self, head: str) -> str:
         lines = self.log.read_text("utf-8", "replace").splitlines()
-        return next((line for line in lines if line.startswith(READY)), "")
+        return next((line for line in lines if line.startswith(head)), "")
 
     @property
     def running(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vnic.host import Host
 
 READY = "ready:"
+PAGE = "  live page:"
 NO_CONTROL = "none"
 
 VhostUserPath = Annotated[
@@ -67,6 +68,15 @@ Control = Annotated[
         help="Where vnic trace, nstat and the like ask; a place that they find unless given.",
     ),
 ]
+Web = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Show it live to a browser on this machine, at that port of 127.0.0.1; 0: any free one.",
+    ),
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -86,6 +96,7 @@ def serve(
     thaw: Thaw = None,
     record: Record = None,
     control: Control = None,
+    web: Web = None,
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
@@ -110,11 +121,11 @@ def serve(
     )
     if freeze is not None:
         write_whole(freeze, "")  # what cannot be written is said before anybody relies on it
-    asyncio.run(_serve(options, control))
+    asyncio.run(_serve(options, control, web))
     return errors.EXIT_OK
 
 
-async def _serve(options: Options, control: str | None) -> None:
+async def _serve(options: Options, control: str | None, web: int | None) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -129,7 +140,8 @@ async def _serve(options: Options, control: str | None) -> None:
         host = await stack.enter_async_context(Host.open(options))
         if control != NO_CONTROL:
             await stack.enter_async_context(_controlled(host, options, control))
-        _announce(options)
+        page = await stack.enter_async_context(_shown(host, web)) if web is not None else ""
+        _announce(options, page)
         await ended.wait()
         if options.freeze is not None:
             write_whole(options.freeze, host.freeze())
@@ -165,6 +177,20 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
         yield
 
 
+@asynccontextmanager
+async def _shown(host: Host, port: int) -> AsyncIterator[str]:
+    """The live page's address."""
+    from vnic.web.server import ADDRESS, WebServer
+
+    async with AsyncExitStack() as open_:
+        try:
+            url = await open_.enter_async_context(WebServer(host).listen(port))
+        except OSError as error:
+            raise errors.from_oserror(error, f"show the page on {ADDRESS}:{port}") from error
+        output.stage(f"the live page is {url}")
+        yield url
+
+
 def write_whole(path: Path, text: str) -> None:
     """The file with that text, or as it was: HostIOError if it cannot be written.  Nobody else may read it: it has the
     keys of connections in it."""
@@ -180,10 +206,12 @@ def write_whole(path: Path, text: str) -> None:
         raise errors.from_oserror(error, f"write {path}") from error
 
 
-def _announce(options: Options) -> None:
+def _announce(options: Options, page: str = "") -> None:
     kind = "vhost-user" if options.vhost_user is not None else "stream"
     where = options.vhost_user or options.stream
     print(f"{READY} {kind} {where}, server {options.address}")
+    if page:
+        print(f"{PAGE} {page}")
     print("  connect a guest with:\n    " + " \\\n    ".join(frontend_lines(options)), flush=True)
 
 

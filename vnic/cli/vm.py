@@ -39,7 +39,7 @@ from guest.vm.rundir import RunDir
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.backend import Backend, serve_command
-from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed
+from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed, Web
 from vnic.options import Options, parse_hosts
 
 NetKind = Literal["vhost-user", "stream"]
@@ -110,6 +110,7 @@ def vm(
     duplicate: Duplicate = 0.0,
     seed: Seed = 0,
     host: Hosts = None,
+    web: Web = None,
     timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
     ] = COMMAND_S,
@@ -125,6 +126,7 @@ def vm(
     options += ["--seed", str(seed)] if options else []
     options += ["--pcap", str(pcap.absolute())] if pcap else []
     options += [word for pair in host or [] for word in ("--host", pair)]
+    options += ["--web", str(web)] if web is not None else []
     # The back end would refuse these too, but only once the image is built.
     Options(vhost_user="any", loss=loss, reorder=reorder, duplicate=duplicate, hosts=parse_hosts(host or []))
     images.find(image)  # refuses a name that no recipe has
@@ -176,26 +178,38 @@ def _run(plan: Plan, image: images.Image, command: str, timeout: float, artifact
     with (
         RunDir.create() as rundir,
         _transcripts(rundir.path, artifacts),
-        _backend(plan, rundir) as (socket, watch),
+        _backend(plan, rundir) as behind,
     ):
-        guest = boot(plan.vm(image, socket), rundir, progress=output.stage)
-        with contextlib.closing(guest), watch(guest):
-            code = _run_command(guest, command, timeout) if command else _hand_over(guest)
+        guest = boot(plan.vm(image, behind.socket), rundir, progress=output.stage)
+        with contextlib.closing(guest), behind.watch(guest):
+            code = _run_command(guest, command, timeout) if command else _hand_over(guest, behind.page)
     output.stage("everything that was started has ended")
     return code
 
 
+@dataclass(frozen=True)
+class Behind:
+    """A back end: its socket, how to watch it, the address of its live page or ""."""
+
+    socket: Path
+    watch: Watch
+    page: str = ""
+
+
 @contextlib.contextmanager
-def _backend(plan: Plan, rundir: RunDir) -> Iterator[tuple[Path, Watch]]:
-    """The socket of a back end, and how to watch it: one of our own, or one that somebody else runs."""
+def _backend(plan: Plan, rundir: RunDir) -> Iterator[Behind]:
+    """One of our own, or one that somebody else runs."""
     if plan.socket is not None:
         check_back_end(plan.socket, plan.net)
-        yield plan.socket, lambda guest: contextlib.nullcontext()
+        yield Behind(plan.socket, lambda guest: contextlib.nullcontext())
         return
     path = rundir.socket_path("backend.sock")
     with Backend(plan.backend_arguments(path), rundir) as backend, _blamed(backend):
         output.stage(f"the back end is {backend.await_ready()}")
-        yield path, lambda guest: _watched(backend, guest)
+        page = backend.page()
+        if page:
+            output.stage(f"the live page is {page}")
+        yield Behind(path, lambda guest: _watched(backend, guest), page)
         for line in backend.complaints():
             output.headline(f"the back end said: {line}")
 
@@ -220,9 +234,9 @@ def _run_command(guest: Guest, command: str, timeout: float) -> int:
     return result.code
 
 
-def _hand_over(guest: Guest) -> int:
+def _hand_over(guest: Guest, page: str) -> int:
     """The terminal is the guest's until it is off or its user leaves."""
-    _say_banner(guest)
+    _say_banner(guest, page)
     try:
         interact_with(guest)
     finally:
@@ -245,10 +259,17 @@ BANNER = """
 """
 
 
-def _say_banner(guest: Guest) -> None:
+PAGE_BANNER = """
+  What its server does, live, in a browser on this machine:
+
+    {page}
+"""
+
+
+def _say_banner(guest: Guest, page: str) -> None:
     if guest.ready.get("dhcp", "ok") != "ok":
         output.headline(f"the guest got no address by DHCP: {guest.ready['dhcp']}")
-    output.say(BANNER)
+    output.say(BANNER + (PAGE_BANNER.format(page=page) if page else ""))
 
 
 # -- ends ------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_every_source_file_names_its_licence() -> None:
             "docs",
         )
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in {".py", ".c", ".sh", ".toml", ".md"}
+        if path.suffix in {".py", ".c", ".sh", ".toml", ".md", ".html", ".js", ".css"}
         or (path.is_file() and path.parent.name == "tools")
         if "SPDX-License-Identifier: GPL-2.0-or-later" not in path.read_text()[:200]
     ]

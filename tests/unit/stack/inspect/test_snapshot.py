@@ -5,6 +5,7 @@ import json
 
 from stack.api import bsd
 from stack.api.sim import MSEC, RawTcp, Sim
+from stack.inspect.snapshot import counters, tcp_sockets, tcp_tables, udp_sockets
 from stack.net.ipv4 import proc
 from stack.stack import Stack
 
@@ -184,3 +185,35 @@ def test_profile_hides_counters_its_kernel_has_not() -> None:
     new = Sim().add_stack("10.0.2.2/24", profile="linux-6.18")
     assert "PAWSTimewait" not in proc.netstat_groups(old)["TcpExt"]
     assert "PAWSTimewait" in proc.netstat_groups(new)["TcpExt"]
+
+
+def test_some_of_many_sockets_are_told_of_with_the_buckets_that_they_are_in() -> None:
+    sim = Sim()
+    net = sim.add_stack("10.0.2.2/24")
+    peer = sim.add_peer("10.0.2.15", net)
+    for port in (80, 2222):
+        sock = bsd.Socket(net)
+        sock.bind(("0.0.0.0", port))
+        sock.listen(3)
+    for sport in (1000, 1001):
+        peer.tcp(2222, sport=sport).handshake()
+    bsd.Socket(net, type=bsd.SOCK_DGRAM).bind(("10.0.2.2", 53))
+    chosen = [sk for chain in net.tcp_hashinfo.ehash.values() for sk in chain][:1]
+    told = tcp_tables(net, chosen)
+    assert [one["remote"] for one in told["connections"]] == ["10.0.2.15:1000"]
+    assert told["listeners"] == []
+    (bucket,) = told["bind_buckets"]
+    assert (bucket["port"], len(bucket["owners"])) == (2222, 3)
+    assert list(told["ehash_buckets"].values()) == [[told["connections"][0]["id"]]]
+    assert told["listening_buckets"] == {}
+    assert tcp_sockets(net, chosen)["connections"] == told["connections"]
+    assert len(udp_sockets(net)) == 1
+    assert udp_sockets(net, 0) == []
+
+
+def test_counters_are_named_as_by_nstat() -> None:
+    net, conn, _ = listening(Sim())
+    conn.handshake()
+    told = counters(net)
+    assert (told["TcpPassiveOpens"], told["TcpExtListenDrops"]) == (1, 0)
+    assert "Ip6InReceives" in told

@@ -33,8 +33,17 @@ def test_started_ready_line_is_returned(rundir: RunDir, monkeypatch: pytest.Monk
     scripted(monkeypatch, "import time; print('ready: here', flush=True); time.sleep(60)")
     with backend.Backend([], rundir) as child:
         assert child.await_ready() == "ready: here"
+        assert child.page() == ""
         assert child.running
     assert not child.running
+
+
+def test_address_of_the_live_page_is_the_one_it_said(rundir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "ready: here\\n  live page: http://127.0.0.1:1/x/"
+    scripted(monkeypatch, f"import time; print('{said}', flush=True); time.sleep(60)")
+    with backend.Backend([], rundir) as child:
+        child.await_ready()
+        assert child.page() == "http://127.0.0.1:1/x/"
 
 
 def test_started_dies_at_once_with_its_words_and_code(

@@ -89,11 +89,13 @@ def test_dry_run_shows_both_commands(
         "7",
         "--host",
         "a.test=10.0.2.9",
+        "--web",
+        "0",
     ]
     assert cli.main(["vm", "--dry-run", *options]) == 0
     shown = " ".join(capsys.readouterr().out.replace("\\\n", "").split())
     assert "vnic serve --vhost-user /" in shown
-    assert "--loss 0.02 --seed 7 --host a.test=10.0.2.9" in shown
+    assert "--loss 0.02 --seed 7 --host a.test=10.0.2.9 --web 0" in shown
     assert "/opt/qemu" in shown
     assert "vectors=0" in shown
     assert "image debian12" in shown  # not built: a name stands for its files

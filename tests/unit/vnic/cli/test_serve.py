@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,3 +218,26 @@ def test_control_path_of_a_living_process_is_refused_and_a_stale_one_taken_over(
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
     assert not path.exists()
+
+
+def test_live_page_is_served_and_its_address_said(tmp_path: Path) -> None:
+    with serving("--stream", str(tmp_path / "s"), "--web", "0") as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("  live page: http://127.0.0.1:")
+        url = said.split()[-1]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert b"<title>vnic</title>" in answer.read()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert f"the live page is {url}" in err
+
+
+def test_live_page_on_a_bound_port_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, told = refused("--stream", str(tmp_path / "s"), "--web", str(port))
+    assert code == 3
+    assert f"could not show the page on 127.0.0.1:{port}" in told
+    assert not (tmp_path / "s").exists()
