@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from devmodel.middleware.capture import OUTBOUND
 from devmodel.port import Buffer
-from stack.inspect.conversation import Conversation, Packet, Tracker, parse_comment
+from stack.inspect.conversation import MAX_OPEN, Conversation, Packet, Segment, Tracker
 from stack.inspect.snapshot import counters, tcp_tables
 from stack.trace.notation import render
 from stack.trace.packets import Flow, flow_of_frame
@@ -57,6 +57,15 @@ class Wanted:
         return self.peer is None or peer == self.peer
 
 
+@dataclass
+class _Followed:
+    """A connection and the state of our end of it after its last packet."""
+
+    conversation: Conversation
+    state: str
+    over: bool = False
+
+
 class Observation:
     """From ``start`` to ``stop``."""
 
@@ -73,11 +82,11 @@ class Observation:
         self._net, self._feed, self._hub, self._wanted = net, feed, hub, wanted
         self._negotiation, self._clock_ns = negotiation, clock_ns
         self._tracker = Tracker(keep=False)
-        self._ended: dict[int, Conversation] = {}  # by id(), which is nobody else's while the value is here
+        self.ended = 0  # connections that are over
         self._packets: list[dict[str, Any]] = []
         self._trees: list[tuple[int, Tree]] = []
         self._moments: list[dict[str, Any]] = []
-        self._states: dict[Flow, str] = {}
+        self._followed: dict[Flow, _Followed] = {}
         self._dropped = {"packets": 0, "trees": 0, "moments": 0}
         self._ends: list[Callable[[], None]] = []
         self._why_no_trees = ""
@@ -106,11 +115,6 @@ class Observation:
         self._ended_ns = self._clock_ns()
         self._after = counters(self._net)
         self._moment("at the end")
-
-    @property
-    def ended(self) -> int:
-        """How many of the connections are over."""
-        return len(self._ended)
 
     @property
     def packets(self) -> int:
@@ -147,17 +151,23 @@ class Observation:
         else:
             self._dropped["packets"] += 1
         found = self._tracker.add(Packet(stamp_ns, outbound, head, comment))
-        if found is not None and found[1].is_last:
-            self._ended[id(found[0])] = found[0]
-        self._follow(flow, comment)
+        if found is not None:
+            self._follow(flow, *found)
 
-    def _follow(self, flow: Flow, comment: str) -> None:
-        """Is the connection in another state than after its last packet?"""
-        said = parse_comment(comment)
-        was = self._states.get(flow, said.before)
-        self._states[flow] = said.after
-        if said.after and was != said.after:
-            self._moment(f"{was} -> {said.after}", flow)
+    def _follow(self, flow: Flow, conversation: Conversation, segment: Segment) -> None:
+        """Is the connection in another state than after its last packet, is it over?"""
+        ours = int(conversation.server_is_ours)
+        one = self._followed.get(flow)
+        if one is None or one.conversation is not conversation:  # or another between the same ends
+            one = self._followed[flow] = _Followed(conversation, conversation.begun[ours])
+            if len(self._followed) > MAX_OPEN:
+                del self._followed[next(iter(self._followed))]
+        was, one.state = one.state, segment.states[ours]
+        if was != one.state:
+            self._moment(f"{was} -> {one.state}", flow)
+        if segment.is_last and not one.over:
+            one.over = True
+            self.ended += 1
 
     def _moment(self, title: str, flow: Flow | None = None) -> None:
         if len(self._moments) >= MAX_MOMENTS:

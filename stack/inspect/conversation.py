@@ -47,6 +47,16 @@ WINDOW_UPDATE: Final = "window update"
 DSACK: Final = "D-SACK"
 
 _STATE: Final = "|".join(TCP_STATE_NAMES.values())
+_PROGRESS: Final = {
+    "LISTEN": 0,
+    **dict.fromkeys(("SYN_SENT", "NEW_SYN_RECV"), 1),
+    "SYN_RECV": 2,
+    "ESTABLISHED": 3,
+    **dict.fromkeys(("FIN_WAIT1", "CLOSE_WAIT"), 4),
+    **dict.fromkeys(("FIN_WAIT2", "CLOSING", "LAST_ACK"), 5),
+    "TIME_WAIT": 6,
+    "CLOSE": 7,
+}
 _STATES: Final = re.compile(f"(?:({_STATE}) -> )?({_STATE})")
 _SENDER: Final = re.compile(r"cwnd=(\d{1,19}) ssthresh=(\d{1,19}|inf) srtt=(\d{1,19})us")
 _WELL_KNOWN: Final = 1024
@@ -293,7 +303,10 @@ class _Tracked:
         if raw.flags & ACK:
             mine.acked = max(mine.acked, ack)
         if said.after and conversation.ours is not None:
-            self._ours().state = _looked_up(said.after, was)
+            state = _looked_up(said.after, was)
+            # What is sent while a packet is dealt with comes after it in the capture, with the state in between.
+            if not (packet.outbound and _PROGRESS.get(state, 7) < _PROGRESS.get(was, 0)):
+                self._ours().state = state
         if refused:
             self._nobody_listened()
         segment = Segment(

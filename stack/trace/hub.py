@@ -7,15 +7,19 @@ stopped with the last, and each tree is handed to all of them as it ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from stack.trace.recorder import Recorder, Tree, is_compiled
+
+log = logging.getLogger(__name__)
 
 Watcher = Callable[[Tree], object]
 
 
 class TraceHub:
-    """Made once for a thread.  A watcher is called from within the stack: it only takes note, and raises nothing."""
+    """Made once for a thread.  A watcher is called from within the stack: it only takes note.  One that raises is a
+    fault that is logged, and gets no more trees; the segment that is being dealt with is not its victim."""
 
     def __init__(self, clock_ns: Callable[[], int]) -> None:
         self.recorder = Recorder(clock_ns, on_tree=self._ended)
@@ -36,12 +40,16 @@ class TraceHub:
         ticket = object()
         self._watchers[ticket] = watcher
 
-        def unsubscribe() -> None:
-            if self._watchers.pop(ticket, None) is not None and not self._watchers:
-                self.recorder.stop()
-
-        return unsubscribe
+        return lambda: self._leave(ticket)
 
     def _ended(self, tree: Tree) -> None:
-        for watcher in tuple(self._watchers.values()):
-            watcher(tree)
+        for ticket, watcher in tuple(self._watchers.items()):
+            try:
+                watcher(tree)
+            except Exception:
+                log.exception("a watcher of call trees failed, and gets no more of them")
+                self._leave(ticket)
+
+    def _leave(self, ticket: object) -> None:
+        if self._watchers.pop(ticket, None) is not None and not self._watchers:
+            self.recorder.stop()

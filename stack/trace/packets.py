@@ -46,6 +46,7 @@ MAX_FRAMES: Final = 200  # of the interpreter, that are looked at for the path o
 
 _ETH_P_IP, _ETH_P_IPV6, _ETH_HLEN = 0x0800, 0x86DD, 14
 _TCP: Final = 6
+_NO_CONNECTION: Final = frozenset({"LISTEN", "NEW_SYN_RECV", "CLOSE"})
 Flow = tuple[int, int, int, int, int]
 """Version of IP; local address and port, the peer's, as the stack has them."""
 
@@ -106,6 +107,8 @@ class PacketComments:
         def told() -> str:
             self._frame = b""
             after, sender = self._look(flow)
+            if after == "LISTEN" and before not in _NO_CONNECTION:  # somebody else listens at that port
+                after = "CLOSE"
             state = before if before == after else f"{before} -> {after}"
             dropped = f"dropped: {self._reason}" if self._reason else ""
             return _line(_path(_way(self._trees)), state, dropped, sender)
@@ -143,7 +146,7 @@ def state_of(net: Stack, flow: Flow | None, sk: Any) -> str:
     if flow is None:
         return ""
     if sk is not None:
-        return TCP_STATE_NAMES[sk.sk_state]
+        return TCP_STATE_NAMES[getattr(sk, "tw_substate", sk.sk_state)]
     listeners = net.tcp_hashinfo.listening_hash.values()
     return "LISTEN" if any(one.sk_num == flow[2] for chain in listeners for one in chain) else "CLOSE"
 

@@ -51,6 +51,7 @@ ROOTS: Final = frozenset(
 )
 MAX_CALLS: Final = 5_000
 MAX_TREES: Final = 1_000
+FLOW_CALLS: Final = 8  # of a tree, that are looked at for whose it is
 
 
 class Call:
@@ -177,6 +178,8 @@ class Recorder:
         else:
             call = Call(name, code, self._site(frame), now_ns)
             self._open[-1].children.append(call)
+            if self._tree.flow is None and self._count <= FLOW_CALLS:
+                self._tree.flow = flow_of(frame)
         self._count += 1
         self._open.append(call)
         call.arguments = arguments_of(name, frame)
@@ -205,7 +208,7 @@ class Recorder:
         tree = self._tree
         if tree is None or self._open:
             return
-        tree.flow = flow_of(frame)
+        tree.flow = flow_of(frame) or tree.flow  # of sys_close() the socket is gone now
         self._tree = None
         if self._on_tree is not None:
             self._on_tree(tree)

@@ -66,3 +66,19 @@ def test_compiled_stack_has_no_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_compiled", lambda: True)
     with pytest.raises(RuntimeError, match="compiled"):
         hub().subscribe(print)
+
+
+def test_watcher_that_raises_is_left_out_and_the_call_goes_on() -> None:
+    net, shared = Sim(seed=1).add_stack("10.0.2.2/24"), hub()
+    trees: list[Tree] = []
+
+    def broken(tree: Tree) -> None:
+        raise ValueError("a fault of the watcher's")
+
+    shared.subscribe(broken)
+    leave = shared.subscribe(trees.append)
+    sock = Socket(net)
+    sock.bind(("10.0.2.2", 80))
+    leave()
+    assert [tree.root.name for tree in trees] == ["sys_socket", "sys_bind"]
+    assert (sys.gettrace(), shared.watched) == (None, False)
