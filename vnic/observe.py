@@ -8,8 +8,9 @@ keeps what belongs to the connections that are wanted.  A moment is the beginnin
 a connection is in another state than before: then the tables are what they are in that very moment, as the snapshot is
 taken by the packet's own processing.
 
-All is bounded, and what is beyond a bound is counted: MAX_PACKETS headers, MAX_TREES trees, MAX_MOMENTS snapshots of
-MAX_SOCKETS sockets.  ``record()`` is a dict for JSON; times in it are nanoseconds since 1970.
+All is bounded: MAX_PACKETS headers, MAX_MOMENTS snapshots of MAX_SOCKETS sockets, and what is beyond that is counted;
+after MAX_TREES call trees the tracing, which slows the stack, ends, and the record says so.  ``record()`` is a dict for
+JSON; times in it are nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Observation:
         self._trees: list[tuple[int, Tree]] = []
         self._moments: list[dict[str, Any]] = []
         self._followed: dict[Flow, _Followed] = {}
-        self._dropped = {"packets": 0, "trees": 0, "moments": 0}
+        self._dropped = {"packets": 0, "moments": 0}
         self._ends: list[Callable[[], None]] = []
         self._why_no_trees = ""
         self._before: dict[str, int] = {}
@@ -101,7 +102,8 @@ class Observation:
         self._moment("at the beginning")
         self._ends.append(self._feed.subscribe(Callback(self._packet), "states").end)
         try:
-            self._ends.append(self._hub.subscribe(self._tree))
+            self._stop_tracing = self._hub.subscribe(self._tree)
+            self._ends.append(self._stop_tracing)
         except RuntimeError as error:
             self._why_no_trees = str(error)
 
@@ -134,6 +136,7 @@ class Observation:
             "counters": {"before": self._before, "after": self._after},
             "negotiation": self._negotiation(),
             "dropped": self._dropped,
+            "tracing_ended": len(self._trees) >= MAX_TREES,
         }
 
     # -- from within the traffic -------------------------------------------------------------------------------------
@@ -205,10 +208,9 @@ class Observation:
         flow = tree.flow
         if flow is None or not self._wanted.takes(flow[:2], flow[2:]):
             return
-        if len(self._trees) < MAX_TREES:
-            self._trees.append((self._clock_ns(), tree))
-        else:
-            self._dropped["trees"] += 1
+        self._trees.append((self._clock_ns(), tree))
+        if len(self._trees) >= MAX_TREES:
+            self._stop_tracing()
 
 
 def _local(sk: sock_common) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Run:
     counters: dict[str, tuple[int, int]] = field(default_factory=dict)  # before, after
     negotiation: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    tracing_ended: bool = False  # there were as many trees as are kept
     why_not: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,6 +62,7 @@ def of_record(record: dict[str, Any], title: str) -> Run:
         counters={name: (before.get(name, 0), value) for name, value in after.items()},
         negotiation=record["negotiation"],
         dropped=record["dropped"],
+        tracing_ended=record["tracing_ended"],
         why_not={"trees": f"There are none: {why}."} if why else {},
     )
 
@@ -119,6 +121,8 @@ def _head(run: Run) -> str:
     if len(run.conversations) > MAX_CONNECTIONS:
         lines.append(f"the first {MAX_CONNECTIONS} connections are shown")
     lines += [f"{count} {what} more were not kept" for what, count in run.dropped.items() if count]
+    if run.tracing_ended:
+        lines.append(f"{len(run.trees)} call trees are kept; then the tracing ended")
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 

@@ -285,6 +285,19 @@ def test_report_of_a_guests_connections_is_one_page_that_needs_nothing_else(
     assert "10.0.2.2:7" not in text  # the other connection was not asked for
 
 
+def test_vm_writes_a_report_of_its_command(tmp_path: Path) -> None:
+    page = tmp_path / "run.html"
+    command = f"echo hello | nc -N -w 5 {SERVER} 7"
+    argv = [sys.executable, "-m", "vnic", "vm", "--report", str(page), "--", command]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+    assert f"the report is {page}" in done.stderr
+    shown = PageText()
+    shown.feed(page.read_text())
+    assert "tcp_v4_conn_request" in shown.sections["c1"]
+    assert "CLOSE_WAIT" in shown.sections["tables"]
+
+
 class PageText(HTMLParser):
     """The text of a page, section by section; for each tag that has to be closed, that it was."""
 

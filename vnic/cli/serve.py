@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,6 +77,14 @@ Web = Annotated[
         help="Show it live to a browser on this machine, at that port of 127.0.0.1; 0: any free one.",
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="At the end, write a page of the run there; the first trees are slow.",
+    ),
+]
 Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet on the link.")]
 
 
@@ -97,6 +105,7 @@ def serve(
     record: Record = None,
     control: Control = None,
     web: Web = None,
+    report: Report = None,
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
@@ -121,11 +130,13 @@ def serve(
     )
     if freeze is not None:
         write_whole(freeze, "")  # what cannot be written is said before anybody relies on it
-    asyncio.run(_serve(options, control, web))
+    if report is not None:
+        write_whole(report, "")
+    asyncio.run(_serve(options, control, web, report))
     return errors.EXIT_OK
 
 
-async def _serve(options: Options, control: str | None, web: int | None) -> None:
+async def _serve(options: Options, control: str | None, web: int | None, report: Path | None) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -141,6 +152,8 @@ async def _serve(options: Options, control: str | None, web: int | None) -> None
         if control != NO_CONTROL:
             await stack.enter_async_context(_controlled(host, options, control))
         page = await stack.enter_async_context(_shown(host, web)) if web is not None else ""
+        if report is not None:
+            stack.enter_context(_reported(host, options, report))
         _announce(options, page)
         await ended.wait()
         if options.freeze is not None:
@@ -175,6 +188,23 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
         except OSError as error:
             raise errors.from_oserror(error, f"listen on {path}") from error
         yield
+
+
+@contextlib.contextmanager
+def _reported(host: Host, options: Options, path: Path) -> Iterator[None]:
+    """The page of all that is done, at the end."""
+    from vnic import report
+    from vnic.observe import Wanted
+
+    observation = host.observe(Wanted())
+    observation.start()
+    try:
+        yield
+    finally:
+        observation.stop()
+    where = options.vhost_user or options.stream or ""
+    write_whole(path, report.page(report.of_record(observation.record(), f"vnic serve, {where}")))
+    output.stage(f"report: {path}")
 
 
 @asynccontextmanager

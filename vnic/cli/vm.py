@@ -38,8 +38,8 @@ from guest.vm.probe import Accel
 from guest.vm.rundir import RunDir
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.backend import Backend, serve_command
-from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Seed, Web
+from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
+from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
 
 NetKind = Literal["vhost-user", "stream"]
@@ -111,6 +111,7 @@ def vm(
     seed: Seed = 0,
     host: Hosts = None,
     web: Web = None,
+    report: Report = None,
     timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
     ] = COMMAND_S,
@@ -127,6 +128,7 @@ def vm(
     options += ["--pcap", str(pcap.absolute())] if pcap else []
     options += [word for pair in host or [] for word in ("--host", pair)]
     options += ["--web", str(web)] if web is not None else []
+    options += ["--report", str(report.absolute())] if report is not None else []
     # The back end would refuse these too, but only once the image is built.
     Options(vhost_user="any", loss=loss, reorder=reorder, duplicate=duplicate, hosts=parse_hosts(host or []))
     images.find(image)  # refuses a name that no recipe has
@@ -146,7 +148,10 @@ def vm(
     output.stage(said)
     try:
         found = images.ensure(image, output.stage)
-        return _run(plan, found, _command_line(command or []), timeout, artifacts)
+        code = _run(plan, found, _command_line(command or []), timeout, artifacts)
+        if report is not None:
+            output.stage(f"the report is {report}")
+        return code
     except KeyboardInterrupt:
         output.stage("interrupted; everything that was started has ended")
         raise
@@ -204,7 +209,8 @@ def _backend(plan: Plan, rundir: RunDir) -> Iterator[Behind]:
         yield Behind(plan.socket, lambda guest: contextlib.nullcontext())
         return
     path = rundir.socket_path("backend.sock")
-    with Backend(plan.backend_arguments(path), rundir) as backend, _blamed(backend):
+    end_s = REPORT_S if "--report" in plan.backend_options else END_S
+    with Backend(plan.backend_arguments(path), rundir, end_s) as backend, _blamed(backend):
         output.stage(f"the back end is {backend.await_ready()}")
         page = backend.page()
         if page:

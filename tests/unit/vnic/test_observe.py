@@ -64,7 +64,8 @@ def test_connection_leaves_packets_trees_moments_and_counters(bench: Bench) -> N
     before, after = record["counters"]["before"], record["counters"]["after"]
     assert after["TcpPassiveOpens"] - before["TcpPassiveOpens"] == 1
     assert record["negotiation"] == {"transport": "none"}
-    assert record["dropped"] == {"packets": 0, "trees": 0, "moments": 0}
+    assert record["dropped"] == {"packets": 0, "moments": 0}
+    assert not record["tracing_ended"]
 
 
 def test_observation_that_ended_is_in_nobodys_way(bench: Bench) -> None:
@@ -102,13 +103,26 @@ def test_moment_shows_the_sockets_that_are_wanted_alone(bench: Bench) -> None:
     assert record["moments"][-1]["tcp"]["connections"] == []
 
 
-@pytest.mark.parametrize("bound", ["MAX_PACKETS", "MAX_TREES", "MAX_MOMENTS"])
+@pytest.mark.parametrize("bound", ["MAX_PACKETS", "MAX_MOMENTS"])
 def test_what_is_beyond_a_bound_is_counted(bench: Bench, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, bound, 1)
     record = record_of(bench, observed(bench), bench.handshake)
     what = bound.removeprefix("MAX_").lower()
     assert len(record[what]) == 1
-    assert record["dropped"][what] == {"packets": 2, "trees": 1, "moments": 3}[what]
+    assert record["dropped"][what] == {"packets": 2, "moments": 3}[what]
+
+
+def test_tracing_ends_with_the_last_tree_that_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "MAX_TREES", 1)
+
+    def during() -> None:
+        bench.handshake()
+        assert sys.gettrace() is None
+
+    record = record_of(bench, observed(bench), during)
+    assert [tree["root"] for tree in record["trees"]] == ["tcp_v4_rcv"]
+    assert record["tracing_ended"]
+    assert len(record["packets"]) == 3
 
 
 def test_moment_of_many_sockets_says_how_many_are_left_out(

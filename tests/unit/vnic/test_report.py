@@ -137,10 +137,12 @@ def test_what_others_wrote_is_text(bench: Bench) -> None:
 
 def test_what_was_not_kept_is_said(bench: Bench) -> None:
     made = record(bench)
-    made["dropped"]["trees"] = 17
+    made["dropped"]["packets"] = 17
+    made["tracing_ended"] = True
     made["moments"][0]["left_out"] = 3
     page = Page(report.page(report.of_record(made, "a run")))
-    assert "17 trees more were not kept" in page.sections["head"]
+    assert "17 packets more were not kept" in page.sections["head"]
+    assert f"{len(made['trees'])} call trees are kept; then the tracing ended" in page.sections["head"]
     assert "3 more sockets are not shown" in page.sections["tables"]
 
 
