@@ -8,7 +8,7 @@ const WINDOW = 2;        // seconds over which rates are taken
 const RETRY_MS = 1000;
 const MARK_MS = 1500;    // that what changed is marked
 
-const wish = { trees: "segments", port: null, chosen: null, tables: null };
+const wish = { trees: "segments", port: null, chosen: null, tables: "text" };
 let socket = null;
 let failures = 0;
 
