@@ -26,6 +26,7 @@ from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from stack.inspect.conversation import Packet
     from stack.stack import Stack
     from stack.trace.hub import TraceHub
+    from stack.trace.phases import Phase
     from stack.trace.recorder import Tree
     from vnic.capture import Capture
     from vnic.feed import Comments, PacketFeed
@@ -103,6 +105,8 @@ class ControlServer:
             "counters": self._counters,
             "sysctls": lambda request: {k: sysctl_text(v) for k, v in self._net.sysctls().items()},
             "sysctl": self._sysctl,
+            "watched": lambda request: self._hub.watched or (self._feed is not None and self._feed.watched),
+            "there": lambda request: TraceFilter.of(request).is_there(self._net),
         }
         if capture is not None:
             self._verbs["capture"] = self._captured
@@ -387,46 +391,65 @@ def packet_of(answer: Answer) -> Packet:
     return Made(answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer["comment"])
 
 
+@dataclass(frozen=True)
 class TraceFilter:
     """Which trees a client wants, and how they are drawn."""
 
-    def __init__(
-        self, level: str, port: int | None, peer: tuple[int, int] | None, root: str | None, count: int
-    ) -> None:
-        self.level = level
-        self.port = port
-        self.peer = peer
-        self.root = root
-        self.count = count
+    level: str
+    port: int | None
+    peer: tuple[int, int] | None
+    root: str | None
+    phase: Phase | None
+    count: int
 
     @classmethod
     def of(cls, request: Request) -> TraceFilter:
         """From a request; ControlError for what cannot be."""
         from stack.trace.notation import LEVELS
+        from stack.trace.phases import PHASES
         from stack.trace.recorder import ROOTS
 
         level, port, peer = request.get("level", "notes"), request.get("port"), request.get("peer")
-        root, count = request.get("root"), request.get("count", 1 << 62)
+        root, phase, count = request.get("root"), request.get("phase"), request.get("count", 1 << 62)
         if level not in LEVELS:
             raise ControlError(f"there is no level {level!r}", f"there are {', '.join(LEVELS)}")
         if root is not None and (not isinstance(root, str) or root not in ROOTS):
             raise ControlError(f"no tree begins with {root!r}", f"they begin with {', '.join(sorted(ROOTS))}")
+        if phase is not None and (not isinstance(phase, str) or phase not in PHASES):
+            raise ControlError(f"there is no phase {phase!r}", f"there are {', '.join(PHASES)}")
         if not isinstance(port, int | None) or not isinstance(peer, str | None) or not isinstance(count, int):
             raise ControlError(
                 "the filter is not understood", f"port {port!r}, peer {peer!r}, count {count!r}"
             )
-        return cls(level, port, None if peer is None else _parse_end(peer), root, count)
+        chosen = None if phase is None else PHASES[phase]
+        return cls(level, port, None if peer is None else _parse_end(peer), root, chosen, count)
 
     def takes(self, tree: Tree) -> bool:
+        from stack.trace.phases import is_in
+
         if self.root is not None and tree.root.name != self.root:
             return False
+        if not self._takes_flow(tree.flow):
+            return False
+        return self.phase is None or is_in(tree, self.phase)
+
+    def _takes_flow(self, flow: tuple[int, int, int, int] | None) -> bool:
         if self.port is None and self.peer is None:
             return True
-        if tree.flow is None:
+        if flow is None or (self.port is not None and self.port not in (flow[1], flow[3])):
             return False
-        if self.port is not None and self.port not in (tree.flow[1], tree.flow[3]):
-            return False
-        return self.peer is None or tree.flow[2:] == self.peer
+        return self.peer is None or flow[2:] == self.peer
+
+    def is_there(self, net: Stack) -> bool:
+        """Whether a socket of now is meant, if a peer or a port is."""
+        from stack.trace.recorder import socket_flow
+
+        if self.port is None and self.peer is None:
+            return True
+        info = net.tcp_hashinfo
+        tables: list[Any] = [info.ehash, info.listening_hash]
+        there = (sk for table in tables for chain in table.values() for sk in chain)
+        return any(self._takes_flow(socket_flow(sk)) for sk in there)
 
     def draw(self, tree: Tree) -> str:
         from stack.trace.notation import render

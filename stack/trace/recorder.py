@@ -276,7 +276,12 @@ def flow_of(frame: FrameType) -> tuple[int, int, int, int] | None:
     if header is not None and hasattr(segment, "source"):
         return (header.daddr, segment.dest, header.saddr, segment.source)
     sk = values.get("sk") or getattr(values.get("sock"), "sk", None) or values.get("tw")
-    if sk is None or not hasattr(sk, "sk_dport"):
+    return None if sk is None else socket_flow(sk)
+
+
+def socket_flow(sk: Any) -> tuple[int, int, int, int] | None:
+    """Whose socket that is; None if it has no ports."""
+    if not hasattr(sk, "sk_dport"):
         return None
     v6 = getattr(sk, "sk_v6_daddr", 0)
     local, peer = (sk.sk_v6_rcv_saddr, v6) if v6 else (sk.sk_rcv_saddr, sk.sk_daddr)

@@ -322,3 +322,78 @@ class PageText(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._section:
             self.sections[self._section] += data
+
+
+LOOKS = {
+    "tables": ("tables",),
+    "states": ("states", "--live"),
+    "nstat": ("nstat", "-a"),
+    "sysctl": ("sysctl", "-a"),
+    "ss": ("ss", "-tuanoimep"),
+    "tcpinfo": ("tcpinfo", "{peer}"),
+    "capture": ("capture", "status"),
+}
+WAITS = {
+    "trace": (("trace", "--port", "7", "-c", "2"), "tcp_v4_conn_request"),
+    "trace of a phase": (("trace", "--phase", "syn", "-c", "1", "--level", "times"), " us"),
+    "ladder": (("ladder", "--live", "--port", "7", "-c", "1"), "NEW_SYN_RECV"),
+    "report": (("report", "--port", "7", "-c", "1", "-o", "{directory}/run.html"), "written"),
+}
+
+
+def test_every_verb_that_looks_fits_80_columns_and_is_plain_in_a_pipe(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path = rundir.path / "control.sock"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    job = guest.shell.background(f"{{ echo hello; sleep 300; }} | nc {SERVER} 7 > /tmp/echoed")
+    guest.check("for i in $(seq 100); do grep -q hello /tmp/echoed && exit; sleep 0.1; done; exit 1", 60)
+    try:
+        (sock,) = verb(path, "ss", "-tn", "state", "established", "sport", "=", ":7")
+        peer = f"{sock['peer']}:{sock['peer_port']}"
+        for arguments in LOOKS.values():
+            words = [word.format(peer=peer) for word in arguments]
+            piped = printed(path, *words)
+            assert piped
+            assert "\x1b" not in "".join(piped)
+            assert verb(path, *words)
+            shown = on_terminal(path, *words)
+            assert len(shown) >= len(piped)
+            if words[0] not in ("sysctl", "nstat", "capture"):  # names and values of any length
+                assert max(map(len, shown)) <= 80, words
+    finally:
+        job.kill("KILL")
+
+
+def test_every_verb_that_waits_shows_a_guests_connection_on_a_terminal_and_in_a_pipe(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path = rundir.path / "control.sock"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    for arguments, expected in WAITS.values():
+        words = [word.format(directory=rundir.path) for word in arguments]
+        argv = ["-m", "vnic", *words, "--control", str(path)]
+        with pexpect.spawn(
+            sys.executable, argv, encoding="utf-8", timeout=60, dimensions=(24, 80)
+        ) as terminal:
+            echo_once_watched(path, guest)
+            shown = re.sub(r"\x1b\[[0-9;]*m", "", str(terminal.expect(pexpect.EOF) or terminal.before))
+        assert expected in shown
+        if words[0] == "ladder":  # a line of a tree is as long as its names
+            assert max(map(len, shown.splitlines())) <= 80
+        with subprocess.Popen(
+            [sys.executable, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as piped:
+            echo_once_watched(path, guest)
+            said, _ = piped.communicate(timeout=60)
+        assert (piped.returncode, expected in said, "\x1b" in said) == (0, True, False), said
+
+
+def echo_once_watched(path: Path, guest: Any) -> None:
+    """A connection of the guest's to the echo service, once somebody watches what the back end does."""
+    for _ in range(200):
+        with Client(path) as asking:
+            if asking.ask("watched"):
+                break
+        time.sleep(0.05)
+    guest.check(f"echo hello | nc -N -w 5 {SERVER} 7")

@@ -19,7 +19,7 @@ from stack.inspect import ladderrows
 from stack.inspect.conversation import Conversation, End, Tracker, end_text
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.views import Control, Json
+from vnic.cli.views import Control, Json, say_if_nobody
 
 NAMED: Final = 10  # connections that an error names
 _COLOURS: Final = {
@@ -235,6 +235,7 @@ def _live(wanted: Wanted, count: int | None, control: Path | None, *, every: boo
     live = drawing.Live(_width(), every=every, paths=paths)
     colour = output.use_colour(sys.stdout)
     with Client(choose(control)) as back_end:
+        say_if_nobody(back_end, wanted.port, None if wanted.peer is None else end_text(wanted.peer))
         try:
             for lines in follow(back_end.stream("packets", comments="states"), live, wanted, count):
                 _print(lines, colour)

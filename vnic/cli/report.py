@@ -13,7 +13,7 @@ from vnic import errors
 from vnic.cli import output
 from vnic.cli.ladder import Wanted, chosen, end_of
 from vnic.cli.serve import write_whole
-from vnic.cli.views import Control
+from vnic.cli.views import Control, say_if_nobody
 
 
 def report(
@@ -80,6 +80,7 @@ def _observed(control: Path | None, wishes: dict[str, Any]) -> tuple[dict[str, A
 
     path = choose(control)
     with Client(path) as back_end:
+        say_if_nobody(back_end, wishes["port"], wishes["peer"])
         back_end.observe(**wishes)
         output.stage(f"observing {path}: Ctrl-C ends it and writes the page")
         try:

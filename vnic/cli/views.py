@@ -7,12 +7,16 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vnic import errors
+from vnic.cli import output
 from vnic.cli.pictures import Format, Out, show
+
+if TYPE_CHECKING:
+    from vnic.control import Client
 
 Control = Annotated[
     Path | None,
@@ -91,6 +95,10 @@ def trace(
         str | None,
         typer.Option(metavar="FUNCTION", help="Only trees that begin with it: tcp_v4_rcv, sys_bind ..."),
     ] = None,
+    phase: Annotated[
+        str | None,
+        typer.Option(metavar="PHASE", help="Only of that phase of a connection: syn, ack, data, close ..."),
+    ] = None,
     count: Annotated[
         int | None, typer.Option("-c", "--count", min=1, help="End after so many trees.")
     ] = None,
@@ -100,10 +108,11 @@ def trace(
     """Print the call tree of what a running stack does, as it happens (Ctrl-C ends it)."""
     from vnic.control import Client, choose
 
-    wanted = {"level": level, "port": port, "peer": peer, "root": root}
+    wanted = {"level": level, "port": port, "peer": peer, "root": root, "phase": phase}
     if count is not None:
         wanted["count"] = count
     with Client(choose(control)) as back_end:
+        say_if_nobody(back_end, port, peer)
         for answer in back_end.stream("trace", **wanted):
             if "dropped" in answer:
                 print(
@@ -119,6 +128,13 @@ def trace(
                     flush=True,
                 )
     return errors.EXIT_OK
+
+
+def say_if_nobody(back_end: Client, port: int | None, peer: str | None) -> None:
+    """Who waits for what a socket does wants to know that there is none.  ControlError for what is no address."""
+    if (port or peer) and not back_end.ask("there", port=port, peer=peer):
+        whose = " and ".join(([peer] if peer else []) + ([f"port {port}"] if port else []))
+        output.say(f"no socket of the stack has {whose}: waiting for one (vnic ss -tan lists them)")
 
 
 def tables(

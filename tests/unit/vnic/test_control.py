@@ -328,6 +328,35 @@ def test_trace_of_a_peer_that_is_not_there_shows_nothing(net: Stack, path: Path)
     assert json.loads(answer) == {"ok": "tracing"}
 
 
+@pytest.mark.parametrize(
+    ("more", "there"),
+    [
+        ({}, True),
+        ({"port": 80}, True),
+        ({"port": 81}, False),
+        ({"peer": "10.0.2.99:1"}, False),
+        ({"port": 80, "peer": "10.0.2.99:1"}, False),
+    ],
+)
+def test_client_is_told_whether_a_socket_is_meant(
+    net: Stack, path: Path, more: dict[str, object], there: bool
+) -> None:
+    sock = Socket(net)
+    sock.bind(("10.0.2.2", 80))
+    sock.listen(1)
+    assert served(net, path, asks("there", **more)) is there
+
+
+def test_trace_of_a_phase_leaves_out_the_others(net: Stack, path: Path) -> None:
+    def during() -> None:
+        sock = Socket(net)
+        sock.bind(("10.0.2.2", 80))
+        sock.close()
+
+    trees = served(net, path, traces(3, phase="close"), during=during)
+    assert [answer["tree"].split()[0] for answer in trees] == ["sys_close"] * 3
+
+
 def test_trace_that_falls_behind_says_how_much_it_lost(
     net: Stack, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,6 +473,8 @@ def test_back_end_that_ends_before_there_are_enough_trees_is_told(net: Stack, pa
         ({"level": "chatty"}, "there is no level 'chatty'"),
         ({"root": "main"}, "no tree begins with 'main'"),
         ({"port": "http"}, "the filter is not understood"),
+        ({"phase": "noon"}, "there is no phase 'noon'"),
+        ({"phase": []}, "there is no phase"),
     ],
 )
 def test_trace_filter_that_cannot_be_is_refused(
