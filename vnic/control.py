@@ -146,6 +146,9 @@ class ControlServer:
                 return
             while await self._answer(reader, writer):
                 pass
+            writer.close()  # once the end of a large answer has left too, which drain() does not wait for
+            async with asyncio.timeout(PATIENCE_S):
+                await writer.wait_closed()
         except (ConnectionError, TimeoutError):
             pass
         finally:
@@ -361,6 +364,7 @@ async def _drain(
             items, dropped = source.take()
             for item in items:
                 await _send(writer, answer(item))
+                await asyncio.sleep(0)  # drain() alone lets no packet in between while the client keeps up
                 count -= 1
                 if count == 0:
                     await _send(writer, {"ok": "done"})
@@ -639,7 +643,7 @@ class Client:
             line = self._lines.readline()
         except OSError as error:
             raise NoBackEnd(f"the back end at {self.path} does not answer", str(error)) from error
-        if not line:
+        if not line.endswith(b"\n"):
             raise NoBackEnd(
                 f"the back end at {self.path} hung up",
                 "it has ended, or had waited too long for us",

@@ -639,3 +639,73 @@ def test_capture_with_odd_values_is_refused(net: Stack, path: Path, odd: dict[st
 def test_capture_where_none_can_be_is_no_verb(net: Stack, path: Path) -> None:
     with pytest.raises(ControlError, match="no verb 'capture'"):
         served(net, path, asks("capture"))
+
+
+# -- large answers -----------------------------------------------------------------------------------------------------
+
+
+class Observed:
+    """In an Observation's place: over at once, with a record of that size."""
+
+    def __init__(self, size: int) -> None:
+        self._record = {"data": "x" * size}
+        self.ended = 1
+
+    def start(self) -> None:
+        """There is nothing to watch."""
+
+    stop = start
+
+    def record(self) -> dict[str, Any]:
+        return self._record
+
+
+def test_last_answer_reaches_a_client_that_reads_it_late(net: Stack, path: Path) -> None:
+    """Whatever of it the socket's buffers hold: with one of these sizes the end of it waits in the server's own."""
+
+    def lengths(path: Path) -> list[int]:
+        found = []
+        for _ in sizes:
+            with Client(path) as client:
+                client.observe(connections=1)
+                hung_up = select.poll()
+                hung_up.register(client._socket, 0)
+                hung_up.poll(control.STREAM_PERIOD_S * 1000 + 50)
+                found.append(len(client.read_record()["data"]))
+        return found
+
+    async def run() -> list[int]:
+        made = iter(sizes)
+        server = ControlServer(net, observe=lambda wanted: Observed(next(made)))  # type: ignore[arg-type,return-value]
+        async with server.listen(path):
+            return await asyncio.to_thread(lengths, path)
+
+    sizes = [kilobytes << 10 for kilobytes in range(64, 513, 48)]
+    assert asyncio.run(run()) == sizes
+
+
+def test_packets_have_their_turn_between_two_trees_that_are_drawn(net: Stack, path: Path) -> None:
+    turns = []
+
+    async def run() -> None:
+        async def others() -> None:
+            while True:
+                turns.append(sum("tree" in line for line in lines))
+                await asyncio.sleep(0)
+
+        async with ControlServer(net).listen(path):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b'{"verb": "trace", "count": 50}\n')
+            await reader.readline()
+            for _ in range(25):
+                Socket(net).close()
+            task = asyncio.ensure_future(others())
+            while (line := await reader.readline()) != b'{"ok": "done"}\n':
+                lines.append(json.loads(line))
+            task.cancel()
+            writer.close()
+
+    lines: list[dict[str, Any]] = []
+    asyncio.run(run())
+    assert len(lines) == 50
+    assert len(set(turns)) > 10
