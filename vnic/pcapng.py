@@ -39,23 +39,40 @@ class _Interface:
 
 
 def read(path: Path, interface: str | None = None) -> Iterator[Packet]:
-    """The packets of a capture's interface with that name, of the first that has any unless given, in its order.
-    UsageError for what is no capture of Ethernet, HostIOError."""
+    """The packets of a capture's interface with that name, unless given of the first that has any, in the order of the
+    file.  UsageError for what is no capture of Ethernet, HostIOError."""
+    if interface is None:
+        interface = _first_interface(path)
     for packet in read_all(path):
-        if interface is None:
-            interface = packet.interface
         if packet.interface == interface:
             yield packet
 
 
 def read_all(path: Path) -> Iterator[Packet]:
     """The packets of all interfaces."""
+    return (packet for _, packet in _numbered(path))
+
+
+def _first_interface(path: Path) -> str:
+    """Its name, "" if there are no packets.  It is not that of the first packet: with --loss and the like a received
+    frame passes the wire, the second interface of our captures, before the stack."""
+    first: tuple[int, str] | None = None
+    for number, packet in _numbered(path):
+        if first is None or number < first[0]:
+            first = number, packet.interface
+        if number == 0:
+            break
+    return "" if first is None else first[1]
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, Packet]]:
+    """All packets, each with the number of its interface."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
             if magic in _PCAP_MAGICS:
-                yield from _pcap(path, file)
+                yield from ((0, packet) for packet in _pcap(path, file))
             else:
                 yield from _sections(path, file)
     except OSError as error:
@@ -86,7 +103,7 @@ def _pcap(path: Path, file: BinaryIO) -> Iterator[Packet]:
         return
 
 
-def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
+def _sections(path: Path, file: BinaryIO) -> Iterator[tuple[int, Packet]]:
     order = ""
     interfaces: list[_Interface] = []
     while len(head := file.read(8)) == 8:
@@ -104,9 +121,9 @@ def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
         if kind == _INTERFACE_DESCRIPTION:
             interfaces.append(_interface(order, body))
         elif kind == _ENHANCED_PACKET and len(body) >= 20:
-            packet = _packet(order, body, interfaces)
-            if packet is not None:
-                yield packet
+            (number,) = struct.unpack_from(order + "I", body)
+            if number < len(interfaces) and interfaces[number].ethernet:
+                yield number, _packet(order, body, interfaces[number])
     if not order:
         raise _refused(path, f"it has {len(head)} bytes" if head else "it is empty")
 
@@ -138,11 +155,8 @@ def _interface(order: str, body: bytes) -> _Interface:
     return _Interface(options.get(_IF_NAME, b"").decode("utf-8", "replace"), ticks, link == _ETHERNET)
 
 
-def _packet(order: str, body: bytes, interfaces: list[_Interface]) -> Packet | None:
-    number, high, low, captured = struct.unpack_from(order + "IIII", body)
-    if number >= len(interfaces) or not interfaces[number].ethernet:
-        return None
-    interface = interfaces[number]
+def _packet(order: str, body: bytes, interface: _Interface) -> Packet:
+    _, high, low, captured = struct.unpack_from(order + "IIII", body)
     options = dict(_options(order, body[20 + captured + -captured % 4 :]))
     flags = int.from_bytes(options.get(_EPB_FLAGS, b"")[:4], "little" if order == "<" else "big")
     stamp = (high << 32 | low) * 1_000_000_000 // interface.ticks

@@ -51,6 +51,24 @@ def test_file_that_is_being_written_is_read_up_to_there(ours: Path) -> None:
     assert counts[-2:] == [1, 2]
 
 
+def test_interface_that_is_read_is_the_first_of_the_file_not_that_of_the_first_packet(path: Path) -> None:
+    """With --loss a received frame passes the wire before the stack."""
+    writer = PcapngWriter(open_file(path), "eth0", "vhost0")
+    writer.write(STAMP, INBOUND, [FRAME], interface=1)
+    writer.write(STAMP, INBOUND, [FRAME], "LISTEN -> NEW_SYN_RECV", interface=0)
+    writer.close()
+    assert [packet.interface for packet in pcapng.read(path)] == ["eth0"]
+    assert [packet.interface for packet in pcapng.read_all(path)] == ["vhost0", "eth0"]
+
+
+def test_first_interface_without_packets_is_passed_over(path: Path) -> None:
+    writer = PcapngWriter(open_file(path), "eth0", "vhost0", "eth1")
+    writer.write(STAMP, INBOUND, [FRAME], interface=2)
+    writer.write(STAMP, INBOUND, [FRAME], interface=1)
+    writer.close()
+    assert [packet.interface for packet in pcapng.read(path)] == ["vhost0"]
+
+
 # -- blocks that are not ours --------------------------------------------------------------------------
 
 
