@@ -420,7 +420,8 @@ class TraceFilter:
         if root is not None and (not isinstance(root, str) or root not in ROOTS):
             raise ControlError(f"no tree begins with {root!r}", f"they begin with {', '.join(sorted(ROOTS))}")
         if phase is not None and (not isinstance(phase, str) or phase not in PHASES):
-            raise ControlError(f"there is no phase {phase!r}", f"there are {', '.join(PHASES)}")
+            there = (f"{name}: {one.what}" for name, one in PHASES.items())
+            raise ControlError(f"there is no phase {phase!r}", "\n".join(["there are", *there]))
         if not isinstance(port, int | None) or not isinstance(peer, str | None) or not isinstance(count, int):
             raise ControlError(
                 "the filter is not understood", f"port {port!r}, peer {peer!r}, count {count!r}"
@@ -451,7 +452,7 @@ class TraceFilter:
         if self.port is None and self.peer is None:
             return True
         info = net.tcp_hashinfo
-        tables: list[Any] = [info.ehash, info.listening_hash]
+        tables: list[Any] = [info.ehash, info.listening_hash, net.udp_table.hash]
         there = (sk for table in tables for chain in table.values() for sk in chain)
         return any(self._takes_flow(socket_flow(sk)) for sk in there)
 

@@ -64,7 +64,7 @@ class PacketComments:
         self._trees: list[Tree] = []
         self._unsubscribe: Callable[[], None] | None = None
         self._reason = ""
-        self._started = False
+        self._hooked = False
         self._hook: Callable[[sk_buff, int], None] | None = None
 
     def start(self, *, paths: bool) -> None:
@@ -73,14 +73,14 @@ class PacketComments:
             self._unsubscribe = self._hub.subscribe(self._ended)
         elif not paths:
             self._stop_tracing()
-        if not self._started:
+        if not self._hooked:
             self._hook, self._net.drop_hook = self._net.drop_hook, self._dropped
-            self._started = True
+            self._hooked = True
 
     def stop(self) -> None:
-        if self._net.drop_hook == self._dropped:
+        if self._net.drop_hook == self._dropped:  # else somebody's is round it, and goes on calling it
             self._net.drop_hook = self._hook
-        self._started = False
+            self._hooked = False
         self._stop_tracing()
 
     def _stop_tracing(self) -> None:

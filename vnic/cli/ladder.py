@@ -236,8 +236,9 @@ def _live(wanted: Wanted, count: int | None, control: Path | None, *, every: boo
     colour = output.use_colour(sys.stdout)
     with Client(choose(control)) as back_end:
         say_if_nobody(back_end, wanted.port, None if wanted.peer is None else end_text(wanted.peer))
+        packets = back_end.stream("packets", comments="paths" if paths else "states")
         try:
-            for lines in follow(back_end.stream("packets", comments="states"), live, wanted, count):
+            for lines in follow(packets, live, wanted, count):
                 _print(lines, colour)
         finally:
             _print(live.flush(), colour)

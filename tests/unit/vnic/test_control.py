@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from stack.api.bsd import Socket
+from stack.api.bsd import SOCK_DGRAM, Socket
 from stack.api.sim import Sim
 from stack.include.snmp import LINUX_MIB_LISTENDROPS as LISTENDROPS
 from stack.net.ipv4 import tcp_ipv4
@@ -334,6 +334,7 @@ def test_trace_of_a_peer_that_is_not_there_shows_nothing(net: Stack, path: Path)
         ({}, True),
         ({"port": 80}, True),
         ({"port": 81}, False),
+        ({"port": 53}, True),
         ({"peer": "10.0.2.99:1"}, False),
         ({"port": 80, "peer": "10.0.2.99:1"}, False),
     ],
@@ -344,6 +345,7 @@ def test_client_is_told_whether_a_socket_is_meant(
     sock = Socket(net)
     sock.bind(("10.0.2.2", 80))
     sock.listen(1)
+    Socket(net, type=SOCK_DGRAM).bind(("10.0.2.2", 53))
     assert served(net, path, asks("there", **more)) is there
 
 

@@ -15,6 +15,7 @@ import pytest
 from devmodel.middleware.capture import INBOUND, OUTBOUND, CapturePort
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Buffer
+from stack.include.sk_buff import sk_buff
 from stack.inspect.conversation import Packet
 from stack.trace.hub import TraceHub
 from tests.unit.vnic.test_capture import ACK, SYN, Bench, segment
@@ -94,6 +95,22 @@ def test_subscriber_that_fails_takes_no_other_with_it(bench: Bench) -> None:
     assert bench.feed.watched
 
 
+def test_subscriber_with_a_fault_is_logged_and_stops_no_packet(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
+        raise ZeroDivisionError
+
+    heard = Heard()
+    broken = bench.feed.subscribe(Callback(take))
+    bench.feed.subscribe(heard.writer)
+    bench.handshake()
+    assert bench.listener.accept()
+    assert len(heard.directions) == 3
+    assert "ZeroDivisionError" in broken.failed
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_subscription_that_ends_within_a_packet_leaves_the_port_to_the_stack(bench: Bench) -> None:
     def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
         subscription.end()
@@ -132,6 +149,24 @@ def test_second_of_two_captures_keeps_its_own_packets(bench: Bench, tmp_path: Pa
     bench.give(segment(ACK, 1001, isn + 1, b"x"))
     assert heard.directions == [INBOUND, OUTBOUND]
     assert [len(packet.frame) for packet in pcapng.read(tmp_path / "a.pcapng")] == []
+
+
+def test_drop_hook_that_was_put_round_ours_is_called_once_a_packet(bench: Bench) -> None:
+    reasons: list[int] = []
+
+    def outer(skb: sk_buff, reason: int) -> None:
+        reasons.append(reason)
+        assert inner is not None
+        inner(skb, reason)
+
+    first = bench.feed.subscribe(Discard(), "states")
+    inner, bench.net.drop_hook = bench.net.drop_hook, outer
+    first.end()
+    heard = Heard()
+    bench.feed.subscribe(heard.writer, "states")
+    bench.give(segment(SYN, 1000, dport=8))
+    assert len(reasons) == 1
+    assert heard.comments[0] == "CLOSE; dropped: NO_SOCKET"
 
 
 def test_frame_in_pieces_is_heard_as_it_is_sent(bench: Bench) -> None:

@@ -265,6 +265,16 @@ def test_live_draws_until_so_many_have_ended(
     assert max(map(len, drawn.splitlines())) <= 80
 
 
+def test_live_with_paths_asks_for_them(
+    typed: Verb, back_end: tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]
+) -> None:
+    path, will_say, asked = back_end
+    will_say += answers([(out, data, f"tcp_v4_rcv > tcp_ack; {said}") for out, data, said in connection()])
+    drawn = typed("--live", "--paths", "-c", 1, "--control", path)
+    assert asked == [{"verb": "packets", "comments": "paths"}]
+    assert "tcp_v4_rcv > tcp_ack" in drawn
+
+
 def test_live_filters_and_ends_with_the_back_end(
     back_end: tuple[Path, list[dict[str, Any]], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
