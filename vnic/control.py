@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -464,31 +463,21 @@ class TraceFilter:
 
 def _parse_end(text: str) -> tuple[int, int]:
     """ "10.0.2.15:40000", "[fd00::1]:40000" as the stack's numbers; ControlError for anything else."""
-    host, _, port = text.rpartition(":")
+    from stack.inspect.conversation import parse_end
+
     try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 65536:
-            raise ValueError(f"{port} is no port")
+        return parse_end(text)
     except ValueError as error:
         raise ControlError(f"{text!r} is no address with a port", str(error), "10.0.2.15:40000") from error
-    return int(address), int(port)
 
 
 def flow_text(flow: tuple[int, int, int, int] | None) -> str:
     """ "10.0.2.2:80 < 10.0.2.15:40000", local end first; "" for none."""
     if flow is None:
         return ""
-    local, lport, peer, pport = flow
-    return f"{_end(local, lport)} < {_end(peer, pport)}"
+    from stack.inspect.conversation import end_text
 
-
-def _end(address: int, port: int) -> str:
-    from stack.include.ip import in_ntoa
-    from stack.include.ipv6 import in6_ntop
-
-    if address >> 32:
-        return f"[{in6_ntop(address)}]:{port}"
-    return f"{in_ntoa(address)}:{port}"
+    return f"{end_text(flow[:2])} < {end_text(flow[2:])}"
 
 
 def sysctl_text(value: object) -> str:

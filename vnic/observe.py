@@ -27,6 +27,7 @@ from stack.inspect.conversation import MAX_OPEN, Conversation, Packet, Segment, 
 from stack.inspect.snapshot import counters, tcp_tables
 from stack.trace.notation import render
 from stack.trace.packets import Flow, flow_of_frame
+from stack.trace.recorder import socket_flow
 from vnic.feed import Callback
 
 if TYPE_CHECKING:
@@ -198,27 +199,21 @@ class Observation:
         hashed = (
             sk for table in (info.ehash, info.listening_hash) for chain in table.values() for sk in chain
         )
-        return [sk for sk in hashed if self._wanted.takes(_local(sk), _peer(sk)) or self._listens(sk)]
+        return [sk for sk in hashed if self._takes(socket_flow(sk)) or self._listens(sk)]
+
+    def _takes(self, flow: tuple[int, int, int, int] | None) -> bool:
+        return flow is not None and self._wanted.takes(flow[:2], flow[2:])
 
     def _listens(self, sk: sock_common) -> bool:
         """A listener has no peer: its port alone is looked at."""
         return not sk.sk_dport and self._wanted.port in (None, sk.sk_num)
 
     def _tree(self, tree: Tree) -> None:
-        flow = tree.flow
-        if flow is None or not self._wanted.takes(flow[:2], flow[2:]):
+        if not self._takes(tree.flow):
             return
         self._trees.append((self._clock_ns(), tree))
         if len(self._trees) >= MAX_TREES:
             self._stop_tracing()
-
-
-def _local(sk: sock_common) -> tuple[int, int]:
-    return sk.sk_v6_rcv_saddr or sk.sk_rcv_saddr, sk.sk_num
-
-
-def _peer(sk: sock_common) -> tuple[int, int]:
-    return sk.sk_v6_daddr or sk.sk_daddr, sk.sk_dport
 
 
 def _plain(stamp_ns: int, tree: Tree, level: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, ip_address
 from struct import unpack_from
 from typing import Final
 
@@ -206,6 +207,17 @@ class Conversation:
         return self.ours != self.client
 
 
+def parse_end(text: str) -> End:
+    """What ``end_text`` writes as numbers again, a mapped address as the IPv4 one that segments have.  ValueError for
+    anything else."""
+    host, _, port = text.rpartition(":")
+    address = ip_address(host.removeprefix("[").removesuffix("]"))
+    if not 0 < int(port) < 65536:
+        raise ValueError(f"{port} is no port")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return int(mapped or address), int(port)
+
+
 def end_text(end: End) -> str:
     """ "10.0.2.2:80", "[fd00::2]:80"."""
     address, port = end
@@ -303,7 +315,7 @@ class _Tracked:
         if raw.flags & ACK:
             mine.acked = max(mine.acked, ack)
         if said.after and conversation.ours is not None:
-            state = _looked_up(said.after, was)
+            state = looked_up(said.after, was)
             # What is sent while a packet is dealt with comes after it in the capture, with the state in between.
             if not (packet.outbound and _PROGRESS.get(state, 7) < _PROGRESS.get(was, 0)):
                 self._ours().state = state
@@ -404,11 +416,11 @@ def _notes(
 # -- states: RFC 9293, section 3.3.2 ------------------------------------------------------------------------------
 
 
-def _looked_up(after: str, was: str) -> str:
-    """The state that a comment says of our end, which was in ``was``.  Where the connection is gone the stack finds its
-    listener; only a request's end is back in LISTEN then (RFC 9293, section 3.10.7.4)."""
-    gone = after == "LISTEN" and was not in ("LISTEN", "NEW_SYN_RECV", "SYN_RECV")
-    return "CLOSE" if gone else after
+def looked_up(after: str, was: str) -> str:
+    """The state of an end that was in ``was`` and for which the tables say ``after`` now.  Who looks for a connection
+    that is gone finds the listener at its port; only a request's end is back in LISTEN then (RFC 9293, section
+    3.10.7.4).  A SYN_RECV of the kernel is a tcp_sock, and closed."""
+    return "CLOSE" if after == "LISTEN" and was not in ("LISTEN", "NEW_SYN_RECV") else after
 
 
 def _step(mine: _Side, peer: _Side, raw: _Raw, seq: int, end: int, ack: int) -> None:

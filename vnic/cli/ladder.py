@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +15,7 @@ import typer
 
 from stack.inspect import ladder as drawing
 from stack.inspect import ladderrows
-from stack.inspect.conversation import Conversation, End, Tracker, end_text
+from stack.inspect.conversation import Conversation, End, Tracker, end_text, parse_end
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.views import Control, Json, say_if_nobody
@@ -140,16 +139,12 @@ class Wanted:
 
 def end_of(text: str) -> End:
     """ "10.0.2.15:40000", "[fd00::15]:40000" as numbers; UsageError for anything else."""
-    host, _, port = text.rpartition(":")
     try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 65536:
-            raise ValueError(f"{port} is no port")
+        return parse_end(text)
     except ValueError as error:
         raise errors.UsageError(
             f"{text!r} is no address with a port", str(error), "--peer 10.0.2.15:40000"
         ) from error
-    return int(address), int(port)
 
 
 def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
