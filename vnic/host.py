@@ -31,7 +31,7 @@ from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from devmodel.middleware.capture import CapturePort, PcapngWriter
+from devmodel.middleware.capture import CapturePort, PcapngWriter, open_file
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.netdev.stream import StreamServer
 from devmodel.port import Offloads, Port, VnetHdr
@@ -396,6 +396,6 @@ def _around(port: Port, options: Options) -> tuple[Port, CapturePort | None]:
 def _capture_writer(path: Path, interface: str) -> PcapngWriter:
     """The file with its first blocks, which a full disk refuses as the opening does not."""
     try:
-        return PcapngWriter(path.open("wb"), interface)
+        return PcapngWriter(open_file(path), interface)
     except OSError as error:
         raise from_oserror(error, f"write the capture to {path}") from error

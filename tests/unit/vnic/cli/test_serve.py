@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -40,10 +41,9 @@ def _quiet(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments if "--control" in arguments else (*arguments, *NO_CONTROL)
 
 
-def refused(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [*SERVE, *_quiet(arguments)], capture_output=True, text=True, timeout=30, check=False
-    )
+def refused(*arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
+    command = [*prefix, *SERVE, *_quiet(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
@@ -108,11 +108,24 @@ def test_capture_that_cannot_be_written_leaves_no_socket(tmp_path: Path) -> None
 
 
 def test_capture_on_a_full_disk_leaves_no_socket(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    code, told = refused("--stream", str(path), "--pcap", "/dev/full")
+    path, pcap = tmp_path / "s", tmp_path / "x.pcapng"
+    code, told = refused("--stream", str(path), "--pcap", str(pcap), prefix=("prlimit", "--fsize=0"))
     assert code == 3
-    assert "could not write the capture to /dev/full" in told
+    assert f"could not write the capture to {pcap}" in told
     assert not path.exists()
+
+
+def test_capture_into_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, told = refused("--stream", str(tmp_path / "s"), "--pcap", str(pipe))
+    assert code == 3
+    assert f"could not write the capture to {pipe}" in told
+
+
+def test_capture_is_its_owners(tmp_path: Path) -> None:
+    with serving("--stream", str(tmp_path / "s"), "--pcap", str(tmp_path / "x.pcapng")):
+        assert (tmp_path / "x.pcapng").stat().st_mode & 0o777 == 0o600
 
 
 def test_state_is_written_at_the_end_and_read_at_the_beginning(tmp_path: Path) -> None:
