@@ -22,21 +22,17 @@ import os
 import socket
 import struct
 import time
-from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from devmodel.middleware.capture import OUTBOUND
-from devmodel.port import Buffer
 from guest.vm.rundir import base_dir
 from vnic.errors import EXIT_HOST, EXIT_USAGE, UsageError, VnicError
 
 if TYPE_CHECKING:
-    from stack.inspect.conversation import Packet
     from stack.stack import Stack
     from stack.trace.hub import TraceHub
     from stack.trace.phases import Phase
@@ -50,7 +46,6 @@ PATIENCE_S: Final = 10.0
 MAX_CLIENTS: Final = 16
 STREAM_PERIOD_S: Final = 0.1
 STREAM_BUFFER: Final = 1000  # trees, or packets, that may wait for that
-HEADERS: Final = 160  # bytes of a packet that are sent: Ethernet, IP and TCP with all options
 PROBE_S: Final = 1.0  # for a back end to let us in
 ROOT: Final = 0
 ANSWER_S: Final = 30.0  # that a client waits for an answer
@@ -268,6 +263,7 @@ class ControlServer:
     ) -> None:
         """The headers of packets as they pass the stack's port, until the client hangs up or has ``count``."""
         from vnic.feed import COMMENTS, Callback
+        from vnic.packets import plain_packet
 
         known: dict[object, Comments] = {name: name for name in COMMENTS}
         comments, count = request.get("comments", "states"), request.get("count", 1 << 62)
@@ -281,7 +277,7 @@ class ControlServer:
             )
         packets: _Bounded[Answer] = _Bounded(STREAM_BUFFER)
         subscription = self._feed.subscribe(
-            Callback(lambda *packet: packets.put(_packet_answer(*packet))), known[comments]
+            Callback(lambda *packet: packets.put({"packet": plain_packet(*packet)})), known[comments]
         )
         try:
             await _send(writer, {"ok": "watching"})
@@ -372,26 +368,6 @@ async def _drain(
                 await _send(writer, {"dropped": dropped})
     finally:
         gone.cancel()
-
-
-def _packet_answer(stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> Answer:
-    """A packet's headers; the lengths in them tell how long it was."""
-    head = b"".join(parts)[:HEADERS]
-    return {
-        "packet": {
-            "stamp_ns": stamp_ns,
-            "outbound": direction == OUTBOUND,
-            "frame": b64encode(head).decode(),
-            "comment": comment,
-        }
-    }
-
-
-def packet_of(answer: Answer) -> Packet:
-    """What ``packets`` said, as a packet again; the frame is its headers."""
-    from stack.inspect.conversation import Packet as Made
-
-    return Made(answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer["comment"])
 
 
 @dataclass(frozen=True)

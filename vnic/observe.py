@@ -16,7 +16,6 @@ JSON; times in it are nanoseconds since 1970.
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +28,7 @@ from stack.trace.notation import render
 from stack.trace.packets import Flow, flow_of_frame
 from stack.trace.recorder import socket_flow
 from vnic.feed import Callback
+from vnic.packets import headers_of, plain_packet
 
 if TYPE_CHECKING:
     from stack.include.sock import sock_common
@@ -42,7 +42,6 @@ MAX_PACKETS: Final = 20_000
 MAX_TREES: Final = 300
 MAX_MOMENTS: Final = 40
 MAX_SOCKETS: Final = 50
-HEADERS: Final = 160  # bytes of a packet that are kept: Ethernet, IP and TCP with all options
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,13 @@ class Observation:
     # -- from within the traffic -------------------------------------------------------------------------------------
 
     def _packet(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> None:
-        head = b"".join(parts)[:HEADERS]
+        head = headers_of(parts)
         outbound = direction == OUTBOUND
         flow = flow_of_frame(head, outbound=outbound)
         if flow is None or not self._wanted.takes(flow[1:3], flow[3:5]):
             return
         if len(self._packets) < MAX_PACKETS:
-            frame = b64encode(head).decode()
-            said = {"stamp_ns": stamp_ns, "outbound": outbound, "frame": frame, "comment": comment}
-            self._packets.append(said)
+            self._packets.append(plain_packet(stamp_ns, direction, (head,), comment))
         else:
             self._dropped["packets"] += 1
         found = self._tracker.add(Packet(stamp_ns, outbound, head, comment))

@@ -24,8 +24,8 @@ from stack.inspect import ladder, tables
 from stack.inspect.conversation import ACK, CWR, ECE, SYN, Conversation, Segment, conversations, end_text
 from stack.inspect.ladderrows import span_text, summary
 from vnic import graphviz, plots
-from vnic.control import packet_of
 from vnic.errors import VnicError
+from vnic.packets import packet_of
 
 MAX_CONNECTIONS: Final = 20
 _ID: Final = re.compile(r'\sid="[^"]*"')
@@ -265,7 +265,8 @@ def _cause(tree: dict[str, Any], one: Conversation) -> str:
 
 
 def _other_trees(run: Run, shown: list[Conversation]) -> str:
-    others = [tree for tree in run.trees if not any(tree in _trees_of(run, one) for one in shown)]
+    shown_above = {id(tree) for one in shown for tree in _trees_of(run, one)}
+    others = [tree for tree in run.trees if id(tree) not in shown_above]
     return _missing(run, "trees") + "".join(_tree(tree, run.began_ns) for tree in others)
 
 

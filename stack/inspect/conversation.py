@@ -63,6 +63,9 @@ _SENDER: Final = re.compile(r"cwnd=(\d{1,19}) ssthresh=(\d{1,19}|inf) srtt=(\d{1
 _WELL_KNOWN: Final = 1024
 _LIMIT: Final = 1 << 32
 MAX_OPEN: Final = 4096  # connections that a Tracker follows which keeps none
+MAX_ISLANDS: Final = (
+    1000  # pieces behind holes that are known of an end: who sends may make holes without an end
+)
 _OVER: Final = frozenset({"CLOSE", "LISTEN", "TIME_WAIT"})
 End = tuple[int, int]
 """Address and port as numbers; an address of IPv6 is beyond 32 bits."""
@@ -180,7 +183,7 @@ class _Side:
         apart = [(left, right) for left, right in self.islands if right < begin or end < left]
         touched = [one for one in self.islands if one not in apart]
         apart.append((min([begin, *(one[0] for one in touched)]), max([end, *(one[1] for one in touched)])))
-        self.islands = sorted(apart)
+        self.islands = sorted(apart)[:MAX_ISLANDS]
         while self.islands and self.islands[0][0] <= self.received:
             self.received = max(self.received, self.islands.pop(0)[1])
 

@@ -18,6 +18,7 @@ from stack.inspect import ladderrows
 from stack.inspect.conversation import Conversation, End, Tracker, end_text, parse_end
 from vnic import errors
 from vnic.cli import output
+from vnic.cli.pictures import write
 from vnic.cli.views import Control, Json, say_if_nobody
 
 NAMED: Final = 10  # connections that an error names
@@ -96,18 +97,8 @@ def ladder(
         text = drawing.stacked(found, every=every, paths=paths)
     else:
         text = _drawn(found, out is None, every=every, paths=paths)
-    _write(text, out)
+    write(text, out)
     return errors.EXIT_OK
-
-
-def _write(text: str, out: Path | None) -> None:
-    if out is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise errors.from_oserror(error, f"write {out}") from error
 
 
 # -- which connections ---------------------------------------------------------------------------------------
@@ -249,7 +240,7 @@ def follow(
     answers: Iterable[dict[str, Any]], live: drawing.Live, wanted: Wanted, count: int | None
 ) -> Iterator[list[drawing.Line]]:
     """The lines to write for each answer of a back end, until ``count`` connections have ended."""
-    from vnic.control import packet_of
+    from vnic.packets import packet_of
 
     tracker = Tracker(keep=False)
     ended: dict[int, Conversation] = {}  # a number is given anew when what had it is gone

@@ -46,6 +46,6 @@ def write(drawn: str, out: Path | None) -> None:
         typer.echo(drawn, nl=False)
         return
     try:
-        out.write_text(drawn)
+        out.write_text(drawn, "utf-8")
     except OSError as error:
         raise errors.from_oserror(error, f"write {out}") from error

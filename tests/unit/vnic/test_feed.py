@@ -21,8 +21,9 @@ from stack.trace.hub import TraceHub
 from tests.unit.vnic.test_capture import ACK, SYN, Bench, segment
 from vnic import pcapng
 from vnic.capture import Capture, Wanted
-from vnic.control import Client, ControlError, ControlServer, packet_of
+from vnic.control import Client, ControlError, ControlServer
 from vnic.feed import Callback, Comments, Discard, PacketFeed
+from vnic.packets import packet_of
 
 
 class Heard:

@@ -18,8 +18,9 @@ from stack.inspect.conversation import conversations
 from stack.trace import hub as hub_module
 from tests.unit.vnic.test_capture import ACK, FIN, GUEST, SYN, Bench, segment
 from vnic import observe
-from vnic.control import Client, ControlError, ControlServer, packet_of
+from vnic.control import Client, ControlError, ControlServer
 from vnic.observe import Observation, Wanted
+from vnic.packets import packet_of
 
 GUEST_END = (int.from_bytes(GUEST, "big"), 40000)
 

@@ -329,6 +329,13 @@ def test_islands_are_merged(established: Wire) -> None:
     assert (side.received, side.islands) == (100_001, [])
 
 
+def test_islands_are_bounded_however_many_holes_somebody_makes(established: Wire) -> None:
+    side = established.tracker._open[SERVER, CLIENT]._sides[1]
+    for n in range(2 * conversation.MAX_ISLANDS):
+        established.client("A", 1001 + 10 * n, 1, 1)
+    assert len(side.islands) == conversation.MAX_ISLANDS
+
+
 def test_mid_connection_client_is_who_spoke_first_unless_its_port_is_low(wire: Wire) -> None:
     first = wire.server("PA", 1, 1, 10)
     assert (wire.conversation.client, wire.conversation.server) == (CLIENT, SERVER)
