@@ -330,7 +330,7 @@ def test_islands_are_merged(established: Wire) -> None:
 
 
 def test_of_too_many_holes_the_oldest_counts_as_filled(established: Wire) -> None:
-    """A segment of which another lies between each two took a second at the thousandth."""
+    """Who sends such segments to a stack that is observed must not slow it."""
     many = conversation.MAX_ISLANDS + 500
     for number in range(1, many + 1):
         established.client("A", number * 200, 1, 100)
