@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from stack.inspect import ladder, tables
 from stack.inspect.conversation import ACK, CWR, ECE, SYN, Conversation, Segment, conversations, end_text
-from stack.inspect.ladderrows import span_text, summary
+from stack.inspect.ladderrows import clean, span_text, summary
 from vnic import graphviz, plots
 from vnic.errors import VnicError
 from vnic.packets import packet_of
@@ -102,11 +102,12 @@ def page(run: Run) -> str:
     ]
     menu = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links)
     buttons = '<p><button data-open="1">open all</button> <button data-open="">close all</button></p>'
-    body = f"<header><h1>{escape(run.title)}</h1>{_head(run)}{buttons}</header><nav><ul>{menu}</ul></nav>"
+    title = escape(clean(run.title))  # a name of a file can be any bytes
+    body = f"<header><h1>{title}</h1>{_head(run)}{buttons}</header><nav><ul>{menu}</ul></nav>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(run.title)} - vnic report</title><style>{_STYLE}</style></head>\n"
+        f"<title>{title} - vnic report</title><style>{_STYLE}</style></head>\n"
         f"<body>{body}\n<main>\n"
         + "\n".join(sections)
         + f"\n</main><script>{_SCRIPT}</script></body></html>\n"
@@ -114,8 +115,7 @@ def page(run: Run) -> str:
 
 
 def _head(run: Run) -> str:
-    began = datetime.fromtimestamp(run.began_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    lines = [f"{began}, {span_text(max(run.ended_ns - run.began_ns, 0))}"]
+    lines = [f"{_date(run.began_ns)}, {span_text(max(run.ended_ns - run.began_ns, 0))}"]
     segments = sum(len(one.segments) for one in run.conversations)
     lines.append(f"{segments} TCP segments of {len(run.conversations)} connections")
     if len(run.conversations) > MAX_CONNECTIONS:
@@ -124,6 +124,14 @@ def _head(run: Run) -> str:
     if run.tracing_ended:
         lines.append(f"{len(run.trees)} call trees are kept; then the tracing ended")
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _date(stamp_ns: int) -> str:
+    """A damaged capture can say any."""
+    try:
+        return datetime.fromtimestamp(stamp_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError):
+        return f"{stamp_ns} ns after 1970"
 
 
 def _section(name: str, title: str, content: str) -> str:

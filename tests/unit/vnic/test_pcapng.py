@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,29 @@ def test_pcap_of_nanoseconds(path: Path) -> None:
 
 def test_pcap_that_ends_within_a_header_is_read_up_to_there(path: Path) -> None:
     assert len(read(path, pcap(0xA1B2C3D4, 1) + bytes(7))) == 1
+
+
+def test_pcap_packet_of_four_gigabytes_is_refused_before_room_is_made_for_it(path: Path) -> None:
+    huge = pcap(0xA1B2C3D4, 1) + struct.pack("<IIII", 1, 1, 0xFFFFFFFF, 0xFFFFFFFF)
+    with pytest.raises(UsageError, match="cannot be read as a capture") as refused:
+        read(path, huge)
+    assert "4294967295 bytes" in refused.value.evidence
+
+
+# -- pipes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [pcap(0xA1B2C3D4, 1), section("<") + interface("<") + section(">") + interface(">") + packet(">", 1)],
+)
+def test_capture_from_a_pipe(path: Path, data: bytes) -> None:
+    """tcpdump -w - | vnic ladder /dev/stdin"""
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    writer.start()
+    assert [one.frame for one in pcapng.read(path)] == [b"abcd"]
+    writer.join()
 
 
 # -- no captures --------------------------------------------------------------------------

@@ -199,6 +199,15 @@ def test_connection_whose_beginning_is_not_there_has_no_options() -> None:
     assert "A capture does not have them" in page.sections["counters"]
 
 
+def test_stamps_and_a_name_that_a_damaged_capture_can_have() -> None:
+    """Years beyond 9999, and bytes that are no UTF-8 (as Python reads them from a command line)."""
+    packets = [Packet(1 << 70, False, segment(SYN, 1000)), Packet(1 << 74, True, segment(ACK, 1000, 1))]
+    made = report.page(report.of_capture(conversations(packets), "\udcff\x07.pcapng"))
+    assert "??.pcapng" in Page(made).sections["head"]
+    assert f"{1 << 70} ns after 1970" in made
+    made.encode()
+
+
 # -- trees that fold ------------------------------------------------------------------------------------------------
 
 
