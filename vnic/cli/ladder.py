@@ -35,18 +35,21 @@ _COLOURS: Final = {
 }
 _RESET: Final = "\x1b[0m"
 
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
+]
+Peer = Annotated[
+    str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
+]
+
 
 def ladder(
     file: Annotated[Path | None, typer.Argument(help="A capture: pcapng or pcap.")] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Draw what passes a running back end (Ctrl-C ends it).")
     ] = False,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
-    ] = None,
-    peer: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
-    ] = None,
+    port: Port = None,
+    peer: Peer = None,
     numbers: Annotated[
         list[int] | None,
         typer.Option("-n", "--connection", min=1, metavar="N", help="The file's Nth; again for more."),
@@ -138,12 +141,12 @@ def end_of(text: str) -> End:
         ) from error
 
 
-def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
+def chosen(file: Path, wanted: Wanted, interface: str | None = None) -> list[tuple[int, Conversation]]:
     """The connections of a capture that are wanted, with their numbers; UsageError if there are none."""
     from vnic import pcapng
 
     tracker = Tracker()
-    for packet in pcapng.read(file):
+    for packet in pcapng.read(file, interface):
         tracker.add(packet)
     there = list(enumerate(tracker.conversations, 1))
     if not there:
@@ -159,9 +162,20 @@ def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
 
 
 def _listed(there: list[tuple[int, Conversation]]) -> str:
-    lines = [f"{number}: {one.ends[0]} > {one.ends[1]}" for number, one in there[:NAMED]]
-    more = [f"and {len(there) - NAMED} more"] if len(there) > NAMED else []
+    lines = [line(number, one) for number, one in there[:NAMED]]
+    more = [f"and {len(there) - NAMED} more: vnic plot --list"] if len(there) > NAMED else []
     return "\n".join(["there are", *lines, *more])
+
+
+def line(number: int, conversation: Conversation) -> str:
+    """ "  2  10.0.2.15:40000 > 10.0.2.2:80  31 segments, 120 bytes up, 4096 down"."""
+    from vnic.series import nbytes_of
+
+    client, server = conversation.ends
+    up, down = nbytes_of(conversation, "up"), nbytes_of(conversation, "down")
+    return (
+        f"{number:3}  {client} > {server}  {len(conversation.segments)} segments, {up} bytes up, {down} down"
+    )
 
 
 # -- as text -------------------------------------------------------------------------------------------------
@@ -172,8 +186,8 @@ def _drawn(found: list[tuple[int, Conversation]], to_stdout: bool, *, every: boo
     colour = to_stdout and output.use_colour(sys.stdout)
     ladders = (
         "".join(
-            painted(line, colour)
-            for line in drawing.lines(one, width, every=every, paths=paths, number=number)
+            painted(drawn, colour)
+            for drawn in drawing.lines(one, width, every=every, paths=paths, number=number)
         )
         for number, one in found
     )

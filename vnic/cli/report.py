@@ -11,7 +11,7 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.ladder import Wanted, chosen, end_of
+from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of
 from vnic.cli.serve import write_whole
 from vnic.cli.views import Control, say_if_nobody
 
@@ -23,12 +23,8 @@ def report(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to.")] = Path(
         "report.html"
     ),
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
-    ] = None,
-    peer: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only that of this peer: 10.0.2.15:40000")
-    ] = None,
+    port: Port = None,
+    peer: Peer = None,
     level: Annotated[
         Literal["notes", "full", "times"], typer.Option(help="Of the call trees; as of vnic trace.")
     ] = "notes",

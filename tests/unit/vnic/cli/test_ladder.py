@@ -170,7 +170,7 @@ def test_terminal_has_its_width_and_colours(typed: Verb, file: Path, monkeypatch
         (["FILE", "--peer", "10.0.2.15:70000"], ["70000 is no port"]),
         (
             ["FILE", "--port", "99"],
-            ["has port 99", "1: 10.0.2.15:40000 > 10.0.2.2:7", "2: 10.0.2.15:40001 > 10.0.2.2:7"],
+            ["has port 99", "1  10.0.2.15:40000 > 10.0.2.2:7", "2  10.0.2.15:40001 > 10.0.2.2:7"],
         ),
         (
             ["FILE", "-n", "3", "--peer", "10.0.2.2:7"],
@@ -191,7 +191,7 @@ def test_many_connections_are_not_all_named(refused: Verb, tmp_path: Path) -> No
         writer.write(0, INBOUND, [frame(False, "S", 1, 0, port)])
     writer.close()
     told = refused(path, "-n", 77)
-    assert "10: 10.0.2.15:1009 > 10.0.2.2:7" in told
+    assert "10  10.0.2.15:1009 > 10.0.2.2:7" in told
     assert "and 20 more" in told
     assert "1010" not in told
 
