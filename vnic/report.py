@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from stack.inspect import ladder, tables
 from stack.inspect.conversation import ACK, CWR, ECE, SYN, Conversation, Segment, conversations, end_text
-from stack.inspect.ladderrows import clean, span_text, summary
+from stack.inspect.ladderrows import clean, counted, span_text, summary
 from vnic import graphviz, plots
 from vnic.errors import VnicError
 from vnic.packets import packet_of
@@ -117,7 +117,7 @@ def page(run: Run) -> str:
 def _head(run: Run) -> str:
     lines = [f"{_date(run.began_ns)}, {span_text(max(run.ended_ns - run.began_ns, 0))}"]
     segments = sum(len(one.segments) for one in run.conversations)
-    lines.append(f"{segments} TCP segments of {len(run.conversations)} connections")
+    lines.append(f"{counted(segments, 'TCP segment')} of {counted(len(run.conversations), 'connection')}")
     if len(run.conversations) > MAX_CONNECTIONS:
         lines.append(f"the first {MAX_CONNECTIONS} connections are shown")
     lines += [f"{count} {what} more were not kept" for what, count in run.dropped.items() if count]

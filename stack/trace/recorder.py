@@ -120,9 +120,7 @@ class Recorder:
     def start(self) -> None:
         """Watch this thread from its next call on."""
         if sys.gettrace() is not None:
-            raise RuntimeError(
-                "another trace function (a debugger, coverage, a capture with comments) is active"
-            )
+            raise RuntimeError("another trace function (a debugger, coverage) is active")
         sys.settrace(self._called)
 
     def stop(self) -> None:
