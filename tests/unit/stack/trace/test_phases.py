@@ -24,6 +24,8 @@ EXPECTED = {
     "cookie_ack": "ack",
     "connect": "connect",
     "receive_syn_ack": "syn-ack",
+    "syn_sent_syn": "syn-ack",
+    "syn_recv_ack": "",
     "closed_port": "reset",
     "established_data": "data",
     "established_ack": "data",
