@@ -82,6 +82,7 @@ class Observation:
         """``negotiation`` tells what the device and its guest agreed on."""
         self._net, self._feed, self._hub, self._wanted = net, feed, hub, wanted
         self._negotiation, self._clock_ns = negotiation, clock_ns
+        self._agreed: dict[str, Any] = {}  # at the first packet: at the end the guest may be gone
         self._tracker = Tracker(keep=False)
         self.ended = 0  # connections that are over
         self._packets: list[dict[str, Any]] = []
@@ -134,7 +135,7 @@ class Observation:
             "why_no_trees": self._why_no_trees,
             "moments": self._moments,
             "counters": {"before": self._before, "after": self._after},
-            "negotiation": self._negotiation(),
+            "negotiation": self._agreed or self._negotiation(),
             "dropped": self._dropped,
             "tracing_ended": len(self._trees) >= MAX_TREES,
         }
@@ -142,6 +143,7 @@ class Observation:
     # -- from within the traffic -------------------------------------------------------------------------------------
 
     def _packet(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> None:
+        self._agreed = self._agreed or self._negotiation()
         head = headers_of(parts)
         outbound = direction == OUTBOUND
         flow = flow_of_frame(head, outbound=outbound)

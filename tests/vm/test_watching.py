@@ -296,6 +296,7 @@ def test_vm_writes_a_report_of_its_command(tmp_path: Path) -> None:
     shown.feed(page.read_text())
     assert "tcp_v4_conn_request" in shown.sections["c1"]
     assert "CLOSE_WAIT" in shown.sections["tables"]
+    assert "VIRTIO_NET_F_MRG_RXBUF" in shown.sections["device"]  # though the guest is gone when it is written
 
 
 class PageText(HTMLParser):

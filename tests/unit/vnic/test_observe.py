@@ -70,6 +70,17 @@ def test_connection_leaves_packets_trees_moments_and_counters(bench: Bench) -> N
     assert not record["tracing_ended"]
 
 
+def test_negotiation_is_told_as_it_was_at_the_first_packet(bench: Bench) -> None:
+    told = {"connected": True}
+    observation = Observation(bench.net, bench.feed, bench.hub, Wanted(), lambda: dict(told))
+
+    def during() -> None:
+        bench.handshake()
+        told["connected"] = False
+
+    assert record_of(bench, observation, during)["negotiation"] == {"connected": True}
+
+
 def test_observation_that_ended_is_in_nobodys_way(bench: Bench) -> None:
     observation = observed(bench)
     record = record_of(bench, observation, bench.handshake)
