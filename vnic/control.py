@@ -281,7 +281,7 @@ class ControlServer:
         )
         try:
             await _send(writer, {"ok": "watching"})
-            await _drain(packets, lambda packet: packet, count, reader, writer)
+            await _drain(packets, lambda packet: packet, count, reader, writer, {"pause": True})
         finally:
             subscription.end()
 
@@ -350,13 +350,19 @@ async def _drain(
     count: int,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
+    pause: Answer | None = None,
 ) -> None:
-    """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up."""
+    """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up; ``pause`` when no more
+    come for now."""
     gone = asyncio.ensure_future(reader.read(1))
+    came = False
     try:
         while not gone.done():
             await asyncio.wait([gone], timeout=STREAM_PERIOD_S)
             items, dropped = source.take()
+            if came and not items and pause is not None:
+                await _send(writer, pause)
+            came = bool(items)
             for item in items:
                 await _send(writer, answer(item))
                 await asyncio.sleep(0)  # drain() alone lets no packet in between while the client keeps up

@@ -261,6 +261,8 @@ def follow(
     for answer in answers:
         if "dropped" in answer:
             output.say(f"... {answer['dropped']} packets were lost: they came too fast")
+        if "pause" in answer:  # who watches a stall sees what led to it
+            yield live.flush()
         if "packet" not in answer:
             continue
         found = tracker.add(packet_of(answer["packet"]))

@@ -200,6 +200,25 @@ def test_control_clients_get_the_headers_of_packets(bench: Bench, tmp_path: Path
     assert not bench.feed.watched
 
 
+def test_control_clients_are_told_when_no_packet_comes_for_now(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "c.sock"
+
+    def talk() -> list[str]:
+        with Client(path) as client:
+            answers = client.stream("packets")
+            return [next(iter(next(answers))) for _ in range(4)]
+
+    async def run() -> list[str]:
+        async with ControlServer(bench.net, hub=bench.hub, feed=bench.feed).listen(path):
+            task = asyncio.ensure_future(asyncio.to_thread(talk))
+            while not bench.feed.watched:
+                await asyncio.wait([task], timeout=0.01)
+            bench.handshake()
+            return await task
+
+    assert bench.loop.run_until_complete(run()) == ["packet", "packet", "packet", "pause"]
+
+
 @pytest.mark.parametrize("more", [{"comments": "loud"}, {"comments": []}, {"count": "many"}])
 def test_packets_that_cannot_be_told_are_refused(
     bench: Bench, tmp_path: Path, more: dict[str, object]

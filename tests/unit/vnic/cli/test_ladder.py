@@ -288,6 +288,15 @@ def test_live_filters_and_ends_with_the_back_end(
     assert "hung up" in printed.err
 
 
+def test_live_run_is_drawn_when_nothing_more_comes() -> None:
+    many = [(False, frame(False, "A", 1, 1 + 10 * n), "") for n in range(50)]
+    said = [*answers(many), {"pause": True}, {"pause": True}]
+    *_, before, pause, again = ladder.follow(said, drawing.Live(), Wanted(), None)
+    assert before == []
+    assert "bare ACKs" in pause[-1].text
+    assert again == []
+
+
 def test_live_other_answers_and_other_packets_are_passed_over() -> None:
     said = [{"news": 1}, *answers([(False, bytes(60), "")]), *answers(connection())]
     lines = list(ladder.follow(said, drawing.Live(), Wanted(), 1))
