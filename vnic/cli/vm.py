@@ -21,6 +21,7 @@ import socket as socketlib
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,15 +147,26 @@ def vm(
     if dry_run:
         return _show(plan)
     output.stage(said)
+    began = time.time()
     try:
         found = images.ensure(image, output.stage)
         code = _run(plan, found, _command_line(command or []), timeout, artifacts)
         if report is not None:
-            output.stage(f"the report is {report}")
+            say_report(report, began)
         return code
     except KeyboardInterrupt:
         output.stage("interrupted; everything that was started has ended")
         raise
+
+
+def say_report(report: Path, began: float) -> None:
+    """Whether the back end wrote it, which it does when nobody hears it any more: a disk may have become full."""
+    if report.is_file() and report.stat().st_mtime < began:
+        output.headline(f"the report could not be written: {report} is that of another run")
+    elif report.exists():
+        output.stage(f"the report is {report}")
+    else:
+        output.headline(f"the report {report} could not be written")
 
 
 def _command_line(words: list[str]) -> str:
