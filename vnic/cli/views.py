@@ -124,11 +124,7 @@ def trace(
         say_if_nobody(back_end, port, peer)
         for answer in back_end.stream("trace", **wanted):
             if "dropped" in answer:
-                print(
-                    f"... {answer['dropped']} trees were lost: they came too fast",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                output.say(f"... {answer['dropped']} trees were lost: they came too fast")
             elif json_:
                 print(json.dumps(answer), flush=True)
             else:
