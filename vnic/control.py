@@ -45,6 +45,7 @@ MAX_REQUEST: Final = 65536
 PATIENCE_S: Final = 10.0
 MAX_CLIENTS: Final = 16
 STREAM_PERIOD_S: Final = 0.1
+PAUSE_PERIODS: Final = 2  # without a packet, until that is said: TCP_RTO_MIN, as in stack.inspect.ladder
 STREAM_BUFFER: Final = 1000  # trees, or packets, that may wait for that
 PROBE_S: Final = 1.0  # for a back end to let us in
 ROOT: Final = 0
@@ -355,14 +356,14 @@ async def _drain(
     """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up; ``pause`` when no more
     come for now."""
     gone = asyncio.ensure_future(reader.read(1))
-    came = False
+    quiet = PAUSE_PERIODS
     try:
         while not gone.done():
             await asyncio.wait([gone], timeout=STREAM_PERIOD_S)
             items, dropped = source.take()
-            if came and not items and pause is not None:
+            quiet = 0 if items else quiet + 1
+            if quiet == PAUSE_PERIODS and pause is not None:
                 await _send(writer, pause)
-            came = bool(items)
             for item in items:
                 await _send(writer, answer(item))
                 await asyncio.sleep(0)  # drain() alone lets no packet in between while the client keeps up
