@@ -238,7 +238,12 @@ def back_end(tmp_path: Path) -> Iterator[tuple[Path, list[dict[str, Any]], list[
 
     def serve() -> None:
         with server.accept()[0] as client, client.makefile("rw") as lines:
-            asked.append(json.loads(lines.readline()))
+            request = json.loads(lines.readline())
+            if request["verb"] == "there":
+                lines.write('{"ok": true}\n')
+                lines.flush()
+                request = json.loads(lines.readline())
+            asked.append(request)
             for answer in [{"ok": {}}, *will_say]:
                 lines.write(json.dumps(answer) + "\n")
             lines.flush()
