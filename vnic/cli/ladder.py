@@ -18,7 +18,7 @@ from stack.inspect import ladderrows
 from stack.inspect.conversation import Conversation, End, Tracker, end_text, parse_end
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.pictures import write
+from vnic.cli.pictures import spare, write
 from vnic.cli.views import Control, Json, say_if_nobody
 
 NAMED: Final = 10  # connections that an error names
@@ -93,6 +93,7 @@ def ladder(
         raise errors.UsageError(
             "--count and --control are about a running back end", f"{file} is a file", "leave them out"
         )
+    spare(file, out)
     found = chosen(file, wanted)
     if json_ or format_ == "json":
         text = json.dumps([{"connection": n} | drawing.plain(one) for n, one in found]) + "\n"

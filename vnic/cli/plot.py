@@ -13,6 +13,7 @@ import typer
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of, line
+from vnic.cli.pictures import spare, write
 
 if TYPE_CHECKING:
     from stack.inspect.conversation import Conversation
@@ -55,7 +56,10 @@ def plot(
         bool, typer.Option("--list", "-l", help="List the connections that fit and draw none.")
     ] = False,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print the numbers as JSON and draw nothing.")
+        bool,
+        typer.Option(
+            "--json", help="Write the numbers as JSON, to stdout unless -o is given, and draw nothing."
+        ),
     ] = False,
 ) -> int:
     """Draw a TCP connection: sequence numbers, congestion window, round trips and goodput over time.
@@ -65,7 +69,14 @@ def plot(
     from vnic.series import series_of
 
     panels = _panels(only)
-    path, kind = _target(file, out, format_)
+    if json_ and format_ is not None:
+        raise errors.UsageError(
+            f"--json and --format {format_} contradict each other",
+            "numbers are no picture",
+            "give one of them",
+        )
+    path, kind = (out or _STDOUT, None) if json_ else _target(file, out, format_)
+    spare(file, path)
     ends = None if peer is None else end_of(peer)
     found = chosen(file, Wanted(port, ends, () if number is None else (number,)), interface)
     if list_:
@@ -74,10 +85,10 @@ def plot(
     conversation = _most(found)
     way = _direction(conversation, direction)
     series = series_of(conversation, way, panels)
-    if json_:
-        print(json.dumps(series.plain()))
-        return errors.EXIT_OK
-    _write(series, path, kind)
+    if kind is None:
+        write(json.dumps(series.plain()) + "\n", None if path == _STDOUT else path)
+    else:
+        _write(series, path, kind)
     return errors.EXIT_OK
 
 
@@ -113,12 +124,7 @@ def _target(file: Path, out: Path | None, format_: Format | None) -> tuple[Path,
             f"{out} tells no format", "its name ends neither with .svg nor with .png", "--format svg, or png"
         )
     kind = format_ or of_name or "svg"
-    path = file.with_suffix(f".{kind}") if out is None else out
-    if path.exists() and file.exists() and path.samefile(file):
-        raise errors.UsageError(
-            f"{path} is the capture", "the picture would replace it", "-o and another name"
-        )
-    return path, kind
+    return file.with_suffix(f".{kind}") if out is None else out, kind
 
 
 # -- which connection ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import typer
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of
+from vnic.cli.pictures import spare
 from vnic.cli.serve import write_whole
 from vnic.cli.views import Control, say_if_nobody
 
@@ -53,6 +54,7 @@ def report(
                 f"{file} is a file",
                 "leave them out, or leave the file out",
             )
+        spare(file, out)
         wanted = Wanted(port, None if peer is None else end_of(peer))
         found = [one for _, one in chosen(file, wanted)]
         run = reports.of_capture(found, file.name)

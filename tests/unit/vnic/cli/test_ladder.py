@@ -196,6 +196,16 @@ def test_many_connections_are_not_all_named(refused: Verb, tmp_path: Path) -> No
     assert "1010" not in told
 
 
+@pytest.mark.parametrize("name", ["ladder", "report"])
+def test_capture_is_not_replaced_by_what_is_drawn_of_it(
+    name: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file.read_bytes()
+    assert cli.main([name, str(file), "-o", str(file)]) == 2
+    assert "is the capture" in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
 def test_file_without_tcp_is_told(refused: Verb, tmp_path: Path) -> None:
     path = tmp_path / "udp.pcapng"
     writer = PcapngWriter(open_file(path), "eth0")

@@ -91,6 +91,16 @@ def test_plot_json_has_the_series_and_draws_nothing(
     assert "sequence" not in found
 
 
+def test_plot_json_goes_where_it_is_told(
+    one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plot", str(one), "--json", "-o", str(tmp_path / "one.json")]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "one.json").read_text())["sender"] == SMALL
+    assert "contradict" in failed(capsys, one, "--json", "--format", "png")
+    assert "is the capture" in failed(capsys, one, "--json", "-o", one)
+
+
 def test_plot_of_several_takes_the_one_with_most_data_and_says_so(
     two: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
