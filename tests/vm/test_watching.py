@@ -366,6 +366,34 @@ def test_every_verb_that_looks_fits_80_columns_and_is_plain_in_a_pipe(
         job.kill("KILL")
 
 
+def test_every_verb_of_a_capture_fits_80_columns_and_is_plain_in_a_pipe(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path, file = rundir.path / "control.sock", rundir.path / "net.pcapng"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    verb(path, "capture", "start", str(file), "--comments")
+    guest.check(f"curl -s http://{SERVER}/bytes/100000 | wc -c")
+    verb(path, "capture", "stop")
+    picture = rundir.path / "net.svg"
+    for words, expected in (
+        (["ladder", str(file)], "NEW_SYN_RECV"),
+        (["plot", str(file), "--list"], f"{SERVER}:80"),
+        (["plot", str(file), "-o", str(picture)], "net.svg"),
+        (["report", str(file), "-o", str(rundir.path / "net.html")], "net.html"),
+        (["callgraph", "receive_syn"], "tcp_v4_conn_request"),
+    ):
+        argv = [sys.executable, "-m", "vnic", *words]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+        said = done.stdout + done.stderr
+        assert (done.returncode, expected in said, "\x1b" in said) == (0, True, False), said
+        shown = pexpect.run(" ".join(argv), encoding="utf-8", timeout=60, dimensions=(24, 80))
+        rows = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+        assert any(expected in row for row in rows)
+        if not any(str(rundir.path) in row for row in rows):  # a path is as long as it is
+            assert max(map(len, rows)) <= 80, words
+    assert "congestion window" in picture.read_text()
+
+
 def test_every_verb_that_waits_shows_a_guests_connection_on_a_terminal_and_in_a_pipe(
     backends: Any, boot: Callable[..., Any], rundir: Any
 ) -> None:
