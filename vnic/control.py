@@ -596,6 +596,11 @@ class Client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(b"\n")
 
+    def await_record(self) -> None:
+        """Until it begins to come.  An interrupt (Ctrl-C) of this loses nothing, as one of ``read_record`` does."""
+        with contextlib.suppress(OSError):  # which read_record() meets again
+            self._lines.peek(1)
+
     def read_record(self) -> Answer:
         """It comes when the observation is over."""
         record: Answer = self._read()["record"]

@@ -82,7 +82,7 @@ def _observed(control: Path | None, wishes: dict[str, Any]) -> tuple[dict[str, A
         back_end.observe(**wishes)
         output.stage(f"observing {path}: Ctrl-C ends it and writes the page")
         try:
-            return back_end.read_record(), path
+            back_end.await_record()
         except KeyboardInterrupt:
             back_end.end_observation()
-            return back_end.read_record(), path
+        return back_end.read_record(), path
