@@ -83,9 +83,10 @@ class ControlServer:
         hub: TraceHub | None = None,
         feed: PacketFeed | None = None,
         observe: Callable[[Wanted], Observation] | None = None,
+        negotiation: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed`` and ``observe``
-        there are no such verbs; ``hub`` is the thread's, if there is one already."""
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed``, ``observe`` and
+        ``negotiation`` there are no such verbs; ``hub`` is the thread's, if there is one already."""
         from stack.trace.hub import TraceHub as Hub
 
         self._net = net
@@ -105,6 +106,8 @@ class ControlServer:
         }
         if capture is not None:
             self._verbs["capture"] = self._captured
+        if negotiation is not None:
+            self._verbs["negotiation"] = lambda request: negotiation()
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[Path]:

@@ -19,6 +19,7 @@ import pexpect
 import pytest
 from line import SERVER, Line
 
+from guest.vm.args import listening_monitor
 from stack.api import aio
 from stack.api.bsd import Socket
 from stack.trace.notation import render
@@ -426,3 +427,21 @@ def echo_once_watched(path: Path, guest: Any) -> None:
                 break
         time.sleep(0.05)
     guest.check(f"echo hello | nc -N -w 5 {SERVER} 7")
+
+
+def test_negotiate_tells_who_vetoed_each_feature(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path, qmp = rundir.path / "control.sock", rundir.path / "monitor.sock"
+    boot(nic=backends.start("vhost-user", "--control", str(path)), extra=listening_monitor(qmp))
+    told = verb(path, "negotiate", "--qmp", str(qmp))
+    verdicts = {one["name"]: one["verdict"] for one in told["features"]}
+    assert verdicts["VIRTIO_NET_F_MRG_RXBUF"] == "in use"
+    assert verdicts["VIRTIO_NET_F_MAC"] == "in use, by the frontend alone"
+    assert verdicts["VIRTIO_F_ANY_LAYOUT"] == "not taken by the guest's driver"
+    assert verdicts["VIRTIO_NET_F_MTU"] == "vetoed by the frontend"  # the card has no host_mtu
+    for words in (("negotiate",), ("negotiate", "--qmp", str(qmp))):
+        piped = printed(path, *words)
+        assert piped[0].startswith("vhost-user, connected, MTU 1500; ring 0: ")
+        assert any(row.split()[:2] == ["VIRTIO_NET_F_MRG_RXBUF", "yes"] for row in piped)
+        assert max(map(len, on_terminal(path, *words))) <= 80

@@ -183,6 +183,7 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
                 hub=host.hub,
                 feed=host.feed,
                 observe=host.observe,
+                negotiation=host.negotiation,
             )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:

@@ -31,7 +31,17 @@ import typer
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
+from guest.vm.args import (
+    MachineType,
+    Nic,
+    Stream,
+    VhostUser,
+    Vm,
+    check,
+    human_command,
+    listening_monitor,
+    shell_form,
+)
 from guest.vm.errors import GuestError
 from guest.vm.interact import interact_with
 from guest.vm.machine import Guest, boot
@@ -63,6 +73,7 @@ class Plan:
     qemu: probe.Qemu
     accel: Accel
     interactive: bool
+    qmp: Path | None = None
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
         """The guest; with no image yet (a dry run) its files have the names that a built one has."""
@@ -79,6 +90,7 @@ class Plan:
             reboot=True,
             qemu=self.qemu.path,
             qemu_version=self.qemu.version,
+            extra=() if self.qmp is None else listening_monitor(self.qmp),
         )
 
     def nic(self, socket: Path) -> Nic:
@@ -113,6 +125,9 @@ def vm(
     host: Hosts = None,
     web: Web = None,
     report: Report = None,
+    qmp: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Let QEMU listen there for QMP: vnic negotiate --qmp.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
     ] = COMMAND_S,
@@ -142,7 +157,7 @@ def vm(
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command)
+    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command, qmp)
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
