@@ -488,7 +488,8 @@ def test_arming_behind_buffers_that_were_put_back_waits_for_more(
     assert ring.unseen()
     assert ring.mark() != before
     assert len(pop(ring).writable) == 2
-    assert ring.unseen()
+    assert not ring.unseen()
+    assert ring.arm_kicks()
 
 
 # -- where a ring starts --------------------------------------------------------------------------------
