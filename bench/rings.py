@@ -4,8 +4,9 @@
 A driver in this process fills a ring of 256; only the device's part is timed. Prints microseconds of CPU time, the best
 of several rounds, for split and packed rings:
 
-* a buffer taken and given back, in batches of 128 that are published and asked about once: what a transmit queue costs;
-* the same through VirtioNet.receive, which copies each 60-byte frame out;
+* a buffer taken and given back, in batches of 128 that are published and asked about once, by drain(), as a transmit
+  queue does it, and by pop() and push();
+* a frame of 60 bytes from the guest, checked and copied out by VirtioNet.receive;
 * a frame of 64 KB laid into mergeable receive buffers of 1536 bytes, and into pages of 4096.
 
 Compiled: with ``PYTHONSAFEPATH=1 PYTHONPATH=build/compiled:.``
@@ -130,6 +131,26 @@ def buffers(packed: bool, count: int, extra: int = 0) -> float:
     return _timed(rig, count, work)
 
 
+def drained(packed: bool, count: int, extra: int = 0) -> float:
+    """Per buffer taken and given back by drain()."""
+    rig = Rig(packed, 12 + FRAME, extra=extra)
+    rig.give(NUM)
+    taken = 0
+
+    def read(readable: list[memoryview], writable: list[memoryview]) -> None:
+        nonlocal taken
+        taken += 1
+
+    def work() -> int:
+        before = taken
+        rig.ring.drain(read, BATCH)
+        rig.ring.publish()
+        rig.ring.needs_signal()
+        return taken - before
+
+    return _timed(rig, count, work)
+
+
 def frames(packed: bool, count: int) -> float:
     """Per frame of 60 bytes from the guest."""
     rig = Rig(packed, 12 + FRAME)
@@ -160,7 +181,8 @@ def merged(packed: bool, count: int, size: int) -> float:
 
 
 MEASURES: dict[str, Callable[[bool, int], float]] = {
-    "a buffer taken and given back": buffers,
+    "a buffer by drain()": drained,
+    "a buffer by pop() and push()": buffers,
     "the same with IN_ORDER": lambda packed, count: buffers(packed, count, vf.mask(vf.VIRTIO_F_IN_ORDER)),
     "a 60-byte frame received": frames,
     "64 KB into buffers of 1536": lambda packed, count: merged(packed, count // 50, 1536),

@@ -60,13 +60,13 @@ device does not offer, could do better.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
 from devmodel.virtio.memory import GuestMemory
-from devmodel.virtio.ring import Areas, Chain, Ring, Sections
+from devmodel.virtio.ring import NOTHING, Areas, Chain, Got, Ring, Sections
 from devmodel.virtio.spec import (
     PVIRTQ_DESC,
     RING_EVENT_FLAGS_DESC,
@@ -247,7 +247,7 @@ class PackedRing(Ring):
                     self._ahead = -1
                     last += 1
                     self.last_avail = last if last < 2 * num else 0
-                    return Chain(head, [], [piece]) if flags & _WRITE else Chain(head, [piece], [])
+                    return Chain(head, NOTHING, [piece]) if flags & _WRITE else Chain(head, [piece], NOTHING)
         return self._walk(slot, word)
 
     def _walk(self, first: int, word: int) -> Chain:
@@ -303,6 +303,50 @@ class PackedRing(Ring):
         """The slot of a position, and what AVAIL and USED are there when it is available."""
         num = self.num
         return (position, _AVAIL) if position < num else (position - num, _USED)
+
+    def _drain_plain(
+        self,
+        read: Callable[[list[memoryview], list[memoryview]], Got | None],
+        budget: int,
+        found: list[Got],
+    ) -> int:
+        # If buffers are in flight the used ones would not come to lie over those that are taken here.
+        if self._in_order or not self._memory.fast or self._used != self.last_avail:
+            return 0
+        start, limit, view = self._memory.fast[0]
+        words, num, first = self._desc_words, self.num, self._first
+        slot, want = self._place(self.last_avail)
+        back = _WORD_BOTH if want == _AVAIL else 0
+        count = min((self._limit - self.last_avail) % (2 * num), budget)
+        done = 0
+        while done < count:
+            word = words[slot << 1 | 1]
+            head = word >> 32 & 0xFFFF
+            if word >> 48 != want or head >= num:
+                break
+            if _LOADS_PASS:
+                self._fence_acquire()
+                self._fence_release()
+            addr, length = words[slot << 1], word & 0xFFFFFFFF
+            offset = addr - start
+            if offset < 0 or addr + length > limit:
+                break
+            got = read([view[offset : offset + length]], NOTHING)
+            if got is not None:
+                found.append(got)
+            if first < 0:
+                first = slot
+                self._first, self._first_word = slot, head << 32 | back
+            else:
+                words[slot << 1 | 1] = head << 32 | back
+            done += 1
+            slot += 1
+            if slot == num:
+                slot, want, back = 0, want ^ _BOTH, back ^ _WORD_BOTH
+        if done:
+            self._ahead = -1
+            self._used = self.last_avail = (self.last_avail + done) % (2 * num)
+        return done
 
     def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
         # If buffers are in flight the used ones would not come to lie over those that are taken here.

@@ -228,6 +228,10 @@ class DriverRing(Driver):
 
     # notifications
 
+    def room(self) -> int:
+        """Descriptors that are free."""
+        return len(self.free)
+
     def has_used(self) -> bool:
         return self.last_used != self.used_idx
 
