@@ -348,7 +348,7 @@ class PackedDriverRing(Driver):
         found: list[tuple[int, int]] = []
         while self.chains and self.has_used():
             _, size, ident, flags = self.read(self.slot(self.last_used))
-            assert bool(size) == bool(flags & WRITE)
+            assert flags & WRITE or not size
             found += self._run(ident, size) if self.in_order else [self._freed(ident, size)]
         return found
 
