@@ -127,6 +127,9 @@ class NetdevPort:
         return True
 
     def _has_room(self, size: int) -> bool:
+        if size < ETH_HLEN:
+            self._count["tx_drop_malformed"] += 1
+            return False
         if size > self._max_frame:
             self._count["tx_drop_too_big"] += 1
             return False
