@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
@@ -334,10 +334,6 @@ class Switch:
             stats |= {f"{name}_{key}": value for key, value in member.port.stats().items()}
             stats[f"{name}_addresses"] = len(member.seen)
         return stats
-
-    def negotiation(self, ports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A dict for JSON, out of what the ports negotiated."""
-        return {"transport": "switch", "connected": self.any_up(), "ports": list(ports)}
 
     def close(self) -> None:
         """Close every port; a second call does nothing."""
