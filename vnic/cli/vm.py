@@ -30,7 +30,7 @@ import typer
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
+from guest.vm.args import Dgram, MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
 from guest.vm.errors import GuestError
 from guest.vm.interact import interact_with
 from guest.vm.machine import Guest, boot
@@ -41,8 +41,9 @@ from vnic.cli import output
 from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
+from vnic.places import GUEST_SUFFIX
 
-NetKind = Literal["vhost-user", "stream"]
+NetKind = Literal["vhost-user", "stream", "dgram"]
 Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
 RECONNECT_S = 1
 COMMAND_S = 3600.0
@@ -83,6 +84,8 @@ class Plan:
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
             return VhostUser(path=socket, reconnect_s=RECONNECT_S)
+        if self.net == "dgram":
+            return Dgram(path=socket, local=socket.with_name(socket.name + GUEST_SUFFIX))
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
         return Stream(path=socket, reconnect_s=again)
 
@@ -222,7 +225,8 @@ def _backend(plan: Plan, rundir: RunDir) -> Iterator[Behind]:
 
 def check_back_end(path: Path, net: NetKind) -> None:
     """BackendError unless somebody listens there; QEMU would wait for it without a word."""
-    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as probe:
+    kind = socketlib.SOCK_DGRAM if net == "dgram" else socketlib.SOCK_STREAM
+    with socketlib.socket(socketlib.AF_UNIX, kind) as probe:
         probe.settimeout(5.0)
         try:
             probe.connect(str(path))
