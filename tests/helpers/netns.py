@@ -87,6 +87,21 @@ class Namespace:
         self.close()
 
 
+def beside(function: Callable[[], T]) -> T:
+    """A function's result, called in a fresh thread of this thread's namespace while this one waits: pyroute2 has an
+    event loop of its own, which cannot run where one runs already."""
+    result: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=work, name="beside").start()
+    return result.result(10)
+
+
 def why_no_tap() -> str:
     """Why no TAP can be made in a namespace here, "" if it can."""
     if not os.path.exists("/dev/net/tun"):
