@@ -63,6 +63,7 @@ class Plan:
     qemu: probe.Qemu
     accel: Accel
     interactive: bool
+    mac: str | None = None
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
         """The guest; with no image yet (a dry run) its files have the names that a built one has."""
@@ -83,11 +84,11 @@ class Plan:
 
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
-            return VhostUser(path=socket, reconnect_s=RECONNECT_S)
+            return VhostUser(path=socket, mac=self.mac, reconnect_s=RECONNECT_S)
         if self.net == "dgram":
-            return Dgram(path=socket, local=socket.with_name(socket.name + GUEST_SUFFIX))
+            return Dgram(path=socket, mac=self.mac, local=socket.with_name(socket.name + GUEST_SUFFIX))
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
-        return Stream(path=socket, reconnect_s=again)
+        return Stream(path=socket, mac=self.mac, reconnect_s=again)
 
     def backend_arguments(self, socket: Path) -> list[str]:
         return [f"--{self.net}", str(socket), *self.backend_options]
@@ -106,6 +107,10 @@ def vm(
     ] = "auto",
     socket: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Use the back end that listens there; start none.")
+    ] = None,
+    mac: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of its card; each guest of one segment needs its own."),
     ] = None,
     pcap: Pcap = None,
     loss: Loss = 0.0,
@@ -144,7 +149,7 @@ def vm(
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command)
+    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command, mac)
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
