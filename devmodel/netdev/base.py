@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
-from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
+from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME, VIRTIO_NET_HDR_F_NEEDS_CSUM
 
 MAX_FRAME: Final = 69632
 """QEMU's NET_BUFSIZE, 4096 + 65536: it takes nothing above."""
@@ -109,7 +109,9 @@ class NetdevPort:
         if not self.link_up:
             self._count["tx_drop_link_down"] += 1
             return False
-        train = [parts] if hdr is None else finish(hdr, parts)
+        if hdr is None or not (hdr.gso_type or hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM):
+            return self._offer(parts)
+        train = finish(hdr, parts)
         if not train:
             self._count["tx_drop_malformed"] += 1
             return False
@@ -121,22 +123,17 @@ class NetdevPort:
     def _offer(self, parts: Sequence[Buffer]) -> bool:
         """Queue one complete frame if it may be."""
         size = sum(map(len, parts))
-        if not self._has_room(size):
-            return False
-        self._queue(size, parts)
-        return True
+        if self._has_room(size):
+            self._queue(size, parts)
+            return True
+        return False
 
     def _has_room(self, size: int) -> bool:
-        if size < ETH_HLEN:
-            self._count["tx_drop_malformed"] += 1
-            return False
-        if size > self._max_frame:
-            self._count["tx_drop_too_big"] += 1
-            return False
-        if self._out_bytes + size > BACKLOG_BYTES:
-            self._count["tx_drop_backlog"] += 1
-            return False
-        return True
+        if ETH_HLEN <= size <= self._max_frame and self._out_bytes + size <= BACKLOG_BYTES:
+            return True
+        long = "tx_drop_too_big" if size > self._max_frame else "tx_drop_backlog"
+        self._count[long if size >= ETH_HLEN else "tx_drop_malformed"] += 1
+        return False
 
     def _queue(self, size: int, parts: Sequence[Buffer]) -> None:
         """Keep a copy: the caller's buffers may change before the wire takes them."""
