@@ -23,6 +23,9 @@ Offloads. Every Port finishes what its guest cannot take (port.py), so frames pa
 stack is told that everything is welcome. A frame that is longer than a guest takes is dropped by its port, as on any
 segment of several MTUs.
 
+Two guests with one address (QEMU gives every card the same unless told) make it move with each frame: that is logged,
+once in a minute.
+
 Batches. What a port receives in one batch is forwarded at once and published when the batch ends: one flush for each
 port that got something, after the stack has answered. Nothing is copied, nothing waits here; each port's own queue
 bounds what a slow guest costs.
@@ -37,6 +40,7 @@ switch_{forwarded,flooded,filtered,learned,moved,aged,evicted}, switch_drop_{sou
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -44,9 +48,13 @@ from typing import Final
 from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
 
+log = logging.getLogger(__name__)
+
 AGEING_S = 300.0  # IEEE 802.1Q, table 8-6: the default ageing time
 ENTRIES = 1024
 """Addresses of one port: a guest has a few, a bridge of containers behind a TAP some hundreds."""
+
+WARN_AGAIN_S = 60.0
 
 _ZERO = bytes(6)
 _RESERVED = bytes.fromhex("0180c20000")  # IEEE 802.1Q, table 8-1: with 00 to 0f as the last byte
@@ -74,6 +82,10 @@ class _Station:
         self.dirty = False
 
     @property
+    def title(self) -> str:
+        raise NotImplementedError
+
+    @property
     def up(self) -> bool:
         raise NotImplementedError
 
@@ -88,6 +100,10 @@ class _Member(_Station):
     def __init__(self, switch: Switch, port: Port) -> None:
         super().__init__()
         self._switch, self.port = switch, port
+
+    @property
+    def title(self) -> str:
+        return self.port.name
 
     @property
     def up(self) -> bool:
@@ -161,6 +177,10 @@ class StackPort(_Station):
     # -- station ----------------------------------------------------------------------------------------
 
     @property
+    def title(self) -> str:
+        return "the stack"
+
+    @property
     def up(self) -> bool:
         return self._handler is not None
 
@@ -208,6 +228,7 @@ class Switch:
         self._stations: list[_Station] = [self.stack]
         self._where: dict[bytes, _Station] = {}
         self._count = dict.fromkeys(_COUNTERS, 0)
+        self._quiet_until = clock()
 
     def join(self, port: Port) -> None:
         """One more port on the segment, which belongs to it from now on. Its name tells its counters apart."""
@@ -286,6 +307,7 @@ class Switch:
         if owner is not None:
             del owner.seen[mac]
             self._count["moved"] += 1
+            self._tell_move(mac, owner, station)
         else:
             self._count["learned"] += 1
         if len(station.seen) >= self._entries:
@@ -293,6 +315,17 @@ class Switch:
             del self._where[oldest]
             self._count["evicted"] += 1
         self._where[mac] = station
+
+    def _tell_move(self, mac: bytes, old: _Station, new: _Station) -> None:
+        now = self._clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + WARN_AGAIN_S
+            log.warning(
+                "%s was at %s and is at %s now: if both are guests of their own, give each card its own mac=",
+                mac.hex(":"),
+                old.title,
+                new.title,
+            )
 
     def _find(self, mac: bytes, now: float) -> _Station | None:
         """Who has an address, if that is still true; the stack's do not age."""

@@ -45,7 +45,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """UsageError for what cannot be."""
-        check_together(self.places)
+        check_together(self.places, self.mtu)
         for name in ("loss", "reorder", "duplicate"):
             chance = getattr(self, name)
             if not 0 <= chance <= 1:

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from devmodel.netdev.dgram import Address, DgramPort, is_multicast
+from devmodel.netdev.dgram import MAX_UDP4, Address, DgramPort, is_multicast
 from devmodel.netdev.stream import StreamServer
 from devmodel.netdev.stream_client import StreamClient
 from devmodel.netdev.tap import TapPort
 from devmodel.port import Port
 from devmodel.vhost_user.server import VhostUserServer
+from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
 from vnic.errors import UsageError
 
 GUEST_SUFFIX = ".guest"
@@ -63,6 +64,10 @@ class Place:
 
     def check(self) -> None:
         """UsageError for a text that cannot be."""
+
+    def largest(self) -> int:
+        """The longest frame, in bytes, that its wire carries."""
+        return MAX_GSO_FRAME
 
     def paths(self) -> tuple[str, ...]:
         """What it makes in the file system."""
@@ -160,6 +165,9 @@ class Dgram(Place):
     def check(self) -> None:
         self.ends()
 
+    def largest(self) -> int:
+        return super().largest() if self.paths() else MAX_UDP4
+
     def paths(self) -> tuple[str, ...]:
         local, _ = self.ends()
         return (local,) if isinstance(local, str) else ()
@@ -229,6 +237,9 @@ class Socket(Place):
             raise self.refused("a path is none of its addresses", f"{text!r} is not HOST:PORT")
         return address
 
+    def largest(self) -> int:
+        return self.same().largest()
+
     async def open(self, name: str, mtu: int) -> Transport:
         return await self.same().open(name, mtu)
 
@@ -268,8 +279,8 @@ class Tap(Place):
 KINDS: tuple[type[Place], ...] = (VhostUser, Stream, StreamTo, Dgram, Socket, Tap)
 
 
-def check_together(places: Sequence[Place]) -> None:
-    """UsageError for none, and for two that are one."""
+def check_together(places: Sequence[Place], mtu: int) -> None:
+    """UsageError for none, for two that are one, and for an MTU that one cannot have."""
     if not places:
         options = ", ".join(f"--{kind.kind}" for kind in KINDS)
         raise UsageError(
@@ -283,6 +294,12 @@ def check_together(places: Sequence[Place]) -> None:
                     f"{what} is named twice", f"by {used[what].option} and {place.option}", "name another one"
                 )
             used[what] = place
+        if mtu + ETH_HLEN > place.largest():
+            raise UsageError(
+                f"--mtu {mtu} does not fit {place.option} {place.text}",
+                f"its frames have {place.largest()} bytes at most, {ETH_HLEN} of them the Ethernet header",
+                f"--mtu {place.largest() - ETH_HLEN}, or less",
+            )
 
 
 def port_names(places: Sequence[Place]) -> list[str]:

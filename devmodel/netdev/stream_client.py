@@ -2,9 +2,9 @@
 """A Port at the connecting end of a stream socket: QEMU listens (`-netdev stream,server=on`, `-netdev socket,listen=`).
 
 The wire is stream.py's. What is decided here is when to connect: at once, and again `retry_s` after an attempt
-failed (`connect_failures`) or a connection ended, for as long as the port is open. So either side may be started first,
-and a QEMU that was ended and started again is found. QEMU (measured with 7.2) takes one connection at a time and leaves a
-second one in its queue until the first has ended: such a port is up, and nobody answers.
+failed (`connect_failures`) or a connection ended, for as long as the port is open. So either side may be started
+first, and a QEMU that was ended and started again is found. QEMU (measured with 7.2) takes one connection at a time and
+leaves a second one in its queue until the first has ended: such a port is up, and nobody answers.
 
 An attempt never blocks: a unix socket whose queue is full says so, TCP goes on in the background and is given
 CONNECT_S. Names are resolved once, when the port is made.

@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from devmodel.errors import TapUnavailable
+from devmodel.netdev.tap import TapPort
+
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -109,10 +112,15 @@ def why_no_tap() -> str:
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "/dev/net/tun is closed to this user"
     try:
-        with Namespace():
-            return ""
-    except NoNamespace as error:
+        with Namespace() as private:
+            private.run(_try_tap)
+    except (NoNamespace, TapUnavailable) as error:
         return str(error)
+    return ""
+
+
+async def _try_tap() -> None:
+    (await TapPort.open("vnic%d")).close()
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Rig:
     """Whether `take()` knows the header that a frame was sent with."""
 
     def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
         self.path = str(tmp_path / "port.sock")
         self.peer_path = str(tmp_path / "peer.sock")
         self.port: Port
@@ -469,6 +470,34 @@ class TapRig(Rig):
         self.peer.close()
 
 
+class WrappedStreamRig(StreamRig):
+    """All middleware at once, round a port with a socket."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.port = _metered(_faulty(_captured(self.port, self.folder), self.folder), self.folder)
+
+
+class WrappedVhostUserRig(VhostUserRig):
+    """The same round rings."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.port = _metered(_faulty(_captured(self.port, self.folder), self.folder), self.folder)
+
+
+class StreamSwitchRig(StreamRig):
+    """A switch whose member is a stream."""
+
+    longest_up = 65550
+
+    async def open(self) -> None:
+        await super().open()
+        switch = Switch(lambda: 0.0)
+        switch.join(self.port)
+        self.port = switch.stack
+
+
 class VnetTapRig(TapRig):
     vnet = True
 
@@ -501,6 +530,9 @@ RIGS: dict[str, Callable[[Path], Rig]] = {
     "capture": lambda folder: MiddlewareRig(folder, _captured),
     "fault": lambda folder: MiddlewareRig(folder, _faulty),
     "meter": lambda folder: MiddlewareRig(folder, _metered),
+    "stream-wrapped": WrappedStreamRig,
+    "vhost-user-wrapped": WrappedVhostUserRig,
+    "switch-stream": StreamSwitchRig,
     "tap": TapRig,
     "tap-vnet": VnetTapRig,
 }

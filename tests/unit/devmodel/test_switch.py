@@ -171,6 +171,17 @@ def test_guest_that_uses_anothers_address_moves_it() -> None:
     assert segment.switch.addresses(segment.wires[0].a) == []
 
 
+def test_address_that_two_guests_use_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    segment = Segment()
+    for number in (0, 1, 0, 1):
+        segment.give(number, frame(STACK, mac(7)))
+    assert len(caplog.messages) == 1
+    assert "02:00:00:00:00:07 was at port0 and is at port1 now" in caplog.text
+    segment.now = 60.0
+    segment.give(0, frame(STACK, mac(7)))
+    assert len(caplog.messages) == 2
+
+
 def test_address_is_forgotten_after_the_ageing_time_and_not_before() -> None:
     segment = Segment()
     segment.give(0, frame(STACK, mac(0)))

@@ -179,6 +179,14 @@ def test_places_that_cannot_be_together_are_refused(places: tuple[Place, ...]) -
         Options(further=places)
 
 
+def test_mtu_that_udp_cannot_carry_is_refused() -> None:
+    place = Socket("udp=127.0.0.1:5,localaddr=127.0.0.1:6")
+    Options(further=(place,), mtu=65493)
+    with pytest.raises(UsageError) as refused:
+        Options(further=(Stream("/a"), place), mtu=65494)
+    assert "--mtu 65493" in refused.value.remedy
+
+
 def test_ports_of_a_kind_are_numbered() -> None:
     places = [VhostUser("/a"), Stream("/b"), Stream("/c"), StreamTo("/d"), Stream("/e")]
     assert port_names(places) == ["vhost-user", "stream", "stream2", "stream-to", "stream3"]
