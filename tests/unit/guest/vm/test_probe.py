@@ -194,7 +194,7 @@ def test_memfd_is_probed_by_making_one() -> None:
 
 def test_tap_is_probed_by_opening_its_device_and_nobody_has_to_have_one(tmp_path: Path) -> None:
     missing = probe.probe_tap(tmp_path / "tun")
-    assert (missing.ok, missing.required, missing.state) == (False, False, "missing")
+    assert (missing.ok, missing.required, missing.value) == (False, False, "missing")
     assert "modprobe tun" in missing.remedy
     (tmp_path / "tun").write_bytes(b"")
     assert probe.probe_tap(tmp_path / "tun").ok
