@@ -160,6 +160,8 @@ class Dgram(Place):
             raise self.refused("its ends are of two kinds", "both are paths, or both HOST:PORT")
         if ends[0] == ends[1]:
             raise self.refused("both ends are the same", f"{local} is named twice")
+        if isinstance(ends[0], tuple) and ends[0][1] == 0 and not is_multicast(ends[1]):
+            raise self.refused("LOCAL needs a port", "nobody could be told of the one that port 0 becomes")
         return ends
 
     def check(self) -> None:
@@ -357,7 +359,10 @@ def _with_host(text: str) -> str:
 
 
 def _guest_end(local: Address) -> Address:
-    return local + GUEST_SUFFIX if isinstance(local, str) else (local[0], local[1] + 1)
+    """Where a guest may be that is answered wherever it is: near us."""
+    if isinstance(local, str):
+        return local + GUEST_SUFFIX
+    return local[0], local[1] + 1 if local[1] < 65535 else local[1] - 1
 
 
 def _qapi(end: str, address: Address) -> str:

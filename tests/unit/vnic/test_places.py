@@ -138,6 +138,8 @@ def test_socket_is_the_other_end_of_qemus(text: str, same: Place) -> None:
         (Dgram, ",/a"),
         (Dgram, "/a,/a"),
         (Dgram, "/a,127.0.0.1:5"),
+        (Dgram, "127.0.0.1:0"),
+        (Dgram, "127.0.0.1:0,127.0.0.1:5"),
         (Socket, "connect"),
         (Socket, "connect=/a"),
         (Socket, "connect=127.0.0.1:5,listen=127.0.0.1:6"),
