@@ -8,10 +8,10 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import dpkt
 import pytest
 from netns import namespace, why_no_tap
 from portrigs import RIGS, STATS, Rig, until
+from wireframes import checksums_hold, tcp_frame
 
 from devmodel.port import Offloads, VnetHdr
 
@@ -68,28 +68,6 @@ def from_guest(number: int, size: int = 60) -> bytes:
     return (SERVER + GUEST + ETHERTYPE + number.to_bytes(4, "big") + b"f" * size)[: max(size, 14)]
 
 
-def tcp_frame(payload: bytes) -> tuple[bytes, int]:
-    """An IPv4 TCP frame whose checksum field holds the pseudo-header's sum, and where its TCP header is."""
-    tcp = dpkt.tcp.TCP(sport=80, dport=4000, seq=7, flags=dpkt.tcp.TH_ACK | dpkt.tcp.TH_PUSH, data=payload)
-    ip = dpkt.ip.IP(src=b"\x0a\x00\x02\x02", dst=b"\x0a\x00\x02\x0f", p=6, ttl=64, data=tcp)
-    ip.len = len(ip)
-    frame = bytearray(bytes(dpkt.ethernet.Ethernet(dst=GUEST, src=SERVER, type=0x0800, data=bytes(ip))))
-    words = bytes(frame[26:34]) + b"\x00\x06" + (len(frame) - 34).to_bytes(2, "big")
-    total = sum(int.from_bytes(words[at : at + 2], "big") for at in range(0, len(words), 2))
-    total = (total & 0xFFFF) + (total >> 16)
-    frame[50:52] = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
-    return bytes(frame), 34
-
-
-def checksums_hold(frame: bytes) -> bool:
-    """A second opinion: dpkt computes them anew."""
-    ip = dpkt.ethernet.Ethernet(frame).data
-    had = (ip.sum, ip.data.sum)
-    ip.sum = ip.data.sum = 0
-    again = dpkt.ip.IP(bytes(ip))
-    return had == (again.sum, again.data.sum)
-
-
 # -- the link -----------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +115,7 @@ def test_send_while_the_link_is_down_is_refused_and_counted(run: Callable[..., N
         else:
             rig.port.close()
         before = rig.port.stats()["tx_dropped"]
-        frame, start = tcp_frame(b"x" * 100)
+        frame, start = tcp_frame(GUEST, SERVER, b"x" * 100)
         assert rig.port.send(None, [to_guest(1)]) is False
         assert rig.port.send(VnetHdr(NEEDS_CSUM, 0, 0, 0, start, 16), [frame]) is False
         rig.port.flush()
@@ -293,7 +271,7 @@ def test_answer_from_the_batch_is_flushed_by_the_port(run: Callable[..., None]) 
 
 def test_partial_checksum_arrives_as_the_offloads_say(run: Callable[..., None]) -> None:
     async def script(rig: Rig) -> None:
-        frame, start = tcp_frame(b"partial" * 10)
+        frame, start = tcp_frame(GUEST, SERVER, b"partial" * 10)
         hdr = VnetHdr(NEEDS_CSUM, 0, 0, 0, start, 16)
         assert not checksums_hold(frame)
         assert rig.port.send(hdr, [frame[:54], frame[54:]]) is True
@@ -312,7 +290,7 @@ def test_partial_checksum_arrives_as_the_offloads_say(run: Callable[..., None]) 
 def test_tso_frame_arrives_whole_or_as_its_segments(run: Callable[..., None]) -> None:
     async def script(rig: Rig) -> None:
         payload = bytes(range(256)) * 20
-        frame, start = tcp_frame(payload)
+        frame, start = tcp_frame(GUEST, SERVER, payload)
         hdr = VnetHdr(NEEDS_CSUM, TCPV4, 54, 1448, start, 16)
         assert rig.port.send(hdr, [frame]) is True
         rig.port.flush()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vu_driver import Recorder
+from wireframes import checksums_hold, tcp_frame
 
 from devmodel.netdev.loopback import Loopback
 from devmodel.port import Offloads, VnetHdr
@@ -354,6 +355,7 @@ class Model:
             self.where = {address: owner for address, owner in self.where.items() if owner[0] != place}
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(_steps)
 def test_any_traffic_goes_where_the_model_says_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
@@ -380,6 +382,37 @@ def test_any_traffic_goes_where_the_model_says_once_and_in_order(steps: list[tup
                 segment.give(source, sent)  # type: ignore[arg-type]
             got = {place: segment.took(place) for place in range(_PORTS)} | {_PORTS: segment.stacks()}
             assert got == {place: [sent] if place in wanted else [] for place in range(_PORTS + 1)}
+
+
+_offloads = st.sampled_from(
+    [
+        Offloads(),
+        Offloads(csum=True),
+        Offloads(csum=True, tso6=True, max_frame=65550),
+        Offloads(csum=True, tso4=True, ecn=True, max_frame=65550),
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(_offloads, _offloads), st.integers(1, 9000), st.sampled_from([0, 100, 536, 1448]))
+def test_any_offload_reaches_each_guest_as_it_can_take_it(
+    offloads: tuple[Offloads, Offloads], size: int, gso_size: int
+) -> None:
+    """A partial checksum, or a TSO frame, from port 0 to everybody."""
+    segment = Segment(3, {1: offloads[0], 2: offloads[1]})
+    payload = bytes(number % 251 for number in range(size))
+    sent, start = tcp_frame(BROADCAST, mac(0), payload)
+    hdr = VnetHdr(NEEDS_CSUM, TCPV4 if gso_size else 0, 54, gso_size, start, 16)
+    segment.give(0, sent, hdr=hdr)
+    for number, taken in ((1, offloads[0]), (2, offloads[1])):
+        came = segment.wires[number].a.take()
+        if taken.tso4 or (taken.csum and not gso_size):
+            assert came == [(hdr, sent)]
+            continue
+        assert all(one is None and checksums_hold(got) for one, got in came)
+        assert b"".join(got[54:] for _, got in came) == payload
+        assert len(came) == (-(-size // gso_size) if gso_size else 1)
 
 
 @settings(max_examples=100, deadline=None)
