@@ -212,8 +212,10 @@ def test_several_places_are_announced_each_with_a_card_of_its_own(tmp_path: Path
     with serving("--vhost-user", first, "--stream", second, "--dgram", f"{third},{third}.guest") as process:
         for path in (first, second, third):
             assert Path(path).is_socket()
+        assert process.stdout is not None
+        out = "".join(process.stdout.readline() for _ in range(11))
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
         assert process.returncode == 0, err
     assert f"connect a guest to stream {second} with:" in out
     assert [f"mac=52:54:00:12:34:{last}" in out for last in ("56", "57", "58")] == [True] * 3
