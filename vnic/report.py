@@ -372,6 +372,10 @@ def _device(run: Run) -> str:
     told = run.negotiation
     if not told:
         return _missing(run, "negotiation")
+    return "".join(map(_port, told.get("ports", [told])))
+
+
+def _port(told: dict[str, Any]) -> str:
     connected = "connected" if told["connected"] else "not connected"
     facts = f"<p>{escape(told['transport'])}, MTU {told['mtu']}, {connected}</p>"
     kinds = (("virtio features", "features"), ("vhost-user protocol features", "protocol_features"))

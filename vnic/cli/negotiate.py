@@ -35,17 +35,41 @@ def negotiate(
 
     with Client(choose(control)) as back_end:
         told = back_end.ask("negotiation")
+    ports = told.get("ports", [told])
+    if qmp is not None and len(ports) > 1:
+        raise errors.UsageError(
+            "--qmp is about one card",
+            f"the back end has {len(ports)} ports",
+            "leave it out, or serve one port",
+        )
     status = None if qmp is None else negotiation.ask_qemu(qmp)
-    found = negotiation.features(told.get("features", []), status)
-    protocol = negotiation.features(told.get("protocol_features", []))
+    shown = [
+        (
+            port,
+            negotiation.features(port.get("features", []), status),
+            negotiation.features(port.get("protocol_features", [])),
+        )
+        for port in ports
+    ]
     if json_:
-        shown = {"features": negotiation.plain(found), "protocol_features": negotiation.plain(protocol)}
-        typer.echo(json.dumps(told | shown))
+        typer.echo(
+            json.dumps(
+                [
+                    port
+                    | {
+                        "features": negotiation.plain(virtio),
+                        "protocol_features": negotiation.plain(protocol),
+                    }
+                    for port, virtio, protocol in shown
+                ]
+            )
+        )
         return errors.EXIT_OK
-    typer.echo(_headline(told))
-    for title, rows in (("virtio", found), ("vhost-user protocol", protocol)):
-        if rows:
-            _show(title, rows)
+    for port, virtio, protocol in shown:
+        typer.echo(_headline(port))
+        for title, rows in (("virtio", virtio), ("vhost-user protocol", protocol)):
+            if rows:
+                _show(title, rows)
     return errors.EXIT_OK
 
 

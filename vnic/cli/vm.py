@@ -32,6 +32,7 @@ import typer
 import images
 from guest.vm import probe
 from guest.vm.args import (
+    Dgram,
     MachineType,
     Nic,
     Stream,
@@ -52,8 +53,9 @@ from vnic.cli import output
 from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
+from vnic.places import GUEST_SUFFIX
 
-NetKind = Literal["vhost-user", "stream"]
+NetKind = Literal["vhost-user", "stream", "dgram"]
 Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
 RECONNECT_S = 1
 COMMAND_S = 3600.0
@@ -75,6 +77,7 @@ class Plan:
     accel: Accel
     interactive: bool
     qmp: Path | None = None
+    mac: str | None = None
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
         """The guest; with no image yet (a dry run) its files have the names that a built one has."""
@@ -96,9 +99,11 @@ class Plan:
 
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
-            return VhostUser(path=socket, reconnect_s=RECONNECT_S, packed=self.packed)
+            return VhostUser(path=socket, mac=self.mac, reconnect_s=RECONNECT_S, packed=self.packed)
+        if self.net == "dgram":
+            return Dgram(path=socket, mac=self.mac, local=socket.with_name(socket.name + GUEST_SUFFIX))
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
-        return Stream(path=socket, reconnect_s=again)
+        return Stream(path=socket, mac=self.mac, reconnect_s=again)
 
     def backend_arguments(self, socket: Path) -> list[str]:
         return [f"--{self.net}", str(socket), *self.backend_options]
@@ -120,6 +125,10 @@ def vm(
     ] = "auto",
     socket: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Use the back end that listens there; start none.")
+    ] = None,
+    mac: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of its card; each guest of one segment needs its own."),
     ] = None,
     pcap: Pcap = None,
     loss: Loss = 0.0,
@@ -167,7 +176,9 @@ def vm(
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, packed, image, memory, tuple(options), socket, qemu, chosen, not command, qmp)
+    plan = Plan(
+        machine, net, packed, image, memory, tuple(options), socket, qemu, chosen, not command, qmp, mac
+    )
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
@@ -259,7 +270,8 @@ def _backend(plan: Plan, rundir: RunDir) -> Iterator[Behind]:
 
 def check_back_end(path: Path, net: NetKind) -> None:
     """BackendError unless somebody listens there; QEMU would wait for it without a word."""
-    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as probe:
+    kind = socketlib.SOCK_DGRAM if net == "dgram" else socketlib.SOCK_STREAM
+    with socketlib.socket(socketlib.AF_UNIX, kind) as probe:
         probe.settimeout(5.0)
         try:
             probe.connect(str(path))

@@ -220,6 +220,53 @@ def test_control_path_that_is_the_frontends_is_refused(tmp_path: Path) -> None:
     assert "is the frontend's socket too" in told
 
 
+def test_several_places_are_announced_each_with_a_card_of_its_own(tmp_path: Path) -> None:
+    first, second, third = (str(tmp_path / name) for name in ("a", "b", "c"))
+    with serving("--vhost-user", first, "--stream", second, "--dgram", f"{third},{third}.guest") as process:
+        for path in (first, second, third):
+            assert Path(path).is_socket()
+        assert process.stdout is not None
+        out = "".join(process.stdout.readline() for _ in range(11))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert f"connect a guest to stream {second} with:" in out
+    assert [f"mac=52:54:00:12:34:{last}" in out for last in ("56", "57", "58")] == [True] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "is needed"),
+        (("--stream", "PATH", "--vhost-user", "PATH"), "is named twice"),
+        (("--dgram", "PATH,127.0.0.1:5"), "its ends are of two kinds"),
+        (("--socket", "fd=3"), "it is not what -netdev socket takes"),
+        (("--socket", "udp=127.0.0.1:5"), "udp= needs localaddr="),
+        (("--tap", "tap0,fast"), "only vnet may follow the name"),
+        (("--stream-to", "host:x"), "neither a path nor HOST:PORT"),
+    ],
+)
+def test_places_that_cannot_be_are_usage_errors_in_three_parts(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    code, told = refused(*(word.replace("PATH", str(tmp_path / "s")) for word in arguments))
+    assert code == 2
+    assert said in told
+    assert "because: " in told
+    assert "to mend it: " in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_that_is_taken_leaves_the_ones_before_it_closed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (tmp_path / "precious").write_text("precious")
+    code, told = refused("--stream", str(path), "--dgram", str(tmp_path / "precious"))
+    assert code == 3
+    assert "is no socket" in told
+    assert not path.exists()
+
+
 def test_control_path_of_a_living_process_is_refused_and_a_stale_one_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "c"
     with serving("--stream", str(tmp_path / "s"), "--control", str(path)) as process:
