@@ -32,7 +32,7 @@ from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from devmodel.middleware.capture import CapturePort, PcapngInterface, PcapngWriter, Writer
+from devmodel.middleware.capture import CapturePort, PcapngInterface, PcapngWriter, Writer, open_file
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Offloads, Port, VnetHdr
 from devmodel.switch import Switch
@@ -232,8 +232,10 @@ class Host:
 
     def negotiation(self) -> dict[str, Any]:
         """What the device and its guest agreed on: a dict for JSON."""
-        ports = [transport.negotiation() for transport in self._transports]
-        return {} if not ports else ports[0] if len(ports) == 1 else {"transport": "switch", "ports": ports}
+        if len(self._transports) == 1:
+            return self._transports[0].negotiation()
+        ports = [{"name": transport.name, **transport.negotiation()} for transport in self._transports]
+        return {"transport": "switch", "ports": ports} if ports else {}
 
     def observe(self, wanted: Wanted) -> Observation:
         """A part of this run, for a report; to be started."""
@@ -410,6 +412,6 @@ def _around(
 def _capture_writer(path: Path, interfaces: Sequence[str]) -> PcapngWriter:
     """The file with its first blocks, which a full disk refuses as the opening does not."""
     try:
-        return PcapngWriter(path.open("wb"), *interfaces)
+        return PcapngWriter(open_file(path), *interfaces)
     except OSError as error:
         raise from_oserror(error, f"write the capture to {path}") from error

@@ -217,6 +217,12 @@ def socket_monitor(path: Path) -> list[str]:
     return ["-chardev", f"socket,id=qmp0,path={_escape(path)}", "-mon", "chardev=qmp0,mode=control"]
 
 
+def listening_monitor(path: Path) -> tuple[str, ...]:
+    """A further QMP monitor, at which QEMU listens for one client at a time."""
+    check_socket_path(path)
+    return "-qmp", f"unix:{_escape(path)},server=on,wait=off"
+
+
 def with_nics(vm: Vm, *nics: Nic) -> Vm:
     """The same machine with other cards."""
     return replace(vm, nics=nics)

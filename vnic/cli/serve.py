@@ -215,6 +215,7 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
                 hub=host.hub,
                 feed=host.feed,
                 observe=host.observe,
+                negotiation=host.negotiation,
             )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:
@@ -255,17 +256,26 @@ async def _shown(host: Host, port: int) -> AsyncIterator[str]:
 
 def write_whole(path: Path, text: str) -> None:
     """The file with that text, or as it was: HostIOError if it cannot be written.  Nobody else may read it: it has the
-    keys of connections in it."""
+    keys of connections in it.  What is no file, /dev/null or a pipe, stays that and gets the text; "" only tries."""
+    try:
+        if path.exists() and not path.is_file():
+            if text or not path.is_fifo():  # whose opening waits for a reader
+                path.write_text(text, "utf-8")
+        else:
+            _replace(path, text)
+    except OSError as error:
+        raise errors.from_oserror(error, f"write {path}") from error
+
+
+def _replace(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.touch(mode=0o600)
         part.write_text(text, "utf-8")
         if text:
             part.replace(path)
-        else:
-            part.unlink()
-    except OSError as error:
-        raise errors.from_oserror(error, f"write {path}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _announce(options: Options, page: str = "") -> None:

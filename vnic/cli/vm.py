@@ -21,6 +21,7 @@ import socket as socketlib
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,18 @@ import typer
 
 import images
 from guest.vm import probe
-from guest.vm.args import Dgram, MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
+from guest.vm.args import (
+    Dgram,
+    MachineType,
+    Nic,
+    Stream,
+    VhostUser,
+    Vm,
+    check,
+    human_command,
+    listening_monitor,
+    shell_form,
+)
 from guest.vm.errors import GuestError
 from guest.vm.interact import interact_with
 from guest.vm.machine import Guest, boot
@@ -63,6 +75,7 @@ class Plan:
     qemu: probe.Qemu
     accel: Accel
     interactive: bool
+    qmp: Path | None = None
     mac: str | None = None
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
@@ -80,6 +93,7 @@ class Plan:
             reboot=True,
             qemu=self.qemu.path,
             qemu_version=self.qemu.version,
+            extra=() if self.qmp is None else listening_monitor(self.qmp),
         )
 
     def nic(self, socket: Path) -> Nic:
@@ -120,6 +134,9 @@ def vm(
     host: Hosts = None,
     web: Web = None,
     report: Report = None,
+    qmp: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Let QEMU listen there for QMP: vnic negotiate --qmp.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
     ] = COMMAND_S,
@@ -149,20 +166,31 @@ def vm(
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command, mac)
+    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command, qmp, mac)
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
     output.stage(said)
+    began = time.time()
     try:
         found = images.ensure(image, output.stage)
         code = _run(plan, found, _command_line(command or []), timeout, artifacts)
         if report is not None:
-            output.stage(f"the report is {report}")
+            say_report(report, began)
         return code
     except KeyboardInterrupt:
         output.stage("interrupted; everything that was started has ended")
         raise
+
+
+def say_report(report: Path, began: float) -> None:
+    """Whether the back end wrote it, which it does when nobody hears it any more: a disk may have become full."""
+    if report.is_file() and report.stat().st_mtime < began:
+        output.headline(f"the report could not be written: {report} is that of another run")
+    elif report.exists():
+        output.stage(f"the report is {report}")
+    else:
+        output.headline(f"the report {report} could not be written")
 
 
 def _command_line(words: list[str]) -> str:
