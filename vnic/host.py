@@ -232,8 +232,10 @@ class Host:
 
     def negotiation(self) -> dict[str, Any]:
         """What the device and its guest agreed on: a dict for JSON."""
-        ports = [transport.negotiation() for transport in self._transports]
-        return {} if not ports else ports[0] if len(ports) == 1 else {"transport": "switch", "ports": ports}
+        if len(self._transports) == 1:
+            return self._transports[0].negotiation()
+        ports = [{"name": transport.name, **transport.negotiation()} for transport in self._transports]
+        return {"transport": "switch", "ports": ports} if ports else {}
 
     def observe(self, wanted: Wanted) -> Observation:
         """A part of this run, for a report; to be started."""

@@ -434,7 +434,7 @@ def test_negotiate_tells_who_vetoed_each_feature(
 ) -> None:
     path, qmp = rundir.path / "control.sock", rundir.path / "monitor.sock"
     boot(nic=backends.start("vhost-user", "--control", str(path)), extra=listening_monitor(qmp))
-    (told,) = verb(path, "negotiate", "--qmp", str(qmp))
+    told = verb(path, "negotiate", "--qmp", str(qmp))
     verdicts = {one["name"]: one["verdict"] for one in told["features"]}
     assert verdicts["VIRTIO_NET_F_MRG_RXBUF"] == "in use"
     assert verdicts["VIRTIO_NET_F_MAC"] == "in use, by the frontend alone"

@@ -38,38 +38,23 @@ def negotiate(
     ports = told.get("ports", [told])
     if qmp is not None and len(ports) > 1:
         raise errors.UsageError(
-            "--qmp is about one card",
-            f"the back end has {len(ports)} ports",
-            "leave it out, or serve one port",
+            f"--qmp is one guest's, and this back end has {len(ports)} ports",
+            ", ".join(one["name"] for one in ports),
+            "leave --qmp out",
         )
     status = None if qmp is None else negotiation.ask_qemu(qmp)
-    shown = [
-        (
-            port,
-            negotiation.features(port.get("features", []), status),
-            negotiation.features(port.get("protocol_features", [])),
-        )
-        for port in ports
-    ]
-    if json_:
-        typer.echo(
-            json.dumps(
-                [
-                    port
-                    | {
-                        "features": negotiation.plain(virtio),
-                        "protocol_features": negotiation.plain(protocol),
-                    }
-                    for port, virtio, protocol in shown
-                ]
-            )
-        )
-        return errors.EXIT_OK
-    for port, virtio, protocol in shown:
-        typer.echo(_headline(port))
-        for title, rows in (("virtio", virtio), ("vhost-user protocol", protocol)):
+    for one in ports:
+        found = negotiation.features(one.get("features", []), status)
+        protocol = negotiation.features(one.get("protocol_features", []))
+        if json_:
+            one |= {"features": negotiation.plain(found), "protocol_features": negotiation.plain(protocol)}
+            continue
+        typer.echo(_headline(one))
+        for title, rows in (("virtio", found), ("vhost-user protocol", protocol)):
             if rows:
                 _show(title, rows)
+    if json_:
+        typer.echo(json.dumps(told))
     return errors.EXIT_OK
 
 
@@ -79,7 +64,8 @@ def _headline(told: dict[str, Any]) -> str:
         f"; ring {ring['index']}: {ring['size']}{'' if ring['running'] else ', stopped'}"
         for ring in told.get("rings", [])
     )
-    return f"{told['transport']}, {connected}, MTU {told['mtu']}{rings}"
+    name = told.get("name", told["transport"])
+    return f"{name}, {connected}, MTU {told['mtu']}{rings}"
 
 
 def _show(title: str, rows: list[Feature]) -> None:

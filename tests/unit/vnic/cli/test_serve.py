@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from vnic import cli
+
 SERVE = [sys.executable, "-m", "vnic", "serve"]
 NO_CONTROL = ("--control", "none")  # the user's own runtime directory is left alone
 
@@ -233,6 +235,22 @@ def test_several_places_are_announced_each_with_a_card_of_its_own(tmp_path: Path
     assert f"connect a guest to stream {second} with:" in out
     assert [f"mac=52:54:00:12:34:{last}" in out for last in ("56", "57", "58")] == [True] * 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_negotiate_shows_each_of_several_ports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control = str(tmp_path / "c")
+    with serving("--vhost-user", str(tmp_path / "a"), "--stream", str(tmp_path / "b"), "--control", control):
+        assert cli.main(["negotiate", "--control", control]) == 0
+        told = capsys.readouterr().out
+        assert "vhost-user, nobody is connected" in told
+        assert "stream, nobody is connected" in told
+        assert cli.main(["negotiate", "--control", control, "--json"]) == 0
+        assert [one["name"] for one in json.loads(capsys.readouterr().out)["ports"]] == [
+            "vhost-user",
+            "stream",
+        ]
+        assert cli.main(["negotiate", "--control", control, "--qmp", "/nowhere"]) == 2
+        assert "vhost-user, stream" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
