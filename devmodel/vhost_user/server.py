@@ -338,6 +338,7 @@ class VhostUserServer:
         if ring is None:
             return
         if ring.resynchronised:
+            ring.resynchronised = False  # it is told once, though a ring that is enabled starts again
             self._count["resynchronised_rings"] += 1
             log.info("%s: queue %d taken up at used.idx %d", self.name, index, ring.last_avail)
         if index & 1:

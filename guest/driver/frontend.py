@@ -39,6 +39,7 @@ from devmodel.virtio.spec import (
 )
 from guest.driver.errors import FeatureMissing, ProtocolBroken, RequestRefused
 from guest.driver.memory import DriverMemory
+from guest.driver.names import feature_names
 from guest.driver.virtqueue import Virtqueue
 
 T = TypeVar("T")
@@ -171,8 +172,8 @@ class Frontend:
         alien = features & ~self.offered
         if alien:
             raise FeatureMissing(
-                "the back end does not offer " + ", ".join(vf.names(alien)),
-                f"it offers {self.offered:#x}",
+                "the back end does not offer " + feature_names(alien),
+                f"it offers {feature_names(self.offered) or 'nothing'}",
                 "leave the feature out",
             )
         self.features = features | self.offered & vf.mask(vf.VHOST_USER_F_PROTOCOL_FEATURES)

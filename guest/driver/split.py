@@ -63,7 +63,8 @@ class SplitQueue(Virtqueue):
 
     @property
     def base(self) -> int:
-        return self._last_used
+        """used.idx: a device that has gone took no more than it gave back."""
+        return int(self._used[1])
 
     def outstanding(self) -> int:
         return len(self._out)

@@ -8,8 +8,9 @@ What it decides:
 * Receive buffers (5.1.6.3.1). Mergeable: `MERGEABLE_BUFFER` bytes each, put together by num_buffers. TSO without
   mergeable: chains of 65562 bytes in pages. Neither: the MTU and the headers. A ring is filled up whenever half of it
   is empty.
-* What the device may send: a header that needs a feature which was not acknowledged, a num_buffers of 0 or beyond
-  what came, a frame shorter than its header, are DeviceBroken.
+* What the device may send: a header that needs a feature which was not acknowledged, a num_buffers of 0 or beyond the
+  queue, a frame shorter than its header, are DeviceBroken. Without MRG_RXBUF num_buffers has to be 1, and drivers do not
+  look at it: another value is counted (DPDK 22.11 leaves 0).
 * Transmit buffers are copies in guest memory, given back by the next `send()` or `reclaim()`. Transmit interrupts are
   off: a driver that reclaims while it sends needs none.
 
@@ -80,6 +81,7 @@ class DriverCounters:
     rx_buffers: int = 0
     rx_merged: int = 0
     rx_gso: int = 0
+    rx_odd_num_buffers: int = 0
     tx_frames: int = 0
     tx_bytes: int = 0
     tx_gso: int = 0
@@ -214,9 +216,11 @@ class VirtioNetDriver:
             raise self._broken(f"{written} bytes of a frame whose header has {self.hdr_size}", "5.1.6.4.1")
         fields = self._hdr.unpack(self._contents(pieces, self.hdr_size))
         self._hdr_of_frame = VnetHdr(*fields[:6])
-        self._wanted = fields[6] if len(fields) > 6 else 1
-        if self._wanted == 0 or (self._wanted > 1 and not self.mergeable) or self._wanted > self.rx.num:
-            raise self._broken(f"num_buffers is {self._wanted}", "5.1.6.4.1")
+        told = fields[6] if len(fields) > 6 else 1
+        self._wanted = told if self.mergeable else 1
+        self.counters.rx_odd_num_buffers += not self.mergeable and told != 1
+        if not 1 <= self._wanted <= self.rx.num:
+            raise self._broken(f"num_buffers is {told}", "5.1.6.4.1")
 
     def _check_offload(self, size: int) -> None:
         """Nothing that was not negotiated, nothing impossible (5.1.6.4.1)."""

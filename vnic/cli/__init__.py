@@ -23,6 +23,7 @@ from vnic.cli import (
     callgraph,
     capture,
     doctor,
+    driver,
     image,
     ladder,
     output,
@@ -59,6 +60,7 @@ app.command("ss")(ss.ss)
 app.command("tcpinfo")(tcpinfo.tcpinfo)
 app.command("ladder")(ladder.ladder)
 app.command("plot")(plot.plot)
+app.command("driver")(driver.driver)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")
