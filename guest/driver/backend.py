@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 DEADLINE_S: Final = 5.0
 _REPLY_FLAGS: Final = vu.VHOST_USER_VERSION | vu.VHOST_USER_REPLY_MASK
+_RETRY_S: Final = 0.02
 _NO_ONE_LISTENS: Final = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.EACCES, errno.ENOTSOCK)
 
 
@@ -52,14 +53,22 @@ class Backend:
     def connect(self) -> None:
         """BackendAbsent, BackendSilent."""
         self.sock.settimeout(self.deadline_s)
+        until = time.monotonic() + self.deadline_s
+        while not self._connected():
+            if time.monotonic() > until:
+                raise BackendSilent(
+                    f"{self.path} took no connection within {self.deadline_s:g} s",
+                    "its queue of connections is full",
+                    "end the program that listens there, or wait for it",
+                )
+            time.sleep(_RETRY_S)
+
+    def _connected(self) -> bool:
+        """False while the queue of connections is full: unix(7) has no way to wait for that with a deadline."""
         try:
             self.sock.connect(self.path)
-        except TimeoutError as error:
-            raise BackendSilent(
-                f"{self.path} took no connection within {self.deadline_s:g} s",
-                "its queue of connections is full",
-                "end the program that listens there, or wait for it",
-            ) from error
+        except BlockingIOError:
+            return False
         except OSError as error:
             if error.errno not in _NO_ONE_LISTENS and "too long" not in str(error):
                 raise
@@ -69,6 +78,7 @@ class Backend:
                 why,
                 f"start one first: vnic serve --vhost-user {self.path}",
             ) from error
+        return True
 
     def reconnect(self) -> None:
         """A new connection in the place of the old one, which is closed."""

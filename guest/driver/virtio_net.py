@@ -9,8 +9,8 @@ What it decides:
   mergeable: chains of 65562 bytes in pages. Neither: the MTU and the headers. A ring is filled up whenever half of it
   is empty.
 * What the device may send: a header that needs a feature which was not acknowledged, a num_buffers of 0 or beyond the
-  queue, a frame shorter than its header, are DeviceBroken. Without MRG_RXBUF num_buffers has to be 1, and drivers do not
-  look at it: another value is counted (DPDK 22.11 leaves 0).
+  queue, a frame shorter than its header, are DeviceBroken. Without MRG_RXBUF num_buffers has to be 1, and drivers do
+  not look at it: another value is counted (DPDK 22.11 leaves 0).
 * Transmit buffers are copies in guest memory, given back by the next `send()` or `reclaim()`. Transmit interrupts are
   off: a driver that reclaims while it sends needs none.
 
@@ -151,8 +151,11 @@ class VirtioNetDriver:
         room = MAX_GSO_FRAME if big else self.mtu + ETH_HLEN
         if not big and self._any_layout:
             return [self.hdr_size + room]
-        pages = [PAGE] * (room // PAGE) + ([room % PAGE] if room % PAGE else [])
-        return [self.hdr_size, *pages] if big else [self.hdr_size, room]
+        if not big:
+            return [self.hdr_size, room]
+        piece = max(PAGE, -(-room // (self.rx.num - 1)))  # 2.7.5.3.1: a chain is no longer than the queue
+        rest = [room % piece] if room % piece else []
+        return [self.hdr_size, *[piece] * (room // piece), *rest]
 
     def _make_buffer(self) -> list[Piece]:
         return [Piece(self.memory.alloc(size), size, True) for size in self._receive_shape()]
