@@ -6,7 +6,7 @@ What it decides, each way:
 * guest to us: which bytes of a chain are the header and which the frame, wherever the descriptor borders lie;
   whether the offload fields are allowed by the negotiated features and possible for this frame. A frame that
   is not sound is counted and dropped, and its buffer completed: only a ring that breaks the rules of section
-  2.7 is quarantined.
+  2.7 or 2.8 is quarantined.
 * us to guest: how a frame is laid into one chain, or into several when mergeable buffers were negotiated. A
   frame that does not fit leaves the chains where they were.
 
@@ -37,7 +37,7 @@ from devmodel.virtio.features import (
     VIRTIO_NET_F_MRG_RXBUF,
     effective,
 )
-from devmodel.virtio.ring_split import Chain, SplitRing
+from devmodel.virtio.ring import Chain, Ring
 from devmodel.virtio.spec import (
     ETH_HLEN,
     MAX_GSO_FRAME,
@@ -170,7 +170,7 @@ class VirtioNet:
 
     # -- from the guest ---------------------------------------------------------------------------------
 
-    def receive(self, ring: SplitRing, budget: int) -> list[Frame]:
+    def receive(self, ring: Ring, budget: int) -> list[Frame]:
         """Take up to `budget` chains off the transmit queue; their buffers are pushed, not yet published. Fewer if
         they are long: DESCRIPTORS_PER_CHAIN on average is what a budget pays for.
 
@@ -256,7 +256,7 @@ class VirtioNet:
             return offloads.tso4
         return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6
 
-    def transmit(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
+    def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
         if self._mergeable and self._merge(ring, hdr, parts):
@@ -287,7 +287,7 @@ class VirtioNet:
         self.counters.tx_bytes += size - self._hdr_size
         return SENT
 
-    def _merge(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+    def _merge(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         """Lay a frame into as many plain buffers as it needs; False, with nothing taken, if there are not
         enough of those."""
         header = self._plain if hdr is None else self._header(hdr, 1)
@@ -311,14 +311,14 @@ class VirtioNet:
         return self._hdr.pack(*fields, num_buffers) if modern else self._hdr.pack(*fields)
 
     def _scatter(
-        self, ring: SplitRing, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
+        self, ring: Ring, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
     ) -> int:
         """The general case: several descriptors, several chains."""
         chains = [chain]
         rooms = [sum(map(len, chain.writable))]
         verdict = self._gather(ring, chains, rooms, size)
         if verdict:
-            ring.unpop(len(chains))
+            ring.unpop(chains)
             return verdict
         targets = [piece for taken in chains for piece in taken.writable]
         scatter(targets, (self._header(hdr, len(chains)), *parts))
@@ -328,7 +328,7 @@ class VirtioNet:
             size -= written
         return SENT
 
-    def _gather(self, ring: SplitRing, chains: list[Chain], rooms: list[int], size: int) -> int:
+    def _gather(self, ring: Ring, chains: list[Chain], rooms: list[int], size: int) -> int:
         """Take further chains until `size` bytes fit (5.1.6.3.1, 5.1.6.4)."""
         room = rooms[0]
         if room < self._hdr_size:

@@ -7,7 +7,6 @@ from typing import Final
 
 from devmodel.vhost_user import message as vu
 from devmodel.virtio import features as vf
-from guest.driver.virtqueue import VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED
 
 # Bits of virtio 1.2 (5.1.3, 6) that other back ends offer and the device model has no use for
 FURTHER_NAMES: Final = {
@@ -17,12 +16,9 @@ FURTHER_NAMES: Final = {
     21: "VIRTIO_NET_F_GUEST_ANNOUNCE",
     23: "VIRTIO_NET_F_CTRL_MAC_ADDR",
     33: "VIRTIO_F_ACCESS_PLATFORM",
-    VIRTIO_F_RING_PACKED: "VIRTIO_F_RING_PACKED",
-    VIRTIO_F_IN_ORDER: "VIRTIO_F_IN_ORDER",
     36: "VIRTIO_F_ORDER_PLATFORM",
     37: "VIRTIO_F_SR_IOV",
     38: "VIRTIO_F_NOTIFICATION_DATA",
-    40: "VIRTIO_F_RING_RESET",
     56: "VIRTIO_NET_F_HOST_USO",
     57: "VIRTIO_NET_F_HASH_REPORT",
     59: "VIRTIO_NET_F_GUEST_HDRLEN",

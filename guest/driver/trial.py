@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from devmodel.virtio import features as vf
 from devmodel.virtio.spec import VIRTQ_MAX_SIZE
 from guest.driver.backend import DEADLINE_S, Backend
 from guest.driver.errors import DriverError
@@ -22,7 +23,6 @@ from guest.driver.memory import LAYOUTS, DriverMemory
 from guest.driver.negotiation import describe
 from guest.driver.rawhost import RawHost
 from guest.driver.virtio_net import DRIVER_FEATURES, RX, TX, VirtioNetDriver
-from guest.driver.virtqueue import VIRTIO_F_RING_PACKED
 
 REPEAT_S: Final = 0.5
 _RING_BUFFER: Final = 70_000  # the most that one receive buffer takes with its table
@@ -51,7 +51,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """BadQueueSize."""
-        packed = self.must >> VIRTIO_F_RING_PACKED & 1
+        packed = self.must >> vf.VIRTIO_F_RING_PACKED & 1
         power = not self.queue_size & (self.queue_size - 1)
         if not 2 <= self.queue_size <= VIRTQ_MAX_SIZE or not (packed or power):
             raise BadQueueSize(
@@ -220,7 +220,7 @@ class Trial:
         """A dict for JSON."""
         driver = self.driver
         rings = {
-            "layout": "packed" if self.frontend.features >> VIRTIO_F_RING_PACKED & 1 else "split",
+            "layout": "packed" if self.frontend.features >> vf.VIRTIO_F_RING_PACKED & 1 else "split",
             "size": self.plan.queue_size,
             "header": 0 if driver is None else driver.hdr_size,
             "memory": self.plan.layout,

@@ -42,7 +42,7 @@ from guest.driver.errors import DeviceBroken
 from guest.driver.memory import PAGE, DriverMemory
 from guest.driver.packed import PackedQueue
 from guest.driver.split import SplitQueue
-from guest.driver.virtqueue import VIRTIO_F_RING_PACKED, Piece, QueueFull, Used, Virtqueue
+from guest.driver.virtqueue import Piece, QueueFull, Used, Virtqueue
 
 RX, TX = 0, 1  # 5.1.2: receiveq1, transmitq1
 
@@ -94,7 +94,7 @@ class DriverCounters:
 
 def make_queue(memory: DriverMemory, index: int, num: int, features: int) -> Virtqueue:
     """A queue of the layout that was negotiated."""
-    kind = PackedQueue if features >> VIRTIO_F_RING_PACKED & 1 else SplitQueue
+    kind = PackedQueue if features >> vf.VIRTIO_F_RING_PACKED & 1 else SplitQueue
     return kind(memory, index, num, features)
 
 

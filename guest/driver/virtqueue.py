@@ -24,15 +24,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from devmodel.virtio import features as vf
 from guest.driver.errors import DeviceBroken
 from guest.driver.memory import DriverMemory
-
-# 6 Reserved feature bits, those that the device side may not know yet
-VIRTIO_F_RING_PACKED: Final = 34
-VIRTIO_F_IN_ORDER: Final = 35
 
 
 class Piece(NamedTuple):
@@ -79,7 +75,7 @@ class Virtqueue(ABC):
         self.num = num
         self.event_idx = bool(features >> vf.VIRTIO_F_EVENT_IDX & 1)
         self.indirect = bool(features >> vf.VIRTIO_F_INDIRECT_DESC & 1)
-        self.in_order = bool(features >> VIRTIO_F_IN_ORDER & 1)
+        self.in_order = bool(features >> vf.VIRTIO_F_IN_ORDER & 1)
         self.kicks_wanted = 0
         self.kicks_spared = 0
         self._fence = Lock()

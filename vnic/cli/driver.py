@@ -90,8 +90,8 @@ def driver(
 
 def _features(text: str, packed: bool, legacy: bool) -> tuple[int, int]:
     """What to ask for, and what has to be there."""
+    from devmodel.virtio import features as vf
     from guest.driver.negotiation import parse_features
-    from guest.driver.virtqueue import VIRTIO_F_RING_PACKED
 
     if legacy and (packed or text != "all"):
         raise errors.UsageError(
@@ -100,10 +100,12 @@ def _features(text: str, packed: bool, legacy: bool) -> tuple[int, int]:
             "leave out one or the other",
         )
     asked = 0 if legacy else parse_features(text)
-    packed = packed or bool(asked >> VIRTIO_F_RING_PACKED & 1)
+    packed = packed or bool(asked >> vf.VIRTIO_F_RING_PACKED & 1)
     if not packed:
         return asked, 0
-    return asked, 1 << VIRTIO_F_RING_PACKED | 1 << 32  # a packed ring is of VERSION_1 (2.8)
+    return asked, vf.mask(
+        vf.VIRTIO_F_RING_PACKED, vf.VIRTIO_F_VERSION_1
+    )  # a packed ring is of VERSION_1 (2.8)
 
 
 def _address(option: str, text: str) -> str:

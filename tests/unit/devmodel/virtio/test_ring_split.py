@@ -18,7 +18,8 @@ from devmodel.errors import BrokenRing
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory
 from devmodel.virtio.net import scatter
-from devmodel.virtio.ring_split import Chain, SplitRing
+from devmodel.virtio.ring import Chain
+from devmodel.virtio.ring_split import SplitRing
 
 NO_EVENT_IDX = MODERN & ~vf.mask(vf.VIRTIO_F_EVENT_IDX)
 
@@ -117,8 +118,9 @@ def test_direct_descriptors_then_an_indirect_one_are_legal(
 
 def test_unpop_gives_the_same_chains_again(driver: DriverRing, ring: SplitRing) -> None:
     heads = [driver.add_out(b"x"), driver.add_out(b"y")]
-    assert [pop(ring).head, pop(ring).head] == heads
-    ring.unpop(2)
+    chains = [pop(ring), pop(ring)]
+    assert [chain.head for chain in chains] == heads
+    ring.unpop(chains)
     assert [pop(ring).head, pop(ring).head] == heads
 
 
@@ -368,11 +370,12 @@ def test_row_30_avail_idx_inside_a_frame_is_measured_from_its_start_across_the_w
 
 def test_row_30_putting_chains_back_shows_that_avail_idx_is_too_far_ahead(four: Filling) -> None:
     heads = four.post(8, 8, 8)
-    assert [pop(four.ring).head for _ in heads] == heads
+    chains = [pop(four.ring) for _ in heads]
+    assert [chain.head for chain in chains] == heads
     four.driver.set_avail_idx(7)
-    pop(four.ring)
+    chains.append(pop(four.ring))
     with pytest.raises(BrokenRing, match="7 ahead of 0"):
-        four.ring.unpop(4)
+        four.ring.unpop(chains)
     assert four.ring.last_avail == 0
 
 
@@ -384,7 +387,7 @@ def pop_scatter_push(ring: SplitRing, parts: Sequence[bytes], least: int) -> int
         chains.append(chain)
     rooms = [len(chain.writable[0]) for chain in chains]
     if not chains or size > sum(rooms) or rooms[0] < least:
-        ring.unpop(len(chains))
+        ring.unpop(chains)
         return None
     scatter([chain.writable[0] for chain in chains], parts)
     for chain, room, before in zip(chains, rooms, accumulate(rooms, initial=0), strict=False):

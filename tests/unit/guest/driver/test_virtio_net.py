@@ -14,12 +14,12 @@ from devmodel.virtio import features as vf
 from guest.driver.errors import DeviceBroken
 from guest.driver.memory import DriverMemory, split_layout
 from guest.driver.virtio_net import DRIVER_FEATURES, RX, TX, VirtioNetDriver
-from guest.driver.virtqueue import VIRTIO_F_RING_PACKED, QueueFull
+from guest.driver.virtqueue import QueueFull
 
 MODERN = vf.mask(vf.VIRTIO_F_VERSION_1)
 MERGEABLE = MODERN | vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
 BIG = MODERN | vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM, vf.VIRTIO_NET_F_GUEST_TSO4, vf.VIRTIO_F_INDIRECT_DESC)
-PACKED = vf.mask(VIRTIO_F_RING_PACKED)
+PACKED = vf.mask(vf.VIRTIO_F_RING_PACKED)
 FRAME = bytes(range(200))
 
 

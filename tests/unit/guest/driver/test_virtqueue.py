@@ -14,11 +14,11 @@ from guest.driver.errors import DeviceBroken
 from guest.driver.memory import DriverMemory, split_layout
 from guest.driver.packed import EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, PackedQueue
 from guest.driver.split import SplitQueue
-from guest.driver.virtqueue import VIRTIO_F_IN_ORDER, Piece, QueueFull, Virtqueue
+from guest.driver.virtqueue import Piece, QueueFull, Virtqueue
 
 INDIRECT = vf.mask(vf.VIRTIO_F_INDIRECT_DESC)
 EVENT_IDX = vf.mask(vf.VIRTIO_F_EVENT_IDX)
-IN_ORDER = vf.mask(VIRTIO_F_IN_ORDER)
+IN_ORDER = vf.mask(vf.VIRTIO_F_IN_ORDER)
 LAYOUTS = {"split": (SplitQueue, SplitModel), "packed": (PackedQueue, PackedModel)}
 NUM = 8
 
