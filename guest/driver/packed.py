@@ -80,7 +80,17 @@ class PackedQueue(Virtqueue):
 
     @property
     def base(self) -> int:
-        return (self._used_at | self._used_wrap << 15) * 0x10001
+        """Behind the last used descriptor, whether `used()` has seen it: a device that has gone took no more than it
+        gave back."""
+        at, wrap, left = self._used_at, self._used_wrap, dict(self._out)
+        while left and self._used_there(at, wrap):
+            numbers = self._completed_by(self._words[8 * at + 6], left)
+            if not numbers:
+                break
+            at += sum(left.pop(number).descriptors for number in numbers)
+            if at >= self.num:
+                at, wrap = at - self.num, wrap ^ 1
+        return (at | wrap << 15) * 0x10001
 
     def outstanding(self) -> int:
         return len(self._out)
@@ -157,9 +167,21 @@ class PackedQueue(Virtqueue):
 
     # -- taking -----------------------------------------------------------------------------------------
 
+    def _used_there(self, at: int, wrap: int) -> bool:
+        flags = self._words[8 * at + 7]
+        return bool(flags & F_AVAIL) == bool(flags & F_USED) == bool(wrap)
+
     def _is_used(self) -> bool:
-        flags = self._words[8 * self._used_at + 7]
-        return bool(flags & F_AVAIL) == bool(flags & F_USED) == bool(self._used_wrap)
+        return self._used_there(self._used_at, self._used_wrap)
+
+    def _completed_by(self, number: int, out: dict[int, Outstanding]) -> list[int]:
+        """Which ids one used descriptor completes: one, or with IN_ORDER all up to it (2.8.6); none if it is wrong."""
+        if number not in out:
+            return []
+        if not self.in_order:
+            return [number]
+        order = list(out)
+        return order[: order.index(number) + 1]
 
     def used(self) -> list[Used]:
         found: list[Used] = []
@@ -174,17 +196,12 @@ class PackedQueue(Virtqueue):
         return found
 
     def _batch(self, number: int) -> list[Outstanding]:
-        """The buffers that one used descriptor completes: one, or with IN_ORDER all up to it (2.8.6)."""
-        if number not in self._out:
+        numbers = self._completed_by(number, self._out)
+        if not numbers:
             rule = f"used descriptor {self._used_at} has id {number}, which is not available"
             raise self._broken(rule, "2.8.6")
-        numbers = [number]
-        if self.in_order:
-            order = list(self._out)
-            numbers = order[: order.index(number) + 1]
-        batch = [self._out.pop(one) for one in numbers]
         self._ids.extend(numbers)
-        return batch
+        return [self._out.pop(one) for one in numbers]
 
     def _forward(self, places: int) -> None:
         self._room += places

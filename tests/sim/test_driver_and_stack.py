@@ -13,11 +13,19 @@ from guest.driver.virtio_net import DRIVER_FEATURES
 
 WITHOUT_MERGEABLE = DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
 WITHOUT_EVENT_IDX = DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_F_EVENT_IDX)
+PACKED = DRIVER_FEATURES | vf.mask(vf.VIRTIO_F_RING_PACKED)
+IN_ORDER = vf.mask(vf.VIRTIO_F_IN_ORDER)
+EVENT_IDX = vf.mask(vf.VIRTIO_F_EVENT_IDX)
 KINDS = {
     "all": DRIVER_FEATURES,
     "big packets": WITHOUT_MERGEABLE,
     "no EVENT_IDX": WITHOUT_EVENT_IDX,
     "modern, nothing else": vf.mask(vf.VIRTIO_F_VERSION_1),
+    "in order": DRIVER_FEATURES | IN_ORDER,
+    "packed": PACKED,
+    "packed, in order": PACKED | IN_ORDER,
+    "packed, no EVENT_IDX": PACKED & ~EVENT_IDX,
+    "packed, big packets": PACKED & WITHOUT_MERGEABLE | vf.mask(vf.VIRTIO_F_RING_PACKED),
     "legacy": 0,
     "legacy, mergeable": vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF),
 }
@@ -60,7 +68,9 @@ def test_ping_and_arp_are_answered(make: Make) -> None:
     assert [(one.kind, one.detail) for one in world.host.heard[1:]] == [("echo", "sequence 1, 1000 bytes")]
 
 
-@pytest.mark.parametrize("kind", ["all", "big packets"])
+@pytest.mark.parametrize(
+    "kind", ["all", "big packets", "in order", "packed", "packed, in order", "packed, big packets"]
+)
 def test_much_data_comes_back_in_frames_of_many_segments(make: Make, kind: str) -> None:
     world = make(KINDS[kind], num=256, memory_size=32 << 20)
     connection = world.connect()
@@ -71,7 +81,7 @@ def test_much_data_comes_back_in_frames_of_many_segments(make: Make, kind: str) 
     driver = world.world.driver
     assert driver is not None
     assert driver.counters.rx_gso > 0
-    assert bool(driver.counters.rx_merged) == (kind == "all")
+    assert bool(driver.counters.rx_merged) == ("big packets" not in kind)
 
 
 def test_port_nobody_listens_at_is_refused(make: Make) -> None:
@@ -84,8 +94,9 @@ def test_port_nobody_listens_at_is_refused(make: Make) -> None:
 
 
 @pytest.mark.parametrize("layout", ["split", "flat", "pieces"])
-def test_small_queues_in_any_memory(make: Make, layout: str) -> None:
-    world = make(num=4, layout=layout)
+@pytest.mark.parametrize(("kind", "num"), [("all", 4), ("packed", 4), ("packed", 5)])
+def test_small_queues_in_any_memory(make: Make, layout: str, kind: str, num: int) -> None:
+    world = make(KINDS[kind], num=num, layout=layout)
     connection = world.connect()
     for word in (b"one", b"two", b"three"):
         connection.send(word)
@@ -93,8 +104,9 @@ def test_small_queues_in_any_memory(make: Make, layout: str) -> None:
     assert bytes(connection.received) == b"onetwothree"
 
 
-def test_lost_kick_is_made_up_for_after_5_ms(make: Make) -> None:
-    world = make()
+@pytest.mark.parametrize("kind", ["all", "no EVENT_IDX", "packed", "packed, no EVENT_IDX"])
+def test_lost_kick_is_made_up_for_after_5_ms(make: Make, kind: str) -> None:
+    world = make(KINDS[kind])
     connection = world.connect()
     world.run(0.3)
     world.world.lose_kicks = 1
@@ -121,23 +133,27 @@ def test_syn_ack_is_repeated_to_a_client_that_lost_its_interrupt(make: Make) -> 
     assert len(world.seen) == 3, "ARP's answer and two SYN-ACKs"
 
 
-def test_guest_resets_and_comes_back_as_another_driver(make: Make) -> None:
-    world = make()
+@pytest.mark.parametrize("kind", ["legacy", "all", "packed"])
+def test_guest_resets_and_comes_back_as_another_driver(make: Make, kind: str) -> None:
+    world = make(KINDS["packed" if kind == "all" else "all"])
     connection = world.connect()
     world.world.stop()
     assert not world.world.port.link_up
-    world.world.start(0)
+    world.world.start(KINDS[kind])
     assert world.world.port.link_up
     connection.send(b"still there")
     world.run(0.05)
     assert bytes(connection.received) == b"still there"
 
 
-def test_frontend_reconnects_with_the_rings_as_they_stand(make: Make) -> None:
-    world = make()
+@pytest.mark.parametrize("kind", ["all", "in order", "packed", "packed, in order"])
+@pytest.mark.parametrize("before", [1, 15, 16, 40])
+def test_frontend_reconnects_with_the_rings_as_they_stand(make: Make, kind: str, before: int) -> None:
+    world = make(KINDS[kind], num=16)
     connection = world.connect()
-    connection.send(b"one")
-    world.run(0.05)
+    for _ in range(before):
+        connection.send(b"1")
+        world.run(0.05)
     inner, driver = world.world, world.world.driver
     assert driver is not None
     inner.link.disconnect()
@@ -147,7 +163,7 @@ def test_frontend_reconnects_with_the_rings_as_they_stand(make: Make) -> None:
     inner.resume()
     connection.send(b"two")
     world.run(0.05)
-    assert bytes(connection.received) == b"onetwo"
+    assert bytes(connection.received) == b"1" * before + b"two"
     assert inner.port.stats()["resynchronised_rings"] == 0
 
 
