@@ -17,12 +17,12 @@ from devmodel.virtio import features as vf
 from devmodel.virtio.spec import VIRTIO_NET_HDR, VIRTQ_DESC
 from guest.driver.packed import F_AVAIL, F_NEXT, F_USED, PACKED_DESC
 from guest.driver.torture import (
-    ACCEPTED,
     BROKEN,
     BROKEN_RING,
     DROP,
     DROPPED,
     HARMLESS,
+    PASSED,
     SERVE,
     SERVED,
     STALLED,
@@ -36,6 +36,8 @@ from guest.driver.virtqueue import Piece, Virtqueue
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 NOWHERE: Final = 1 << 50
+BAD_CHAIN: Final[Good] = BROKEN_RING | DROP
+"""A device that gives a bad chain back untouched does no harm, though it lets the driver go on."""
 PACKED: Final = DRIVER_FEATURES | vf.mask(vf.VIRTIO_F_RING_PACKED)
 CASES: Final[list[Case]] = []
 
@@ -124,21 +126,21 @@ def _head_far(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(33, "next beyond the table")
+@ring(33, "next beyond the table", BAD_CHAIN)
 def _next(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, NEXT, pen.num)
     pen.offer(0)
     pen.show()
 
 
-@ring(33, "a descriptor that is its own next")
+@ring(33, "a descriptor that is its own next", BAD_CHAIN)
 def _loop(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, NEXT, 0)
     pen.offer(0)
     pen.show()
 
 
-@ring(33, "a chain that goes in a circle")
+@ring(33, "a chain that goes in a circle", BAD_CHAIN)
 def _circle(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, NEXT, 1)
     pen.desc(1, gpa, size, NEXT, 0)
@@ -157,7 +159,7 @@ def _twice(_: Victim, pen: Pen, gpa: int, size: int) -> None:
 # -- descriptors: 35 to 39 ------------------------------------------------------------------------------------
 
 
-@ring(35, "a readable descriptor behind a writable one", BROKEN_RING | DROP)
+@ring(35, "a readable descriptor behind a writable one", BAD_CHAIN)
 def _order(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, NEXT | WRITE, 1)
     pen.desc(1, gpa, size)
@@ -165,14 +167,19 @@ def _order(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(36, "INDIRECT that was not negotiated", features=DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_F_INDIRECT_DESC))
+@ring(
+    36,
+    "INDIRECT that was not negotiated",
+    BAD_CHAIN,
+    features=DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_F_INDIRECT_DESC),
+)
 def _not_negotiated(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, *pen.table((gpa, size, 0, 0)), INDIRECT)
     pen.offer(0)
     pen.show()
 
 
-@ring(36, "INDIRECT and NEXT in one descriptor")
+@ring(36, "INDIRECT and NEXT in one descriptor", BAD_CHAIN)
 def _indirect_next(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, *pen.table((gpa, size, 0, 0)), INDIRECT | NEXT, 1)
     pen.desc(1, gpa, size)
@@ -180,7 +187,7 @@ def _indirect_next(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(36, "INDIRECT inside an indirect table")
+@ring(36, "INDIRECT inside an indirect table", BAD_CHAIN)
 def _nested(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     inner = pen.table((gpa, size, 0, 0))
     pen.desc(0, *pen.table((*inner, INDIRECT, 0)), INDIRECT)
@@ -188,7 +195,7 @@ def _nested(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(36, "an indirect table that points to itself")
+@ring(36, "an indirect table that points to itself", BAD_CHAIN)
 def _self_nested(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     table, length = pen.table((gpa, size, 0, 0))
     pen.memory.write(table, VIRTQ_DESC.pack(table, length, INDIRECT, 0))
@@ -198,7 +205,7 @@ def _self_nested(_: Victim, pen: Pen, gpa: int, size: int) -> None:
 
 
 def _sized(name: str, length: int) -> None:
-    @ring(36, name)
+    @ring(36, name, BAD_CHAIN)
     def _write(_: Victim, pen: Pen, gpa: int, size: int) -> None:
         table, _length = pen.table(*[(gpa, size, 0, 0)] * (pen.num + 1))
         pen.desc(0, table, length, INDIRECT)
@@ -210,7 +217,7 @@ _sized("an indirect table of 0 bytes", 0)
 _sized("an indirect table of 24 bytes", 24)
 
 
-@ring(36, "an indirect table with a longer chain than the queue")
+@ring(36, "an indirect table with a longer chain than the queue", BAD_CHAIN)
 def _long_table(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     count = pen.num + 1
     table = pen.table(*[(gpa, size, NEXT if at + 1 < count else 0, at + 1) for at in range(count)])
@@ -219,14 +226,14 @@ def _long_table(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(36, "an indirect table outside of memory")
+@ring(36, "an indirect table outside of memory", BAD_CHAIN)
 def _table_nowhere(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, NOWHERE, 16, INDIRECT)
     pen.offer(0)
     pen.show()
 
 
-@ring(36, "next beyond an indirect table")
+@ring(36, "next beyond an indirect table", BAD_CHAIN)
 def _table_next(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, *pen.table((gpa, size, NEXT, 2), (gpa, size, 0, 0)), INDIRECT)
     pen.offer(0)
@@ -234,7 +241,7 @@ def _table_next(_: Victim, pen: Pen, gpa: int, size: int) -> None:
 
 
 def _address(name: str, where: Callable[[Victim], tuple[int, int]], layout: str = "split") -> None:
-    @ring(37, name, BROKEN_RING | DROP, layout=layout)
+    @ring(37, name, BAD_CHAIN, layout=layout)
     def _write(victim: Victim, pen: Pen, gpa: int, size: int) -> None:
         pen.desc(0, *where(victim))
         pen.offer(0)
@@ -248,7 +255,7 @@ _address("a descriptor that wraps beyond 2**64", lambda _: ((1 << 64) - 30, 60))
 _address("a descriptor of 4 GiB", lambda victim: (victim.memory.specs[0].gpa, 0xFFFFFFFF))
 
 
-@ring(37, "a frame that crosses into the next region, which is legal", frozenset({ACCEPTED}), layout="pieces")
+@ring(37, "a frame that crosses into the next region, which is legal", frozenset({PASSED}), layout="pieces")
 def _crossing(victim: Victim, pen: Pen, gpa: int, size: int) -> None:
     border = victim.memory.specs[2].gpa - 30
     victim.memory.write(border, victim.memory.read(gpa, size))
@@ -265,7 +272,7 @@ def _zero(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(38, "a chain of length 0", HARMLESS - {ACCEPTED, SERVED})
+@ring(38, "a chain of length 0", HARMLESS - {PASSED, SERVED})
 def _all_zero(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, 0)
     pen.offer(0)
@@ -284,7 +291,7 @@ def _aliased(_: Victim, pen: Pen, gpa: int, size: int) -> None:
 
 
 def _cut(name: str, keep: int) -> None:
-    @ring(41, name, DROP | BROKEN_RING)
+    @ring(41, name, BAD_CHAIN)
     def _write(_: Victim, pen: Pen, gpa: int, size: int) -> None:
         pen.desc(0, gpa, keep)
         pen.offer(0)
@@ -296,7 +303,7 @@ _cut("a header and no frame", 12)
 _cut("a frame shorter than an Ethernet header", 12 + 13)
 
 
-@ring(41, "a frame of 256 KiB", DROP | BROKEN_RING)
+@ring(41, "a frame of 256 KiB", BAD_CHAIN)
 def _long(victim: Victim, pen: Pen, gpa: int, size: int) -> None:
     big = victim.memory.alloc(1 << 18)
     victim.memory.write(big, victim.memory.read(gpa, size))
@@ -305,7 +312,7 @@ def _long(victim: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(41, "a header in 12 descriptors of one byte, which is legal", frozenset({ACCEPTED}))
+@ring(41, "a header in 12 descriptors of one byte, which is legal", frozenset({PASSED}))
 def _spread(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     for at in range(12):
         pen.desc(at, gpa + at, 1, NEXT, at + 1)
@@ -314,7 +321,7 @@ def _spread(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(42, "a writable descriptor behind the frame", DROP | BROKEN_RING | {ACCEPTED})
+@ring(42, "a writable descriptor behind the frame", BAD_CHAIN | {PASSED})
 def _writable(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, NEXT, 1)
     pen.desc(1, gpa, size, WRITE)
@@ -322,7 +329,7 @@ def _writable(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.show()
 
 
-@ring(42, "a frame in a writable descriptor", DROP | BROKEN_RING)
+@ring(42, "a frame in a writable descriptor", BAD_CHAIN)
 def _only_writable(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(0, gpa, size, WRITE)
     pen.offer(0)
@@ -330,7 +337,7 @@ def _only_writable(_: Victim, pen: Pen, gpa: int, size: int) -> None:
 
 
 def _offload(name: str, hdr: VnetHdr, features: int = DRIVER_FEATURES) -> None:
-    @ring(43, name, DROP | BROKEN_RING, features)
+    @ring(43, name, BAD_CHAIN, features)
     def _write(victim: Victim, pen: Pen, gpa: int, size: int) -> None:
         victim.memory.write(gpa, VIRTIO_NET_HDR.pack(*hdr.astuple(), 0)[: victim.driver.hdr_size])
         pen.desc(0, gpa, size)
@@ -369,7 +376,7 @@ def _receive_ring(
                 victim.alive()
                 return BROKEN
         victim.alive()
-        return ACCEPTED if pen.moved() else DROPPED if victim.baseline.answers_arp else SERVED
+        return PASSED if pen.moved() else DROPPED if victim.baseline.answers_arp else SERVED
 
     CASES.append(Case(row, name, act, good))
 
@@ -386,7 +393,7 @@ _receive_ring(42, "a receive buffer that is readable", BROKEN_RING | _PUT_BACK, 
 _receive_ring(44, "receive buffers shorter than the header", _PUT_BACK, _of(8, 4), PLAIN)
 _receive_ring(44, "receive buffers too small for the frame", _PUT_BACK, _of(20, 4), PLAIN)
 _receive_ring(44, "all mergeable buffers are too small together", _PUT_BACK, _of(13, 4), MERGEABLE)
-_receive_ring(44, "mergeable buffers shorter than the header", _PUT_BACK | {ACCEPTED}, _of(8, 16), MERGEABLE)
+_receive_ring(44, "mergeable buffers shorter than the header", _PUT_BACK | {PASSED}, _of(8, 16), MERGEABLE)
 
 
 # -- packed: 46, 47 -------------------------------------------------------------------------------------------
@@ -418,18 +425,18 @@ def _packed(
 
 
 _packed(
-    "a chain without an end", BROKEN_RING, lambda v, gpa, n: [(gpa, n, 0, F_NEXT | F_AVAIL)] * v.driver.tx.num
+    "a chain without an end", BAD_CHAIN, lambda v, gpa, n: [(gpa, n, 0, F_NEXT | F_AVAIL)] * v.driver.tx.num
 )
-_packed("a descriptor outside of memory", BROKEN_RING | DROP, lambda _v, _gpa, n: [(NOWHERE, n, 0, F_AVAIL)])
+_packed("a descriptor outside of memory", BAD_CHAIN, lambda _v, _gpa, n: [(NOWHERE, n, 0, F_AVAIL)])
 _packed(
     "a chain whose second descriptor is not available",
-    BROKEN_RING | DROP,
+    BAD_CHAIN,
     lambda _, gpa, n: [(gpa, n, 0, F_NEXT | F_AVAIL), (gpa, n, 0, F_AVAIL | F_USED)],
 )
 _packed("buffer id 65535", HARMLESS, lambda _v, gpa, n: [(gpa, n, 0xFFFF, F_AVAIL)])
 _packed(
     "an indirect table of 24 bytes",
-    BROKEN_RING,
+    BAD_CHAIN,
     lambda _, gpa, n: [(gpa, 24, 0, 4 | F_AVAIL)],
 )
 

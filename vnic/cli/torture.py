@@ -115,7 +115,7 @@ def _summary(cases: list[Case], verdicts: list[Verdict], bad: int) -> str:
     skipped = sum(verdict.outcome == "skipped" for verdict in verdicts)
     left = len(cases) - len(verdicts)
     told = f"{len(verdicts) - bad - skipped} inputs stood, {bad} not, {skipped} do not apply"
-    return told + (f", {left} were not given any more: the back end is gone" if left else "")
+    return told + (f", {left} were not given any more: it serves nobody now" if left else "")
 
 
 def _report(kit: Torture, cases: list[Case], verdicts: list[Verdict]) -> dict[str, Any]:
