@@ -97,6 +97,7 @@ NOT_THERE: Final = {
 
 MEMORY: Final = 8 << 20
 NUM: Final = 16
+_SPINS: Final = 0.25  # of a processor, while nothing is asked of it; a busy machine gives a loop no more than a part
 _MAY_SPIN: Final = frozenset({10, 11, 44, 46, 55})
 """Rows after which the back end's use of its processor is looked at, which takes a while."""
 
@@ -262,7 +263,7 @@ class Victim:
 
     def spins(self) -> bool:
         """The back end uses most of a processor although nothing happens."""
-        return not self.baseline.polls and load_of(self.baseline.pid, 0.2) > 0.7
+        return not self.baseline.polls and load_of(self.baseline.pid, 0.2) > _SPINS
 
     def fd_count(self) -> int:
         """How many descriptors it has; 0 if that cannot be seen."""
@@ -372,7 +373,7 @@ class Torture:
             self.baseline.pid = victim.pid()
             self.baseline.answers_arp = True
             self.baseline.answers_arp = victim.traffic() == SERVED
-            self.baseline.polls = load_of(self.baseline.pid, 0.2) > 0.7
+            self.baseline.polls = load_of(self.baseline.pid, 0.2) > _SPINS
         return self.baseline
 
     def run(self, cases: Iterable[Case]) -> Iterable[Verdict]:
