@@ -43,8 +43,8 @@ from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
-from devmodel.virtio.net import DESCRIPTORS_PER_CHAIN, NO_BUFFERS, SENT, Frame, VirtioNet
-from devmodel.virtio.ring import Ring
+from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet
+from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Ring
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,9 @@ Layouts. VIRTIO_F_RING_PACKED makes all rings packed: their size need not be a p
 and used addresses are the driver's and the device's event, and SET_VRING_BASE has 32 bits. The
 features that came last say which layout is meant; all frontends send them before they describe a ring.
 
-One ring can be reset while the others run (VIRTIO_F_RING_RESET): GET_VRING_BASE ends it, and what starts a ring starts
-it anew, with another size and other addresses if the driver likes.
+One ring can be reset while the others run: GET_VRING_BASE ends it, and what starts a ring starts it anew, with another
+size and other addresses if the driver likes. VIRTIO_F_RING_RESET, which lets a driver ask for that, can be offered to a
+frontend that passes it on; QEMU 7.2 does not (see virtio/features.py).
 
 Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A split ring starts at
 its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py). A packed ring has no such index in memory: it starts

@@ -60,10 +60,6 @@ TOO_BIG: Final = 2  # it will never fit
 
 DEFAULT_MTU: Final = 1500
 
-# What a chain may have before it counts as more than one against a budget of work. Linux needs up to 18 for a TSO
-# frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
-DESCRIPTORS_PER_CHAIN: Final = 32
-
 
 class NetCounters:
     """What happened to frames. rx is from the guest, tx to the guest; each drop has its reason."""
@@ -176,23 +172,10 @@ class VirtioNet:
 
         BrokenRing comes out of here with the frames before it lost: that guest's driver is not to be trusted.
         """
-        frames: list[Frame] = []
-        pop, push, parse = ring.pop, ring.push, self._parse
-        enough = ring.walked + budget * DESCRIPTORS_PER_CHAIN
-        while budget and ring.walked < enough:
-            chain = pop()
-            if chain is None:
-                break
-            frame = parse(chain)
-            push(chain.head, 0)
-            if frame is not None:
-                frames.append(frame)
-            budget -= 1
-        return frames
+        return ring.drain(self._parse, budget)
 
-    def _parse(self, chain: Chain) -> Frame | None:
+    def _parse(self, pieces: list[memoryview], writable: list[memoryview]) -> Frame | None:
         """Header and frame of one chain, copied out once; None when it was dropped."""
-        pieces = chain.readable
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         hdr_size = self._hdr_size
         size -= hdr_size
@@ -200,7 +183,7 @@ class VirtioNet:
         if size < ETH_HLEN or size > MAX_GSO_FRAME:
             self._count_bad_size(size)
             return None
-        if chain.writable:
+        if writable:
             counters.rx_drop_writable += 1
             return None
         first = pieces[0]

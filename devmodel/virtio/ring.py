@@ -3,12 +3,13 @@
 
 A device takes buffers and gives them back in batches, whatever the layout:
 
-    pop()          the next buffer that the driver made available; fill() takes, fills and gives back many at once
+    pop()          the next buffer that the driver made available
     unpop()        puts back what was taken last and not given back
     push()         gives a buffer back, without telling anybody
     publish()      makes all that was given back visible at once
     needs_signal() answers once for the batch whether the driver wants to hear of it
     arm_kicks(), suppress_kicks()  whether the driver is to tell of new buffers
+    drain(), fill()  pop() and push() of many buffers at once, for a transmit and a receive queue
 
 The guest owns the memory and may change any byte at any time, so each descriptor is read once, each number is checked
 before it is used, and what breaks a rule raises BrokenRing. Whoever owns the ring must then drop it: nothing is written
@@ -27,9 +28,9 @@ cheapest locked instruction that Python has (0.11 us)."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
@@ -38,6 +39,15 @@ from devmodel.virtio.memory import GuestMemory
 from devmodel.virtio.spec import VIRTQ_DESC_F_WRITE, VIRTQ_DESC_SIZE
 
 _WRITE: Final = VIRTQ_DESC_F_WRITE
+
+Got = TypeVar("Got")
+
+NOTHING: Final[list[memoryview]] = []
+"""The writable part of a buffer that has none, for many at once: nobody may add to it."""
+
+# What a chain may have before it counts as more than one against a budget of work. Linux needs up to 18 for a TSO
+# frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
+DESCRIPTORS_PER_CHAIN: Final = 32
 
 Areas = tuple[memoryview, memoryview, memoryview]
 """Descriptor, driver and device area (2.6); in a split queue the table, the available and the used ring."""
@@ -121,6 +131,37 @@ class Ring(ABC):
     @abstractmethod
     def pop(self) -> Chain | None:
         """The next available chain, or None. May raise BrokenRing."""
+
+    def drain(
+        self, read: Callable[[list[memoryview], list[memoryview]], Got | None], budget: int
+    ) -> list[Got]:
+        """pop() and push() for a queue whose buffers are only read: up to `budget` chains, fewer if they are long.
+
+        `read(readable, writable)` must copy what it wants and not raise; what it returns is collected, None left out.
+        """
+        found: list[Got] = []
+        enough = self.walked + budget * DESCRIPTORS_PER_CHAIN
+        while budget > 0 and self.walked < enough:
+            budget -= self._drain_plain(read, budget, found)
+            if budget > 0:
+                chain = self.pop()
+                if chain is None:
+                    break
+                got = read(chain.readable, chain.writable)
+                self.push(chain.head, 0)
+                if got is not None:
+                    found.append(got)
+                budget -= 1
+        return found
+
+    @abstractmethod
+    def _drain_plain(
+        self,
+        read: Callable[[list[memoryview], list[memoryview]], Got | None],
+        budget: int,
+        found: list[Got],
+    ) -> int:
+        """drain() as far as chains are one readable descriptor in the largest region; how many it took."""
 
     @abstractmethod
     def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:

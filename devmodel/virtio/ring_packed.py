@@ -60,13 +60,13 @@ device does not offer, could do better.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
 from devmodel.virtio.memory import GuestMemory
-from devmodel.virtio.ring import Areas, Chain, Ring, Sections
+from devmodel.virtio.ring import NOTHING, Areas, Chain, Got, Ring, Sections
 from devmodel.virtio.spec import (
     PVIRTQ_DESC,
     RING_EVENT_FLAGS_DESC,
@@ -158,7 +158,9 @@ class PackedRing(Ring):
         )  # the slot of what was given back first and is held back until publish(), and its word
         self._first_word = 0
         self._open = -1  # of a run that IN_ORDER lets one element stand for: its position, while it may grow
-        self._ahead = 0  # descriptors from last_avail on that were looked at and put back
+        self._ahead = (
+            0  # descriptors from last_avail on that were looked at and put back; -1: more may wait there
+        )
         self._unsignalled = (
             0  # descriptors given back, and shown, since the driver was last told or left alone
         )
@@ -229,6 +231,7 @@ class PackedRing(Ring):
         if flags & _BOTH != want:
             if flags & _BOTH == (_BOTH if last < num else 0):
                 raise self._broken("a descriptor that the driver marked used", "2.8.15", slot, slot)
+            self._ahead = 0
             return None
         if _LOADS_PASS:
             self._fence_acquire()
@@ -241,10 +244,10 @@ class PackedRing(Ring):
                     offset = addr - start
                     piece = view[offset : offset + length]
                     self._counts[head] = 1
-                    self._ahead = 0
+                    self._ahead = -1
                     last += 1
                     self.last_avail = last if last < 2 * num else 0
-                    return Chain(head, [], [piece]) if flags & _WRITE else Chain(head, [piece], [])
+                    return Chain(head, NOTHING, [piece]) if flags & _WRITE else Chain(head, [piece], NOTHING)
         return self._walk(slot, word)
 
     def _walk(self, first: int, word: int) -> Chain:
@@ -292,7 +295,7 @@ class PackedRing(Ring):
         if self._counts[head]:
             raise self._broken(f"buffer id {head} is in flight already", "2.8.21.1", first, slot)
         self._counts[head] = count
-        self._ahead = 0
+        self._ahead = -1
         self.walked += count - 1
         self.last_avail = (self.last_avail + count) % (2 * self.num)
 
@@ -300,6 +303,50 @@ class PackedRing(Ring):
         """The slot of a position, and what AVAIL and USED are there when it is available."""
         num = self.num
         return (position, _AVAIL) if position < num else (position - num, _USED)
+
+    def _drain_plain(
+        self,
+        read: Callable[[list[memoryview], list[memoryview]], Got | None],
+        budget: int,
+        found: list[Got],
+    ) -> int:
+        # If buffers are in flight the used ones would not come to lie over those that are taken here.
+        if self._in_order or not self._memory.fast or self._used != self.last_avail:
+            return 0
+        start, limit, view = self._memory.fast[0]
+        words, num, first = self._desc_words, self.num, self._first
+        slot, want = self._place(self.last_avail)
+        back = _WORD_BOTH if want == _AVAIL else 0
+        count = min((self._limit - self.last_avail) % (2 * num), budget)
+        done = 0
+        while done < count:
+            word = words[slot << 1 | 1]
+            head = word >> 32 & 0xFFFF
+            if word >> 48 != want or head >= num:
+                break
+            if _LOADS_PASS:
+                self._fence_acquire()
+                self._fence_release()
+            addr, length = words[slot << 1], word & 0xFFFFFFFF
+            offset = addr - start
+            if offset < 0 or addr + length > limit:
+                break
+            got = read([view[offset : offset + length]], NOTHING)
+            if got is not None:
+                found.append(got)
+            if first < 0:
+                first = slot
+                self._first, self._first_word = slot, head << 32 | back
+            else:
+                words[slot << 1 | 1] = head << 32 | back
+            done += 1
+            slot += 1
+            if slot == num:
+                slot, want, back = 0, want ^ _BOTH, back ^ _WORD_BOTH
+        if done:
+            self._ahead = -1
+            self._used = self.last_avail = (self.last_avail + done) % (2 * num)
+        return done
 
     def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
         # If buffers are in flight the used ones would not come to lie over those that are taken here.
@@ -309,7 +356,7 @@ class PackedRing(Ring):
         if len(first) < least:
             return None
         self._give(words)
-        self._ahead = 0
+        self._ahead = -1
         self._used = self.last_avail = (self.last_avail + len(words)) % (2 * self.num)
         return len(words), first
 
@@ -458,6 +505,7 @@ class PackedRing(Ring):
         self._device_event[0] = RING_EVENT_FLAGS_DISABLE << 16
 
     def arm_kicks(self) -> bool:
+        self._ahead = max(self._ahead, 0)
         if self._event_idx:
             event = half_of(self._looked(), self.num)
             self._device_event[0] = event | RING_EVENT_FLAGS_DESC << 16
@@ -469,11 +517,15 @@ class PackedRing(Ring):
 
     def _looked(self) -> int:
         """The position of the next descriptor that was not available when the ring was last looked at."""
-        return (self.last_avail + self._ahead) % (2 * self.num)
+        return (self.last_avail + max(self._ahead, 0)) % (2 * self.num)
 
-    def unseen(self) -> bool:
+    def _available(self) -> bool:
+        """Whether it is available now."""
         slot, want = self._place(self._looked())
         return self._desc_words[slot << 1 | 1] >> 48 & _BOTH == want
 
+    def unseen(self) -> bool:
+        return self._ahead >= 0 and self._available()
+
     def mark(self) -> int:
-        return self._looked() << 1 | self.unseen()
+        return self._looked() << 1 | self._available()

@@ -20,14 +20,14 @@ machines that would not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
 from devmodel.virtio.features import VIRTIO_F_NOTIFY_ON_EMPTY
 from devmodel.virtio.memory import GuestMemory
-from devmodel.virtio.ring import Areas, Chain, Ring, Sections
+from devmodel.virtio.ring import NOTHING, Areas, Chain, Got, Ring, Sections
 from devmodel.virtio.spec import (
     VIRTQ_AVAIL_F_NO_INTERRUPT,
     VIRTQ_DESC,
@@ -155,12 +155,44 @@ class SplitRing(Ring):
                 if start <= addr and addr + length <= end:
                     offset = addr - start
                     piece = view[offset : offset + length]
-                    chain = Chain(head, [], [piece]) if flags & _WRITE else Chain(head, [piece], [])
+                    chain = Chain(head, NOTHING, [piece]) if flags & _WRITE else Chain(head, [piece], NOTHING)
                     self.last_avail = (last + 1) & 0xFFFF
                     return chain
         chain = self._walk(head, addr, length, flags, nxt)
         self.last_avail = (last + 1) & 0xFFFF
         return chain
+
+    def _drain_plain(
+        self,
+        read: Callable[[list[memoryview], list[memoryview]], Got | None],
+        budget: int,
+        found: list[Got],
+    ) -> int:
+        if self._in_order or not self._memory.fast:
+            return 0
+        start, limit, view = self._memory.fast[0]
+        words, avail, elements = self._desc_words, self._avail, self._used_elem
+        mask, num, last, used = self._mask, self.num, self.last_avail, self._used_idx
+        count = min((self._avail_idx - last) & 0xFFFF or self._refresh(), budget)
+        done = 0
+        while done < count:
+            head = avail[2 + (last & mask)]
+            if head >= num:
+                break
+            addr, word = words[head << 1], words[head << 1 | 1]
+            offset, length = addr - start, word & 0xFFFFFFFF
+            if word >> 32 & 0xFFFF or offset < 0 or addr + length > limit:
+                break
+            got = read([view[offset : offset + length]], NOTHING)
+            if got is not None:
+                found.append(got)
+            elements[used & mask] = head
+            last += 1
+            used += 1
+            done += 1
+        self.last_avail = last & 0xFFFF
+        self._used_idx = used & 0xFFFF
+        return done
 
     def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
         if not self._memory.fast or not (taken := self._lay(parts)) or len(taken[1]) < least:

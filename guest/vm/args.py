@@ -51,8 +51,10 @@ class Card:
     mtu: int | None = None
     dialect: Dialect = "transitional"
     boot_rom: bool = False
+    packed: bool = False
+    """Packed virtqueues (VIRTIO_F_RING_PACKED), for a guest whose driver has them: Linux does since 5.0."""
     properties: tuple[str, ...] = ()
-    """Further `name=value` device properties, e.g. "packed=on"."""
+    """Further `name=value` device properties, e.g. "rx_queue_size=1024"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,11 @@ def _check_card(card: Card) -> None:
         _demand(
             unicast, f"MAC address {card.mac!r}", "six colon-separated bytes, the first one even (unicast)"
         )
+    _demand(
+        not (card.packed and card.dialect == "legacy"),
+        "packed virtqueues on a legacy card",
+        "a legacy driver cannot negotiate features above bit 31",
+    )
     if card.mtu is not None:
         _demand(ETH_MIN_MTU <= card.mtu <= 65535, f"MTU {card.mtu}", f"{ETH_MIN_MTU} to 65535 are possible")
 
@@ -251,6 +258,8 @@ def _device(vm: Vm, nic: Nic, net: str) -> list[str]:
     queues = nic.queues if isinstance(nic, VhostUser) else 1
     if queues > 1:
         parts.append("mq=on")
+    if nic.packed:
+        parts.append("packed=on")
     if vm.machine == "q35":
         parts += _pci_properties(vm, nic, queues)
     return [*parts, *nic.properties]

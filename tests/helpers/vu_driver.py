@@ -228,6 +228,10 @@ class DriverRing(Driver):
 
     # notifications
 
+    def room(self) -> int:
+        """Descriptors that are free."""
+        return len(self.free)
+
     def has_used(self) -> bool:
         return self.last_used != self.used_idx
 
@@ -344,7 +348,7 @@ class PackedDriverRing(Driver):
         found: list[tuple[int, int]] = []
         while self.chains and self.has_used():
             _, size, ident, flags = self.read(self.slot(self.last_used))
-            assert bool(size) == bool(flags & WRITE)
+            assert flags & WRITE or not size
             found += self._run(ident, size) if self.in_order else [self._freed(ident, size)]
         return found
 
@@ -402,6 +406,8 @@ class Frontend:
         self.ram = GuestRam()
         layout = PackedDriverRing if packed else DriverRing
         # The tests of packed rings know which they have.
+        self.fresh = (FRESH, FRESH) if packed else (0, 0)
+        self.features = PACKED if packed else MODERN
         self.rx: Any = layout(self.ram, num)
         self.tx: Any = layout(self.ram, num)
         self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
@@ -452,9 +458,11 @@ class Frontend:
         return messages
 
     def start_messages(
-        self, features: int, base: Sequence[int] = (0, 0)
+        self, features: int | None = None, base: Sequence[int] | None = None
     ) -> list[tuple[int, bytes, list[int]]]:
         """What QEMU 7.2 sends when the guest's driver sets DRIVER_OK."""
+        features = self.features if features is None else features
+        base = self.fresh if base is None else base
         table = vu.encode_mem_table(self.ram.specs)
         messages: list[tuple[int, bytes, list[int]]] = [
             (Request.VHOST_USER_SET_FEATURES, self.u64(features), []),
@@ -523,7 +531,7 @@ class SessionFrontend(Frontend):
         for request, payload, fds in self.connect_messages():
             self.request(request, payload, fds)
 
-    def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+    def start(self, features: int | None = None, base: Sequence[int] | None = None) -> None:
         for request, payload, fds in self.start_messages(features, base):
             self.request(request, payload, fds)
 
@@ -582,7 +590,7 @@ class SocketFrontend(Frontend):
             if vu.RULES[request].replies:
                 await self.reply()
 
-    async def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+    async def start(self, features: int | None = None, base: Sequence[int] | None = None) -> None:
         for request, payload, fds in self.start_messages(features, base):
             self.send(request, payload, fds)
         await self.ask(Request.VHOST_USER_SET_OWNER)

@@ -54,6 +54,7 @@ class Plan:
 
     machine: MachineType
     net: NetKind
+    packed: bool
     image: str
     memory_mib: int
     backend_options: tuple[str, ...]
@@ -82,7 +83,7 @@ class Plan:
 
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
-            return VhostUser(path=socket, reconnect_s=RECONNECT_S)
+            return VhostUser(path=socket, reconnect_s=RECONNECT_S, packed=self.packed)
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
         return Stream(path=socket, reconnect_s=again)
 
@@ -96,6 +97,7 @@ def vm(
     ] = None,
     machine: Annotated[MachineType, typer.Option(help="QEMU's machine type.")] = "microvm",
     net: Annotated[NetKind, typer.Option(help="How QEMU talks to the back end.")] = "vhost-user",
+    packed: Annotated[bool, typer.Option("--packed", help="Packed virtqueues instead of split ones.")] = False,
     image: Annotated[str, typer.Option(help="A recipe: see `vnic image list`.")] = images.DEFAULT,
     memory: Annotated[int, typer.Option(help="MiB of the guest.")] = 256,
     accel: Annotated[
@@ -138,10 +140,16 @@ def vm(
             " ".join(options),
             "give them to that back end, or leave --socket out",
         )
+    if packed and net != "vhost-user":
+        raise errors.UsageError(
+            f"--packed is about the rings between guest and back end, and with --net {net} QEMU has those",
+            "vnic would only see frames",
+            "leave --packed out, or use --net vhost-user",
+        )
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command)
+    plan = Plan(machine, net, packed, image, memory, tuple(options), socket, qemu, chosen, not command)
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)

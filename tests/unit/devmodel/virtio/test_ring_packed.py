@@ -225,6 +225,71 @@ def test_memory_map_replaced_between_push_and_publish(
     again.close()
 
 
+# -- drain(): the buffers of a transmit queue at once ---------------------------------------------------
+
+
+def read(readable: list[memoryview], writable: list[memoryview]) -> bytes | None:
+    """What drain() is to do with a buffer: nothing for those that are empty."""
+    assert writable == []
+    return b"".join(readable) or None
+
+
+@pytest.mark.parametrize("features", [PACKED, IN_ORDER], ids=["any-order", "in-order"])
+@pytest.mark.parametrize("position", range(8))
+def test_drain_takes_buffers_of_every_shape_and_gives_them_back_in_both_laps(
+    position: int, features: int
+) -> None:
+    standing = filled(4, position, features)
+    driver, ring = standing.driver, standing.ring
+    for turn in range(5):
+        data = [bytes([turn, number]) for number in range(3)]
+        idents = [driver.add_out(*[data[0]] * (turn % 3)) if turn % 3 else driver.add_out(b"")]
+        idents += [driver.add_out(data[1], indirect=turn == 3)]
+        expected = [data[0] * (turn % 3), data[1]]
+        if driver.room():
+            idents.append(driver.add_out(data[2]))
+            expected.append(data[2])
+        assert ring.drain(read, 8) == [piece for piece in expected if piece]
+        assert driver.used() == []
+        assert ring.publish()
+        assert driver.used() == [(ident, 0) for ident in idents]
+        assert ring.last_avail == driver.position == driver.last_used
+    assert ring.drain(read, 8) == []
+    assert not ring.publish()
+    standing.close()
+
+
+def test_drain_takes_no_more_than_its_budget() -> None:
+    standing = filled(16, 14)
+    idents = [standing.driver.add_out(bytes([number])) for number in range(6)]
+    assert standing.ring.drain(read, 4) == [b"\0", b"\1", b"\2", b"\3"]
+    standing.ring.publish()
+    assert standing.driver.used() == [(ident, 0) for ident in idents[:4]]
+    assert standing.ring.drain(read, 4) == [b"\4", b"\5"]
+    assert standing.ring.arm_kicks() is False
+    assert standing.driver.device_event == (DESC, standing.driver.position)
+    standing.close()
+
+
+def test_drain_of_long_lists_stops_when_they_cost_more_than_its_budget_pays_for() -> None:
+    standing = filled(256, 0)
+    for _ in range(2):
+        standing.driver.add_out(*[b"x"] * 100)
+    assert standing.ring.drain(read, 2) == [b"x" * 100]
+    standing.close()
+
+
+def test_drain_with_a_buffer_in_flight_gives_back_in_the_right_slots() -> None:
+    standing = filled(4, 3)
+    idents = [standing.driver.add_out(b"a", b"b"), standing.driver.add_out(b"c")]
+    chain = pop(standing.ring)
+    standing.ring.push(chain.head, 0)
+    assert standing.ring.drain(read, 4) == [b"c"]
+    standing.ring.publish()
+    assert standing.driver.used() == [(ident, 0) for ident in idents]
+    standing.close()
+
+
 # -- in order -------------------------------------------------------------------------------------------
 
 
@@ -260,9 +325,9 @@ def test_in_order_buffers_that_were_written_to_have_a_descriptor_each() -> None:
 # -- fill(): the buffers of a frame at once -------------------------------------------------------------
 
 
-def filled(num: int, position: int) -> Standing:
-    """A ring whose buffers lie where fill() looks for them, in the largest region."""
-    standing = Standing(num, position)
+def filled(num: int, position: int, features: int = PACKED) -> Standing:
+    """A ring whose buffers lie where fill() and drain() look for them, in the largest region."""
+    standing = Standing(num, position, features)
     standing.ram.next_free = max(standing.ram.next_free, SPLIT)
     return standing
 
@@ -488,7 +553,8 @@ def test_arming_behind_buffers_that_were_put_back_waits_for_more(
     assert ring.unseen()
     assert ring.mark() != before
     assert len(pop(ring).writable) == 2
-    assert ring.unseen()
+    assert not ring.unseen()
+    assert ring.arm_kicks()
 
 
 # -- where a ring starts --------------------------------------------------------------------------------

@@ -133,6 +133,66 @@ def test_started_ring_takes_used_idx_for_the_truth(driver: DriverRing, memory: G
     ring.release()
 
 
+# -- drain() and in order -------------------------------------------------------------------------------
+
+
+def read(readable: list[memoryview], writable: list[memoryview]) -> bytes | None:
+    """What drain() is to do with a buffer: nothing for those that are empty."""
+    assert writable == []
+    return b"".join(readable) or None
+
+
+@pytest.mark.parametrize("extra", [0, vf.mask(vf.VIRTIO_F_IN_ORDER)], ids=["any-order", "in-order"])
+def test_drain_takes_buffers_of_every_shape_and_gives_them_back(
+    driver: DriverRing, memory: GuestMemory, ram: GuestRam, extra: int
+) -> None:
+    driver.set_avail_idx(65533)
+    driver.set_used_idx(65533)
+    driver.last_used = 65533
+    driver.in_order = bool(extra)
+    ring = driver.device(memory, MODERN | extra, base=65533)
+    ram.next_free = SPLIT
+    for turn in range(4):
+        heads = [driver.add_out(b"a"), driver.add_out(b"b", b"c"), driver.add_out(b"")]
+        heads += [driver.add_out(b"d", b"e", indirect=True), driver.add_out(b"f")]
+        assert ring.drain(read, 4) == [b"a", b"bc", b"de"]
+        assert driver.used() == []
+        if turn & 1:
+            ring.publish()
+        assert ring.drain(read, 4) == [b"f"]
+        ring.publish()
+        assert driver.used() == [(head, 0) for head in heads]
+        assert ring.last_avail == driver.avail_idx
+    ring.release()
+
+
+def test_in_order_one_element_stands_for_a_batch(driver: DriverRing, memory: GuestMemory) -> None:
+    ring = driver.device(memory, MODERN | vf.mask(vf.VIRTIO_F_IN_ORDER))
+    driver.in_order = True
+    heads = [driver.add_out(b"x") for _ in range(3)]
+    for _ in heads:
+        ring.push(pop(ring).head, 0)
+    ring.publish()
+    assert driver.ram.read(driver.used_gpa + 4, 24) == heads[-1].to_bytes(4, "little") + bytes(20)
+    assert driver.used() == [(head, 0) for head in heads]
+    ring.release()
+
+
+def test_notify_on_empty_tells_a_driver_that_looks_by_itself_when_no_buffer_is_left(
+    driver: DriverRing, memory: GuestMemory
+) -> None:
+    ring = driver.device(memory, vf.mask(vf.VIRTIO_F_NOTIFY_ON_EMPTY))
+    driver.set_avail_flags(1)
+    driver.add_out(b"x")
+    driver.add_out(b"y")
+    for empty in (False, True):
+        ring.push(pop(ring).head, 0)
+        ring.publish()
+        assert ring.needs_signal() is empty
+    assert not ring.needs_signal()
+    ring.release()
+
+
 # -- fill(): the buffers of a frame at once -------------------------------------------------------------
 
 

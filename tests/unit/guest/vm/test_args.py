@@ -171,3 +171,16 @@ def test_shell_form_is_what_a_shell_takes_apart_again() -> None:
 
 def test_human_command_has_the_console_on_the_terminal() -> None:
     assert "-serial mon:stdio" in args.human_command(BASE)
+
+
+@pytest.mark.parametrize("machine", ["microvm", "q35"])
+@pytest.mark.parametrize("nic", [VhostUser(path=SOCK), User()])
+def test_packed_rings_are_a_property_of_the_card(machine: args.MachineType, nic: args.Nic) -> None:
+    vm = replace(BASE, machine=machine)
+    assert "packed=on" not in device(replace(vm, nics=(nic,)))
+    assert "packed=on" in device(replace(vm, nics=(replace(nic, packed=True),))).split(",")
+
+
+def test_packed_rings_on_a_legacy_card_are_refused() -> None:
+    with pytest.raises(BadArguments, match="packed virtqueues on a legacy card"):
+        args.check(replace(BASE, nics=(VhostUser(path=SOCK, packed=True, dialect="legacy"),)))

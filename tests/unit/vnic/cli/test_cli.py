@@ -101,6 +101,16 @@ def test_dry_run_shows_both_commands(
     assert "image debian12" in shown  # not built: a name stands for its files
 
 
+def test_packed_reaches_the_card_and_is_refused_where_qemu_has_the_rings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["vm", "--dry-run", "--accel", "tcg", "--packed"]) == 0
+    assert "virtio-net-device,netdev=net0,packed=on" in capsys.readouterr().out
+    assert cli.main(["vm", "--dry-run", "--accel", "tcg", "--packed", "--net", "stream"]) == 2
+    assert "leave --packed out" in capsys.readouterr().err
+
+
 def test_panic_of_a_layer_below_is_4_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
