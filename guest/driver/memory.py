@@ -155,7 +155,7 @@ class DriverMemory:
 
     def put(self, data: bytes) -> tuple[int, int]:
         """Fresh memory with these contents: gpa and size."""
-        gpa = self.alloc(max(len(data), 1))
+        gpa = self.alloc(max(len(data), 1), 64)
         self.write(gpa, data)
         return gpa, len(data)
 
