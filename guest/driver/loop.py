@@ -35,7 +35,7 @@ from devmodel.virtio.features import DEVICE_FEATURES
 from guest.driver.errors import BackendHungUp, BackendSilent
 from guest.driver.frontend import Call, Frontend, Steps
 from guest.driver.memory import LAYOUTS, DriverMemory
-from guest.driver.virtio_net import DRIVER_FEATURES, RX, TX, Frame, VirtioNetDriver
+from guest.driver.virtio_net import DEFAULT_MTU, DRIVER_FEATURES, RX, TX, Frame, VirtioNetDriver
 
 T = TypeVar("T")
 
@@ -261,12 +261,16 @@ class World:
 
     # -- the guest --------------------------------------------------------------------------------------
 
-    def start(self, features: int = DRIVER_FEATURES, num: int = 64, mtu: int = 1500) -> VirtioNetDriver:
+    def start(
+        self, features: int = DRIVER_FEATURES, num: int = 64, mtu: int = DEFAULT_MTU
+    ) -> VirtioNetDriver:
         """Negotiate, and start a new driver's rings. What is not offered is not asked for."""
         frontend = self.frontend
         if self.driver is not None:
             self.driver.release()
         offered = self.link.run(frontend.connect())
+        if mtu != DEFAULT_MTU:
+            self.link.run(frontend.set_mtu(mtu))
         self.link.run(frontend.set_features(features & offered))
         driver = VirtioNetDriver(self.memory, frontend.features, num, mtu)
         self.driver = driver

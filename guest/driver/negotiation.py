@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
+from devmodel.virtio.features import VHOST_USER_F_PROTOCOL_FEATURES
 from guest.driver.errors import DriverError
 from guest.driver.frontend import Frontend
 from guest.driver.names import feature_name, protocol_name
@@ -50,25 +52,29 @@ def parse_features(text: str) -> int:
     return features
 
 
-def _table(offered: int, acknowledged: int, protocol: bool) -> list[dict[str, Any]]:
-    name = protocol_name if protocol else feature_name
+def _table(asked: int, offered: int, acknowledged: int, name: Callable[[int], str]) -> list[dict[str, Any]]:
     return [
         {
             "bit": bit,
             "name": name(bit),
+            "asked": bool(asked >> bit & 1),
             "offered": bool(offered >> bit & 1),
             "acknowledged": bool(acknowledged >> bit & 1),
         }
         for bit in range(64)
-        if (offered | acknowledged) >> bit & 1
+        if (asked | offered) >> bit & 1
     ]
 
 
-def describe(frontend: Frontend) -> dict[str, Any]:
-    """Each bit and who has it: a dict for JSON."""
+def describe(frontend: Frontend, asked: int) -> dict[str, Any]:
+    """Each bit that somebody has, and who: a dict for JSON. `asked` are the features that the driver would have."""
+    asked |= 1 << VHOST_USER_F_PROTOCOL_FEATURES
+    wanted = frontend.wanted_protocol
     return {
-        "features": _table(frontend.offered, frontend.features, False),
-        "protocol_features": _table(frontend.offered_protocol, frontend.protocol_features, True),
+        "features": _table(asked, frontend.offered, frontend.features, feature_name),
+        "protocol_features": _table(
+            wanted, frontend.offered_protocol, frontend.protocol_features, protocol_name
+        ),
         "queue_pairs": frontend.queue_pairs,
         "memory_slots": frontend.mem_slots,
     }

@@ -97,7 +97,9 @@ NOT_THERE: Final = {
 
 MEMORY: Final = 8 << 20
 NUM: Final = 16
-_SPINS: Final = 0.25  # of a processor, while nothing is asked of it; a busy machine gives a loop no more than a part
+_SPINS: Final = (
+    0.25  # of a processor, while nothing is asked of it; a busy machine gives a loop no more than a part
+)
 _MAY_SPIN: Final = frozenset({10, 11, 44, 46, 55})
 """Rows after which the back end's use of its processor is looked at, which takes a while."""
 

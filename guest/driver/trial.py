@@ -231,7 +231,7 @@ class Trial:
         return {
             "ok": self.ok,
             "path": self.backend.path,
-            **describe(self.frontend),
+            **describe(self.frontend, self.plan.features | self.plan.must),
             "rings": rings,
             "probes": [asdict(probe) for probe in self.probes],
             "counters": {} if driver is None else driver.counters.asdict(),

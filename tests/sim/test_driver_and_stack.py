@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from driverworld import SERVER, DriverWorld
 
+from devmodel.port import VnetHdr
 from devmodel.virtio import features as vf
-from guest.driver.virtio_net import DRIVER_FEATURES
+from devmodel.virtio.spec import VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+from guest.driver.loop import World
+from guest.driver.rawhost import ACK, IPPROTO_TCP, PSH, checksum
+from guest.driver.virtio_net import DRIVER_FEATURES, TX
 
 WITHOUT_MERGEABLE = DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
 WITHOUT_EVENT_IDX = DRIVER_FEATURES & ~vf.mask(vf.VIRTIO_F_EVENT_IDX)
@@ -82,6 +86,38 @@ def test_much_data_comes_back_in_frames_of_many_segments(make: Make, kind: str) 
     assert driver is not None
     assert driver.counters.rx_gso > 0
     assert bool(driver.counters.rx_merged) == ("big packets" not in kind)
+
+
+def test_frame_of_many_segments_goes_up_whole(make: Make) -> None:
+    world = make(memory_size=16 << 20)
+    connection = world.connect()
+    said = bytes(range(250)) * 100
+    connection._send(PSH | ACK, said)
+    (frame,) = world.host.take()
+    start, at = 34, 34 + 16
+    pseudo = ~checksum(frame[26:34], IPPROTO_TCP + len(frame) - start) & 0xFFFF
+    frame = frame[:at] + pseudo.to_bytes(2, "big") + frame[at + 2 :]
+    driver = world.world.driver
+    assert driver is not None
+    driver.queue(frame, VnetHdr(VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, 54, 1460, start, 16))
+    assert driver.tx.publish()
+    world.world.kick(TX)
+    world.run(1)
+    assert bytes(connection.received) == said
+    assert driver.counters.tx_gso == 1
+
+
+@pytest.mark.parametrize("mtu", [576, 1500, 9000])
+def test_mtu_reaches_the_device(mtu: int) -> None:
+    world = World()
+    world.start(0, mtu=mtu)
+    assert world.port.mtu == mtu
+    assert world.port.offloads.max_frame == mtu + 14
+    assert world.port.send(None, [bytes(mtu + 14)])
+    world.port.flush()
+    world.settle()
+    assert [len(frame) for _, frame in world.received] == [mtu + 14]
+    world.close()
 
 
 def test_port_nobody_listens_at_is_refused(make: Make) -> None:

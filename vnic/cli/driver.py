@@ -68,6 +68,7 @@ def driver(
 ) -> int:
     """Be a guest's driver: negotiate with a back end, then ask ARP, ping and TCP; exit code 1 without all answers."""
     from guest.driver.backend import Backend
+    from guest.driver.errors import DriverError
     from guest.driver.trial import Plan, Trial
 
     asked, must = _features(features, packed, legacy)
@@ -83,7 +84,12 @@ def driver(
         deadline_s=deadline,
     )
     with closing(Trial(Backend(connect, deadline), plan)) as trial:
-        trial.run()
+        try:
+            trial.run()
+        except DriverError:
+            if trial.frontend.offered and not as_json:  # what was learnt until then
+                _show(trial, plan, as_json)
+            raise
         _show(trial, plan, as_json)
         return errors.EXIT_OK if trial.ok else errors.EXIT_FAILED
 
@@ -123,10 +129,12 @@ def _show(trial: Trial, plan: Plan, as_json: bool) -> None:
         print(json.dumps({"schema": 1, **report}, indent=1))
         return
     for title, key in (("features", "features"), ("protocol features", "protocol_features")):
-        print(f"{title}, offered by the back end:")
+        print(f"{title}:")
         for line in _bits(report[key]):
             print(f"  {line}")
     rings = report["rings"]
+    if not rings["header"]:
+        return
     print(
         f"rings: {rings['layout']}, {rings['size']} entries, {rings['header']}-byte header; "
         f"{report['queue_pairs']} queue pair(s), {report['memory_slots']} memory slots"
@@ -142,13 +150,14 @@ def _show(trial: Trial, plan: Plan, as_json: bool) -> None:
 
 
 def _bits(bits: list[dict[str, Any]]) -> list[str]:
-    if not bits:
-        return ["none"]
-    width = max(len(bit["name"]) for bit in bits)
-    return [
-        f"{bit['bit']:>2} {bit['name']:<{width}}  " + ("acknowledged" if bit["acknowledged"] else "-")
-        for bit in bits
-    ]
+    width = max((len(bit["name"]) for bit in bits), default=0)
+    return [f"{bit['bit']:>2} {bit['name']:<{width}}  {_state(bit)}" for bit in bits] or ["none"]
+
+
+def _state(bit: dict[str, Any]) -> str:
+    if not bit["offered"]:
+        return "not offered"
+    return "acknowledged" if bit["acknowledged"] else "offered"
 
 
 def _complaints(rings: dict[str, Any], counters: dict[str, int]) -> list[str]:
@@ -157,7 +166,7 @@ def _complaints(rings: dict[str, Any], counters: dict[str, int]) -> list[str]:
         told.append(f"{rings['frames_without_signal']} frames lay in the receive ring without a signal")
     if rings["bad_checksums"]:
         told.append(f"{rings['bad_checksums']} packets had a wrong checksum")
-    if odd := counters["rx_odd_num_buffers"]:
+    if odd := counters.get("rx_odd_num_buffers"):
         told.append(f"{odd} frames had a num_buffers other than 1 without MRG_RXBUF (virtio 1.2, 5.1.6.4.1)")
     return told
 

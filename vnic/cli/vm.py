@@ -97,7 +97,9 @@ def vm(
     ] = None,
     machine: Annotated[MachineType, typer.Option(help="QEMU's machine type.")] = "microvm",
     net: Annotated[NetKind, typer.Option(help="How QEMU talks to the back end.")] = "vhost-user",
-    packed: Annotated[bool, typer.Option("--packed", help="Packed virtqueues instead of split ones.")] = False,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Packed virtqueues instead of split ones.")
+    ] = False,
     image: Annotated[str, typer.Option(help="A recipe: see `vnic image list`.")] = images.DEFAULT,
     memory: Annotated[int, typer.Option(help="MiB of the guest.")] = 256,
     accel: Annotated[

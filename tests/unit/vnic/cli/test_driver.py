@@ -52,6 +52,8 @@ pytestmark = pytest.mark.slow  # a Python process takes a second to start
         ("--legacy",),
         ("--features", "VERSION_1"),
         ("--features", "all,-MRG_RXBUF", "--memory", "flat"),
+        ("--packed",),
+        ("--packed", "--features", "all,IN_ORDER", "--queue-size", "5"),
         ("--features", "all,-event_idx", "--memory", "pieces", "--queue-size", "4"),
     ],
 )
@@ -71,11 +73,23 @@ def test_negotiation_has_each_bit_and_who_has_it(ask: Any) -> None:
     assert bits["VIRTIO_NET_F_MRG_RXBUF"] == {
         "bit": 15,
         "name": "VIRTIO_NET_F_MRG_RXBUF",
+        "asked": True,
         "offered": True,
         "acknowledged": True,
     }
     assert not bits["VIRTIO_F_EVENT_IDX"]["acknowledged"]
     assert {"VHOST_USER_PROTOCOL_F_REPLY_ACK"} <= {bit["name"] for bit in report["protocol_features"]}
+
+
+def test_feature_that_is_not_offered_is_said_and_done_without(ask: Any) -> None:
+    code, report = ask("--features", "all,ACCESS_PLATFORM", "-c", "0")
+    assert code == 0
+    bits = {bit["name"]: bit for bit in report["features"]}
+    assert [bits["VIRTIO_F_ACCESS_PLATFORM"][key] for key in ("asked", "offered", "acknowledged")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_port_nobody_listens_at_is_1(ask: Any) -> None:
