@@ -97,11 +97,10 @@ NOT_THERE: Final = {
 
 MEMORY: Final = 8 << 20
 NUM: Final = 16
-_SPINS: Final = (
-    0.25  # of a processor, while nothing is asked of it; a busy machine gives a loop no more than a part
-)
+_SAMPLES: Final = 20
+_SAMPLE_S: Final = 0.01
 _MAY_SPIN: Final = frozenset({10, 11, 44, 46, 55})
-"""Rows after which the back end's use of its processor is looked at, which takes a while."""
+"""Rows after which it is seen whether the back end sleeps, which takes a while."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +236,7 @@ class Victim:
                 self.alive()
                 return BROKEN
             if completed() and not done:
-                done, until = True, min(until, time.monotonic() + 0.1)
+                done, until = True, min(until, time.monotonic() + self.settings.patience_s / 2)
         self.alive()
         return DROPPED if done else STALLED
 
@@ -264,8 +263,8 @@ class Victim:
         return int(struct.unpack("3i", creds)[0])
 
     def spins(self) -> bool:
-        """The back end uses most of a processor although nothing happens."""
-        return not self.baseline.polls and load_of(self.baseline.pid, 0.2) > _SPINS
+        """The back end never sleeps although nothing happens."""
+        return not self.baseline.polls and always_runs(self.baseline.pid)
 
     def fd_count(self) -> int:
         """How many descriptors it has; 0 if that cannot be seen."""
@@ -294,20 +293,28 @@ class Victim:
         self.close()
 
 
-def load_of(pid: int, seconds: float) -> float:
-    """How much of a processor a process takes; 0 if that cannot be seen."""
+def always_runs(pid: int) -> bool:
+    """Whether a thread of that process never sleeps; False if that cannot be seen. Not measured by the time that it
+    gets, of which a busy machine gives it little."""
+    samples = []
+    for _ in range(_SAMPLES):
+        time.sleep(_SAMPLE_S)
+        samples.append(_running_threads(pid))
+    threads: set[str] = set().union(*samples)
+    return any(sum(thread in sample for sample in samples) >= 0.9 * _SAMPLES for thread in threads)
 
-    def ticks() -> int:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
 
+def _running_threads(pid: int) -> set[str]:
+    """Those that run or would if they had a processor."""
+    running: set[str] = set()
     try:
-        before = ticks()
-        time.sleep(seconds)
-        return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", encoding="ascii", errors="replace") as file:
+                if file.read().rpartition(")")[2].split()[0] == "R":
+                    running.add(thread)
     except OSError:
-        return 0.0
+        pass
+    return running
 
 
 # -- cases and their verdicts ---------------------------------------------------------------------------------
@@ -375,7 +382,7 @@ class Torture:
             self.baseline.pid = victim.pid()
             self.baseline.answers_arp = True
             self.baseline.answers_arp = victim.traffic() == SERVED
-            self.baseline.polls = load_of(self.baseline.pid, 0.2) > _SPINS
+            self.baseline.polls = always_runs(self.baseline.pid)
         return self.baseline
 
     def run(self, cases: Iterable[Case]) -> Iterable[Verdict]:

@@ -36,7 +36,7 @@ def faulty(path: Path, fault: str) -> Iterator[Torture]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield Torture(Settings(path=str(path), deadline_s=0.3, patience_s=0.05))
+        yield Torture(Settings(path=str(path), deadline_s=1.0, patience_s=0.05))
     finally:
         process.kill()
         process.communicate()

@@ -83,7 +83,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Torture]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("ready:")
-        made = Torture(Settings(path=path, patience_s=0.1))
+        made = Torture(Settings(path=path, patience_s=0.5))
         assert made.begin().answers_arp
         assert not made.baseline.polls
         yield made
