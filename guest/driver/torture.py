@@ -19,6 +19,7 @@ Outcomes, what was seen:
     accepted     a nonzero acknowledgement was due, and zero came
     busy         the back end spins
     leaking      its descriptors grow
+    scribbled    it wrote into a ring after it had called it broken
     hung         no answer before the deadline
     crashed      nobody listens any more
     nonsense     the answer is none
@@ -71,6 +72,7 @@ PASSED: Final = "passed"
 ACCEPTED: Final = "accepted"
 BUSY: Final = "busy"
 LEAKING: Final = "leaking"
+SCRIBBLED: Final = "scribbled"
 HUNG: Final = "hung"
 CRASHED: Final = "crashed"
 NONSENSE: Final = "nonsense"
@@ -233,12 +235,25 @@ class Victim:
             if self.heard():
                 return PASSED
             if TX in self.backend.broken_rings():
-                self.alive()
-                return BROKEN
+                return self._left_alone()
             if completed() and not done:
                 done, until = True, min(until, time.monotonic() + self.settings.patience_s / 2)
         self.alive()
         return DROPPED if done else STALLED
+
+    def _left_alone(self) -> str:
+        """BROKEN, unless the device still writes to a ring that it called broken."""
+        tx = self.driver.tx
+
+        def ring() -> list[bytes]:
+            areas = zip((tx.desc_gpa, tx.driver_gpa, tx.device_gpa), tx.sizes, strict=True)
+            return [self.memory.read(gpa, size) for gpa, size in areas]
+
+        before = ring()
+        self.backend.kick(TX)
+        time.sleep(0.01)
+        self.alive()
+        return BROKEN if ring() == before else SCRIBBLED
 
     def traffic(self) -> str:
         """An ordinary ARP request: SERVED if it is answered, STALLED if not."""
