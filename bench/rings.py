@@ -112,9 +112,9 @@ def _timed(rig: Rig, count: int, work: Callable[[], int]) -> float:
     return spent / done / 1000
 
 
-def buffers(packed: bool, count: int, extra: int = 0) -> float:
-    """Per buffer taken and given back."""
-    rig = Rig(packed, 12 + FRAME, extra=extra)
+def buffers(packed: bool, count: int) -> float:
+    """Per buffer taken and given back by pop() and push()."""
+    rig = Rig(packed, 12 + FRAME)
     rig.give(NUM)
     ring = rig.ring
 
@@ -182,8 +182,8 @@ def merged(packed: bool, count: int, size: int) -> float:
 
 MEASURES: dict[str, Callable[[bool, int], float]] = {
     "a buffer by drain()": drained,
+    "the same with IN_ORDER": lambda packed, count: drained(packed, count, vf.mask(vf.VIRTIO_F_IN_ORDER)),
     "a buffer by pop() and push()": buffers,
-    "the same with IN_ORDER": lambda packed, count: buffers(packed, count, vf.mask(vf.VIRTIO_F_IN_ORDER)),
     "a 60-byte frame received": frames,
     "64 KB into buffers of 1536": lambda packed, count: merged(packed, count // 50, 1536),
     "64 KB into buffers of 4096": lambda packed, count: merged(packed, count // 50, 4096),

@@ -311,14 +311,15 @@ class PackedRing(Ring):
         found: list[Got],
     ) -> int:
         # If buffers are in flight the used ones would not come to lie over those that are taken here.
-        if self._in_order or not self._memory.fast or self._used != self.last_avail:
+        if not self._memory.fast or self._used != self.last_avail:
             return 0
+        in_order = self._in_order
         start, limit, view = self._memory.fast[0]
         words, num, first = self._desc_words, self.num, self._first
         slot, want = self._place(self.last_avail)
         back = _WORD_BOTH if want == _AVAIL else 0
         count = min((self._limit - self.last_avail) % (2 * num), budget)
-        done = 0
+        done = given = 0
         while done < count:
             word = words[slot << 1 | 1]
             head = word >> 32 & 0xFFFF
@@ -334,7 +335,9 @@ class PackedRing(Ring):
             got = read([view[offset : offset + length]], NOTHING)
             if got is not None:
                 found.append(got)
-            if first < 0:
+            if in_order:
+                given = head
+            elif first < 0:
                 first = slot
                 self._first, self._first_word = slot, head << 32 | back
             else:
@@ -344,6 +347,8 @@ class PackedRing(Ring):
             if slot == num:
                 slot, want, back = 0, want ^ _BOTH, back ^ _WORD_BOTH
         if done:
+            if in_order:
+                self._push_in_order(given, 0)
             self._ahead = -1
             self._used = self.last_avail = (self.last_avail + done) % (2 * num)
         return done

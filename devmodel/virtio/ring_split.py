@@ -168,13 +168,14 @@ class SplitRing(Ring):
         budget: int,
         found: list[Got],
     ) -> int:
-        if self._in_order or not self._memory.fast:
+        if not self._memory.fast:
             return 0
+        in_order = self._in_order
         start, limit, view = self._memory.fast[0]
         words, avail, elements = self._desc_words, self._avail, self._used_elem
         mask, num, last, used = self._mask, self.num, self.last_avail, self._used_idx
         count = min((self._avail_idx - last) & 0xFFFF or self._refresh(), budget)
-        done = 0
+        done = given = 0
         while done < count:
             head = avail[2 + (last & mask)]
             if head >= num:
@@ -186,10 +187,15 @@ class SplitRing(Ring):
             got = read([view[offset : offset + length]], NOTHING)
             if got is not None:
                 found.append(got)
-            elements[used & mask] = head
+            if in_order:
+                given = head
+            else:
+                elements[used & mask] = head
             last += 1
             used += 1
             done += 1
+        if done and in_order:
+            self._push_in_order(given, 0)
         self.last_avail = last & 0xFFFF
         self._used_idx = used & 0xFFFF
         return done
