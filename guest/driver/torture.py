@@ -29,7 +29,7 @@ Frames for rings are ARP requests: whether one went through is seen by its answe
 ARP, frames that `passed` look dropped.
 
 Not there: what kills a process that maps memory without being able to defend itself (a file that shrinks: SIGBUS),
-races against the device's reads, control queue, migration log, inflight tracking, device state and the channel for
+control queue, migration log, inflight tracking, device state and the channel for
 the back end's own requests; `NOT_THERE` has the rows.
 """
 
@@ -89,7 +89,6 @@ HARMLESS: Final[Good] = frozenset({SERVED, DROPPED, PASSED, STALLED, REFUSED, CL
 
 NOT_THERE: Final = {
     18: "a file that shrinks after it was mapped kills any process that touches it",
-    40: "races against the device's reads need a second processor and many tries",
     45: "the control queue: frontends that are known handle it themselves",
     48: "the migration log",
     49: "inflight tracking",

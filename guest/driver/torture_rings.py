@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bad inputs of a guest's driver: rows 30 to 47 and 55 of docs/bad-inputs.md.
+"""Bad inputs of a guest's driver: rows 30 to 47 (but 45) and 55 of docs/bad-inputs.md.
 
 The rings run and are good; then a `Pen` writes into the transmit ring's memory what a driver must not write. Wherever
 the device could take a frame out of it, an ARP request lies there, so that a frame that went through shows itself.
@@ -67,9 +67,13 @@ class Pen:
         idx = self.idx if idx is None else idx
         self.memory.write(self.queue.driver_gpa + 2, struct.pack("<H", idx & 0xFFFF))
 
+    def given_back(self) -> int:
+        """used.idx."""
+        return int.from_bytes(self.memory.read(self.queue.device_gpa + 2, 2), "little")
+
     def moved(self) -> bool:
         """Whether the device gave anything back."""
-        return self.memory.read(self.queue.device_gpa + 2, 2) != b"\0\0"
+        return self.given_back() != 0
 
     def table(self, *entries: tuple[int, int, int, int]) -> tuple[int, int]:
         """An indirect table: gpa and size."""
@@ -285,6 +289,59 @@ def _aliased(_: Victim, pen: Pen, gpa: int, size: int) -> None:
     pen.desc(1, pen.queue.desc_gpa, 16 * pen.num)
     pen.offer(0)
     pen.show()
+
+
+# -- races: 40 ------------------------------------------------------------------------------------------------
+
+_RACE_S: Final = 0.3
+
+
+def _race(name: str, change: Callable[[Victim, Pen, int, int], Callable[[int], None]]) -> None:
+    """One of two sound things at a time lies in memory, changed as fast as we can while the device reads it."""
+
+    def act(victim: Victim) -> str:
+        victim.start()
+        pen = Pen(victim, victim.driver.tx)
+        gpa, size = victim.memory.put(victim.packet().ljust(4096, b"\0"))
+        pen.desc(0, gpa, size)
+        flip = change(victim, pen, gpa, size)
+        until = time.monotonic() + _RACE_S
+        while time.monotonic() < until:
+            for _ in range(pen.num // 2 if pen.given_back() == pen.idx & 0xFFFF else 0):
+                pen.offer(0)
+            pen.show()
+            victim.backend.kick(TX)
+            for turn in range(64):
+                flip(turn)
+            victim.heard()
+        victim.alive()
+        return BROKEN if TX in victim.backend.broken_rings() else SERVED
+
+    CASES.append(Case(40, name, act, HARMLESS))
+
+
+def _lengths(_: Victim, pen: Pen, gpa: int, size: int) -> Callable[[int], None]:
+    return lambda turn: pen.desc(0, gpa, (size, 1, 13, 65536)[turn % 4])
+
+
+def _headers(victim: Victim, _: Pen, gpa: int, __: int) -> Callable[[int], None]:
+    kinds = [
+        VIRTIO_NET_HDR.pack(*hdr, 0)
+        for hdr in ((0, 0, 0, 0, 0, 0), (1, 1, 54, 1448, 34, 16), (1, 1, 65535, 0, 65535, 65535))
+    ]
+    return lambda turn: victim.memory.write(gpa, kinds[turn % 3])
+
+
+def _indirections(_: Victim, pen: Pen, gpa: int, size: int) -> Callable[[int], None]:
+    table, length = pen.table((gpa, size, 0, 0), (gpa, size, 0, 0))
+    pen.desc(0, table, length, INDIRECT)
+    entries = [VIRTQ_DESC.pack(gpa, size, 0, 0), VIRTQ_DESC.pack(gpa, 7, NEXT, 1)]
+    return lambda turn: pen.memory.write(table, entries[turn % 2])
+
+
+_race("a descriptor whose length changes while it is read", _lengths)
+_race("a header that changes while it is read", _headers)
+_race("an indirect table that changes while it is read", _indirections)
 
 
 # -- frames: 41 to 44 -----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -28,6 +29,7 @@ class Layout(StrEnum):
 
 ConnectPath = Annotated[str, typer.Option("--connect", metavar="PATH", help="Where the back end listens.")]
 Address = Annotated[str, typer.Option(metavar="ADDR", help="The guest's own address.")]
+Mac = Annotated[str, typer.Option(metavar="MAC", help="Its hardware address.")]
 Server = Annotated[str, typer.Option(metavar="ADDR", help="Whom to ask.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Where to connect by TCP.")]
 Pings = Annotated[int, typer.Option("--count", "-c", min=0, max=1000, help="Echo requests.")]
@@ -55,6 +57,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 def driver(
     connect: ConnectPath,
     address: Address = "10.0.2.15",
+    mac: Mac = "52:54:00:12:34:56",
     server: Server = "10.0.2.2",
     port: Port = 7,
     count: Pings = 3,
@@ -75,6 +78,7 @@ def driver(
     plan = Plan(
         address=_address("--address", address),
         server=_address("--server", server),
+        mac=_mac(mac),
         port=port,
         pings=count,
         features=asked,
@@ -121,6 +125,12 @@ def _address(option: str, text: str) -> str:
         raise errors.UsageError(
             f"{option} {text!r} is no IPv4 address", str(error), f"{option} 10.0.2.2"
         ) from error
+
+
+def _mac(text: str) -> bytes:
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text) or int(text[:2], 16) & 1:
+        raise errors.UsageError(f"--mac {text!r} is no station's address", "", "--mac 52:54:00:12:34:56")
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def _show(trial: Trial, plan: Plan, as_json: bool) -> None:

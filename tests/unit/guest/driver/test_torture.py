@@ -3,43 +3,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import bad_backend
 import pytest
+from bad_backend import faulty
 
 from guest.driver import torture_messages
 from guest.driver.torture import ERR, Baseline, Case, Settings, Torture, Verdict
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
-ROOT = Path(bad_backend.__file__).parents[2]
-
 
 def find(row: int, part: str) -> Case:
     return next(case for case in torture_messages.CASES if case.row == row and part in case.name)
-
-
-@contextmanager
-def faulty(path: Path, fault: str) -> Iterator[Torture]:
-    process = subprocess.Popen(
-        [sys.executable, bad_backend.__file__, str(path), fault],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield Torture(Settings(path=str(path), deadline_s=1.0, patience_s=0.05))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +30,8 @@ def faulty(path: Path, fault: str) -> Iterator[Torture]:
     ],
 )
 def test_fault_is_seen(tmp_path: Path, fault: str, row: int, part: str, outcome: str, fatal: bool) -> None:
-    with faulty(tmp_path / "s", fault) as kit:
+    with faulty(tmp_path / "s", fault) as path:
+        kit = Torture(Settings(path=path, deadline_s=1.0, patience_s=0.05))
         if fault != "spin":
             assert not kit.begin().answers_arp
         else:

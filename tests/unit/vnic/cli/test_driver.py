@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_backend import faulty
 
 from vnic import cli
 
@@ -129,8 +131,28 @@ def test_no_socket_is_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("--legacy", "--features", "VERSION_1"),
         ("--address", "ten"),
         ("--deadline", "0"),
+        ("--mac", "01:00:5e:00:00:01"),
     ],
 )
 def test_what_cannot_be_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["driver", "--connect", "/nowhere", *arguments]) == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "fact"),
+    [
+        ("mute", 5, "more than 0.5 s to answer GET_FEATURES"),
+        ("babble", 1, "is no answer to GET_FEATURES|the answer to GET_FEATURES"),
+        ("leave", 1, "the back end hung up"),
+    ],
+)
+def test_back_end_that_fails_is_told(
+    tmp_path: Path, fault: str, code: int, fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with faulty(tmp_path / "s", fault) as path:
+        assert cli.main(["driver", "--connect", path, "--deadline", "0.5"]) == code
+    told = capsys.readouterr()
+    assert re.search(fact, told.err)
+    assert "  because: " in told.err
+    assert ("VIRTIO_F_VERSION_1" in told.out) == (fault == "leave"), "what was learnt until then"

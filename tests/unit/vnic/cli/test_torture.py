@@ -60,6 +60,7 @@ OUTCOMES: dict[int, str | list[str]] = {
     37: ["broken"] * 5 + ["passed"],
     38: ["passed", "dropped"],
     39: "dropped",
+    40: "served",
     41: ["dropped"] * 4 + ["passed"],
     42: ["dropped", "dropped", "broken"],
     43: "dropped",
