@@ -155,6 +155,9 @@ def test_guest_learns_of_name_servers_by_router_advertisement_and_dhcpv6(served:
 
 
 def test_names_have_ipv6_addresses_and_are_found_from_them(served: Guest) -> None:
+    # The test before this one may have taken the link down: a new address is not used before it is known to be free.
+    settled = "ip -6 addr show dev eth0 scope global | grep inet6 | grep -qv tentative"
+    served.check(f"for i in $(seq 100); do {settled} && exit; sleep 0.1; done; exit 1", 60)
     assert SERVER6 in served.check("nslookup -type=AAAA vnic.test")
     assert "server.vnic.test" in served.check(f"nslookup {SERVER6}")
     assert SERVER6 in served.check(
