@@ -6,12 +6,14 @@
         SocketPathTooLong    sun_path holds 107 bytes and a NUL
         SocketPathInUse      a living process listens there
         SocketPathBlocked    something that is no socket lies there, or the directory refuses us
-        AddressInUse         the TCP port is taken
+        AddressInUse         the TCP or UDP port is taken
+        AddressUnknown       a name that stands for no address
+        TapUnavailable       the kernel gives us no TAP of that name
       FrontendError          the frontend (QEMU) broke the vhost-user protocol: nonzero ack or disconnect
         MappingError         memory that the frontend offered could not be mapped safely
       BrokenRing             the guest broke the virtio contract: its ring is quarantined, all else goes on
 
-`TransportError` reaches the caller of `listen()`. The other two never leave the device: they end as a log
+`TransportError` reaches the caller of `listen()` or `open()`. The other two never leave the device: they end as a log
 line and as counters in `Port.stats()`.
 """
 
@@ -48,7 +50,15 @@ class SocketPathBlocked(TransportError):
 
 
 class AddressInUse(TransportError):
-    """The TCP address is taken or not ours."""
+    """The TCP or UDP address is taken or not ours."""
+
+
+class AddressUnknown(TransportError):
+    """A host name that cannot be resolved."""
+
+
+class TapUnavailable(TransportError):
+    """/dev/net/tun is missing or closed to us, or the interface is taken or of another kind."""
 
 
 class FrontendError(DevModelError):

@@ -4,6 +4,7 @@ removed."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -12,7 +13,13 @@ import socket
 import stat
 import struct
 
-from devmodel.errors import AddressInUse, SocketPathBlocked, SocketPathInUse, SocketPathTooLong
+from devmodel.errors import (
+    AddressInUse,
+    AddressUnknown,
+    SocketPathBlocked,
+    SocketPathInUse,
+    SocketPathTooLong,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +85,10 @@ def _owner_of(path: str) -> str | None:
             return "its queue of connections is full"
         except ConnectionRefusedError:
             return None
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+            return "a socket of another type is open there"
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return f"process {struct.unpack('3i', credentials)[0]} listens there"
 
@@ -107,19 +118,35 @@ def _clear_the_way(path: str) -> None:
         os.unlink(path)
 
 
-def listen_unix(path: str) -> Listener:
-    """Listen at `path`. SocketPathTooLong, SocketPathInUse or SocketPathBlocked."""
+def check_unix_path(path: str) -> None:
+    """SocketPathTooLong for what no socket can be called."""
     size = len(os.fsencode(path))
     if size > MAX_UNIX_PATH:
         evidence = f"{size} bytes, {MAX_UNIX_PATH} are possible: {path}"
         raise SocketPathTooLong(
             "the socket's path is too long", evidence, "choose a shorter path, as in /tmp"
         )
+
+
+def listen_unix(path: str) -> Listener:
+    """Listen at `path`. SocketPathTooLong, SocketPathInUse or SocketPathBlocked."""
+    check_unix_path(path)
+    return _bind_unix(path, socket.SOCK_STREAM)
+
+
+def bind_unix_datagram(path: str) -> Listener:
+    """A datagram socket at `path`, nothing to accept; errors as listen_unix()."""
+    check_unix_path(path)
+    return _bind_unix(path, socket.SOCK_DGRAM)
+
+
+def _bind_unix(path: str, kind: socket.SocketKind) -> Listener:
     _clear_the_way(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.bind(path)
-        sock.listen(_BACKLOG)
+        if kind is socket.SOCK_STREAM:
+            sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         remedy = "create its directory, or choose a path in one that you may write to"
@@ -145,9 +172,34 @@ def listen_inet(host: str, port: int) -> Listener:
     return Listener(sock)
 
 
-def _inet_remedy(error: OSError, port: int) -> str:
+def bind_udp(host: str, port: int, family: int) -> socket.socket:
+    """A non-blocking UDP socket at an address of this host. AddressInUse."""
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise AddressInUse(
+            f"cannot receive at {host} port {port}", str(error), _inet_remedy(error, port, "lnup")
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+async def resolve(host: str, port: int, kind: socket.SocketKind) -> tuple[int, tuple[str, int]]:
+    """Family and address of the first that a name or an address stands for. AddressUnknown."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+    except OSError as error:
+        remedy = "give an address, as in 127.0.0.1"
+        raise AddressUnknown(f"{host} is no address, and no name of one", str(error), remedy) from error
+    family, _, _, _, address = found[0]
+    return int(family), (str(address[0]), int(address[1]))
+
+
+def _inet_remedy(error: OSError, port: int, ss: str = "ltnp") -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"see who has it: ss -ltnp 'sport = :{port}'; or choose another port"
+        return f"see who has it: ss -{ss} 'sport = :{port}'; or choose another port"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "choose a port above 1023, or run it as root"
     return "choose an address of this host: ip -br address shows them; 127.0.0.1 is always one"

@@ -12,8 +12,11 @@ Rules that both sides keep:
 * `frame_received()` is called for every frame of the input that was waiting, then `batch_done()` once. The
   answer to a batch may be sent from either; the port itself calls `flush()` after `batch_done()` returned.
 * Neither side raises for what the guest did. `send()` says False when it dropped the frame, and a counter
-  says why.
+  says why. A frame that is too long for the port is dropped alone: those after it go on.
+* A header that `offloads` does not allow is no error: the port finishes such a frame in software.
 * All calls come from one thread (the event loop's).
+
+tests/unit/devmodel/test_port_contract.py holds every port and every middleware to these.
 
 Middleware (capture, faults, meters) is a Port round a Port, so it works on every transport.
 """

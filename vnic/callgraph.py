@@ -190,6 +190,15 @@ class World:
         self.client.send("SA", mss=1460)
         self.sim.settle()
 
+    def receive_crossed_syn(self) -> None:
+        self.client.send("S", mss=1460)
+        self.sim.settle()
+
+    def syn_recv(self) -> None:
+        self.syn_sent()
+        self.receive_crossed_syn()
+        self.client.expect("SA")
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -216,6 +225,8 @@ SCENES: Final[dict[str, Scene]] = {
     "cookie_ack": Scene("SYN cookies: receive ACK", World.cookie_sent, World.receive_ack),
     "connect": Scene("connect", _nothing, World.connect, "sys_connect"),
     "receive_syn_ack": Scene("tcp_v4_rcv, SYN_SENT: receive SYN-ACK", World.syn_sent, World.receive_syn_ack),
+    "syn_sent_syn": Scene("tcp_v4_rcv, SYN_SENT: receive SYN", World.syn_sent, World.receive_crossed_syn),
+    "syn_recv_ack": Scene("tcp_v4_rcv, SYN_RECV: receive ACK", World.syn_recv, World.receive_ack),
     "closed_port": Scene("tcp_v4_rcv, no socket: receive SYN", _nothing, World.receive_syn),
     "established_data": Scene("tcp_v4_rcv, ESTABLISHED: receive data", World.established, World.receive_data),
     "established_ack": Scene(

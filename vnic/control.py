@@ -22,22 +22,17 @@ import os
 import socket
 import struct
 import time
-from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from devmodel.middleware.capture import OUTBOUND
-from devmodel.port import Buffer
 from guest.vm.rundir import base_dir
 from vnic.errors import EXIT_HOST, EXIT_USAGE, UsageError, VnicError
 
 if TYPE_CHECKING:
-    from stack.inspect.conversation import Packet
     from stack.stack import Stack
     from stack.trace.hub import TraceHub
     from stack.trace.phases import Phase
@@ -50,8 +45,8 @@ MAX_REQUEST: Final = 65536
 PATIENCE_S: Final = 10.0
 MAX_CLIENTS: Final = 16
 STREAM_PERIOD_S: Final = 0.1
+PAUSE_PERIODS: Final = 2  # without a packet, until that is said: TCP_RTO_MIN, as in stack.inspect.ladder
 STREAM_BUFFER: Final = 1000  # trees, or packets, that may wait for that
-HEADERS: Final = 160  # bytes of a packet that are sent: Ethernet, IP and TCP with all options
 PROBE_S: Final = 1.0  # for a back end to let us in
 ROOT: Final = 0
 ANSWER_S: Final = 30.0  # that a client waits for an answer
@@ -88,9 +83,10 @@ class ControlServer:
         hub: TraceHub | None = None,
         feed: PacketFeed | None = None,
         observe: Callable[[Wanted], Observation] | None = None,
+        negotiation: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed`` and ``observe``
-        there are no such verbs; ``hub`` is the thread's, if there is one already."""
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed``, ``observe`` and
+        ``negotiation`` there are no such verbs; ``hub`` is the thread's, if there is one already."""
         from stack.trace.hub import TraceHub as Hub
 
         self._net = net
@@ -110,6 +106,8 @@ class ControlServer:
         }
         if capture is not None:
             self._verbs["capture"] = self._captured
+        if negotiation is not None:
+            self._verbs["negotiation"] = lambda request: negotiation()
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[Path]:
@@ -146,6 +144,9 @@ class ControlServer:
                 return
             while await self._answer(reader, writer):
                 pass
+            writer.close()  # once the end of a large answer has left too, which drain() does not wait for
+            async with asyncio.timeout(PATIENCE_S):
+                await writer.wait_closed()
         except (ConnectionError, TimeoutError):
             pass
         finally:
@@ -266,6 +267,7 @@ class ControlServer:
     ) -> None:
         """The headers of packets as they pass the stack's port, until the client hangs up or has ``count``."""
         from vnic.feed import COMMENTS, Callback
+        from vnic.packets import plain_packet
 
         known: dict[object, Comments] = {name: name for name in COMMENTS}
         comments, count = request.get("comments", "states"), request.get("count", 1 << 62)
@@ -279,11 +281,11 @@ class ControlServer:
             )
         packets: _Bounded[Answer] = _Bounded(STREAM_BUFFER)
         subscription = self._feed.subscribe(
-            Callback(lambda *packet: packets.put(_packet_answer(*packet))), known[comments]
+            Callback(lambda *packet: packets.put({"packet": plain_packet(*packet)})), known[comments]
         )
         try:
             await _send(writer, {"ok": "watching"})
-            await _drain(packets, lambda packet: packet, count, reader, writer)
+            await _drain(packets, lambda packet: packet, count, reader, writer, {"pause": True})
         finally:
             subscription.end()
 
@@ -352,15 +354,22 @@ async def _drain(
     count: int,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
+    pause: Answer | None = None,
 ) -> None:
-    """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up."""
+    """Send what ``answer`` makes of each item, ``count`` of them, until the client hangs up; ``pause`` when no more
+    come for now."""
     gone = asyncio.ensure_future(reader.read(1))
+    quiet = PAUSE_PERIODS
     try:
         while not gone.done():
             await asyncio.wait([gone], timeout=STREAM_PERIOD_S)
             items, dropped = source.take()
+            quiet = 0 if items else quiet + 1
+            if quiet == PAUSE_PERIODS and pause is not None:
+                await _send(writer, pause)
             for item in items:
                 await _send(writer, answer(item))
+                await asyncio.sleep(0)  # drain() alone lets no packet in between while the client keeps up
                 count -= 1
                 if count == 0:
                     await _send(writer, {"ok": "done"})
@@ -369,26 +378,6 @@ async def _drain(
                 await _send(writer, {"dropped": dropped})
     finally:
         gone.cancel()
-
-
-def _packet_answer(stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> Answer:
-    """A packet's headers; the lengths in them tell how long it was."""
-    head = b"".join(parts)[:HEADERS]
-    return {
-        "packet": {
-            "stamp_ns": stamp_ns,
-            "outbound": direction == OUTBOUND,
-            "frame": b64encode(head).decode(),
-            "comment": comment,
-        }
-    }
-
-
-def packet_of(answer: Answer) -> Packet:
-    """What ``packets`` said, as a packet again; the frame is its headers."""
-    from stack.inspect.conversation import Packet as Made
-
-    return Made(answer["stamp_ns"], answer["outbound"], b64decode(answer["frame"]), answer["comment"])
 
 
 @dataclass(frozen=True)
@@ -416,7 +405,8 @@ class TraceFilter:
         if root is not None and (not isinstance(root, str) or root not in ROOTS):
             raise ControlError(f"no tree begins with {root!r}", f"they begin with {', '.join(sorted(ROOTS))}")
         if phase is not None and (not isinstance(phase, str) or phase not in PHASES):
-            raise ControlError(f"there is no phase {phase!r}", f"there are {', '.join(PHASES)}")
+            there = (f"{name}: {one.what}" for name, one in PHASES.items())
+            raise ControlError(f"there is no phase {phase!r}", "\n".join(["there are", *there]))
         if not isinstance(port, int | None) or not isinstance(peer, str | None) or not isinstance(count, int):
             raise ControlError(
                 "the filter is not understood", f"port {port!r}, peer {peer!r}, count {count!r}"
@@ -447,7 +437,7 @@ class TraceFilter:
         if self.port is None and self.peer is None:
             return True
         info = net.tcp_hashinfo
-        tables: list[Any] = [info.ehash, info.listening_hash]
+        tables: list[Any] = [info.ehash, info.listening_hash, net.udp_table.hash]
         there = (sk for table in tables for chain in table.values() for sk in chain)
         return any(self._takes_flow(socket_flow(sk)) for sk in there)
 
@@ -459,31 +449,21 @@ class TraceFilter:
 
 def _parse_end(text: str) -> tuple[int, int]:
     """ "10.0.2.15:40000", "[fd00::1]:40000" as the stack's numbers; ControlError for anything else."""
-    host, _, port = text.rpartition(":")
+    from stack.inspect.conversation import parse_end
+
     try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 65536:
-            raise ValueError(f"{port} is no port")
+        return parse_end(text)
     except ValueError as error:
         raise ControlError(f"{text!r} is no address with a port", str(error), "10.0.2.15:40000") from error
-    return int(address), int(port)
 
 
 def flow_text(flow: tuple[int, int, int, int] | None) -> str:
     """ "10.0.2.2:80 < 10.0.2.15:40000", local end first; "" for none."""
     if flow is None:
         return ""
-    local, lport, peer, pport = flow
-    return f"{_end(local, lport)} < {_end(peer, pport)}"
+    from stack.inspect.conversation import end_text
 
-
-def _end(address: int, port: int) -> str:
-    from stack.include.ip import in_ntoa
-    from stack.include.ipv6 import in6_ntop
-
-    if address >> 32:
-        return f"[{in6_ntop(address)}]:{port}"
-    return f"{in_ntoa(address)}:{port}"
+    return f"{end_text(flow[:2])} < {end_text(flow[2:])}"
 
 
 def sysctl_text(value: object) -> str:
@@ -619,6 +599,11 @@ class Client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(b"\n")
 
+    def await_record(self) -> None:
+        """Until it begins to come.  An interrupt (Ctrl-C) of this loses nothing, as one of ``read_record`` does."""
+        with contextlib.suppress(OSError):  # which read_record() meets again
+            self._lines.peek(1)
+
     def read_record(self) -> Answer:
         """It comes when the observation is over."""
         record: Answer = self._read()["record"]
@@ -639,7 +624,7 @@ class Client:
             line = self._lines.readline()
         except OSError as error:
             raise NoBackEnd(f"the back end at {self.path} does not answer", str(error)) from error
-        if not line:
+        if not line.endswith(b"\n"):
             raise NoBackEnd(
                 f"the back end at {self.path} hung up",
                 "it has ended, or had waited too long for us",

@@ -32,7 +32,8 @@ STACK, WIRE = 0, 1  # interfaces
 
 
 class Subscription:
-    """What one subscriber gets, until ``end``.  A writer that raises OSError ends it: ``failed`` says why."""
+    """What one subscriber gets, until ``end``.  A writer that raises ends it, and stops no packet: ``failed`` says
+    why."""
 
     def __init__(self, feed: PacketFeed, writer: Writer, comments: Comments) -> None:
         self.comments = comments
@@ -49,6 +50,9 @@ class Subscription:
             self.packets += 1
         except OSError as error:
             self._fail(error)
+        except Exception as error:
+            log.exception("a watcher of packets has a fault")
+            self._fail(error)
 
     def flush(self) -> None:
         try:
@@ -56,9 +60,9 @@ class Subscription:
         except OSError as error:
             self._fail(error)
 
-    def _fail(self, error: OSError) -> None:
-        self.failed = str(error)
-        log.warning("a capture ends here, the traffic goes on: %s", error)
+    def _fail(self, error: Exception) -> None:
+        self.failed = str(error) if isinstance(error, OSError) else repr(error)
+        log.warning("a capture ends here, the traffic goes on: %s", self.failed)
         self.end()
 
     def end(self) -> None:

@@ -10,8 +10,9 @@ things (checksum still to be completed from an offset on, segment size and kind)
     no flag, or no header at all         CHECKSUM_NONE: the stack verifies in software
     gso_type TCPV4, TCPV6, ECN; gso_size SKB_GSO_TCPV4, _TCPV6, _TCP_ECN; gso_size
 
-``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Closing it gives all
-back, in the opposite order.  A program puts middleware of its own between port and stack by ``Host.open(around=...)``.
+``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Of several ports each
+has its own capture and faults, and a switch joins them (devmodel.switch).  Closing it gives all back, in the opposite
+order.  A program puts middleware of its own between port and stack by ``Host.open(around=...)``.
 
 ``Host.freeze`` is the state of a run as a text: the stack, what waits in the transports, what the services have to know
 to go on, the leases.  A run that begins with ``Options.thaw`` takes its stack from there; each service finds its
@@ -25,17 +26,16 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from devmodel.middleware.capture import CapturePort, PcapngWriter
+from devmodel.middleware.capture import CapturePort, PcapngInterface, PcapngWriter, Writer, open_file
 from devmodel.middleware.fault import FaultPort, Faults
-from devmodel.netdev.stream import StreamServer
 from devmodel.port import Offloads, Port, VnetHdr
-from devmodel.vhost_user.server import VhostUserServer
+from devmodel.switch import Switch
 from stack.api import aio
 from stack.api.bsd import Socket, open_sockets
 from stack.freeze.errors import FreezeError
@@ -71,7 +71,8 @@ from vnic.capture import Capture
 from vnic.errors import UsageError, from_oserror
 from vnic.feed import PacketFeed
 from vnic.observe import Observation, Wanted
-from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of, stream_address
+from vnic.options import IPV6_MIN_MTU, AddressPlan, Options, server6_of
+from vnic.places import Transport, port_names
 from vnic.services.base import DatagramFactory, ProtocolFactory, Server
 from vnic.services.catalogue import Services
 from vnic.services.dns import DOMAIN
@@ -204,8 +205,6 @@ class StackNetwork:
                 sock.close()
 
 
-Transport = VhostUserServer | StreamServer
-
 Middleware = Callable[[Port], Port]
 """Makes a Port round a Port."""
 
@@ -224,16 +223,19 @@ class Host:
         feed: PacketFeed,
         hub: TraceHub,
         recorder: Recorder | None = None,
-        transport: Transport | None = None,
+        transports: Sequence[Transport] = (),
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
         self.feed, self.hub = feed, hub
         self.capture = Capture(feed)
-        self._network, self._recorder, self._transport = network, recorder, transport
+        self._network, self._recorder, self._transports = network, recorder, tuple(transports)
 
     def negotiation(self) -> dict[str, Any]:
         """What the device and its guest agreed on: a dict for JSON."""
-        return {} if self._transport is None else self._transport.negotiation()
+        if len(self._transports) == 1:
+            return self._transports[0].negotiation()
+        ports = [{"name": transport.name, **transport.negotiation()} for transport in self._transports]
+        return {"transport": "switch", "ports": ports} if ports else {}
 
     def observe(self, wanted: Wanted) -> Observation:
         """A part of this run, for a report; to be started."""
@@ -266,11 +268,8 @@ class Host:
         plan = AddressPlan.of(options.address)
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
-            transport = await _transport(options)
-            cleanup.callback(
-                transport.close
-            )  # closing twice, here and through what goes around it, does no harm
-            port, wire = _around(transport, options)
+            transports = await _transports(options, cleanup)
+            port, wire = _line(transports, options)
             cleanup.callback(port.close)
             if around is not None:
                 port = around(port)
@@ -298,7 +297,7 @@ class Host:
             _resume(application, services, network)
             hub = TraceHub(time.perf_counter_ns)
             feed = PacketFeed(adapter, hub, wire)
-            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transport)
+            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transports)
             cleanup.callback(host.capture.close)
             yield host
 
@@ -372,30 +371,47 @@ def _resume(application: dict[str, Any], services: Services, network: StackNetwo
     network.release(used)
 
 
-async def _transport(options: Options) -> Transport:
-    """Listening."""
-    if options.vhost_user is not None:
-        return await VhostUserServer.listen(options.vhost_user)
-    return await StreamServer.listen(stream_address(options.stream or ""), mtu=options.mtu)
+async def _transports(options: Options, cleanup: AsyncExitStack) -> list[Transport]:
+    """All of them, listening; closing one twice, from here and through what goes around it, does no harm."""
+    transports = []
+    for place, name in zip(options.places, port_names(options.places), strict=True):
+        transports.append(await place.open(name, options.mtu))
+        cleanup.callback(transports[-1].close)
+    return transports
 
 
-def _around(port: Port, options: Options) -> tuple[Port, CapturePort | None]:
-    """What was asked for around the transport; the capture next to the wire, to show what the guest saw.  With faults
+def _line(transports: Sequence[Transport], options: Options) -> tuple[Port, CapturePort | None]:
+    """What is between the stack and the guests: nothing but what was asked for if there is one, a switch of several."""
+    names = [transport.name for transport in transports]
+    writer = None if options.capture is None else _capture_writer(options.capture, names)
+    if len(transports) == 1:
+        return _around(transports[0], options, writer, options.seed)
+    switch = Switch(time.monotonic)
+    switch.own(MAC)
+    for number, transport in enumerate(transports):
+        part = None if writer is None else PcapngInterface(writer, number)
+        switch.join(_around(transport, options, part, options.seed + number)[0])
+    return switch.stack, None
+
+
+def _around(
+    port: Port, options: Options, writer: Writer | None, seed: int
+) -> tuple[Port, CapturePort | None]:
+    """What was asked for around a transport; the capture next to the wire, to show what the guest saw.  With faults
     there is a sleeping point for another one there (vnic.feed)."""
     wire: CapturePort | None = None
-    if options.capture is not None:
-        port = CapturePort(port, _capture_writer(options.capture, port.name), time.time_ns)
+    if writer is not None:
+        port = CapturePort(port, writer, time.time_ns)
     if options.loss or options.reorder or options.duplicate:
         faults = Faults(loss=options.loss, reorder=options.reorder, duplicate=options.duplicate, segment=True)
-        rng = random.Random(options.seed)
         wire = CapturePort(port, None, time.time_ns)
-        port = FaultPort(wire, rng, asyncio.get_running_loop(), rx=faults, tx=faults)
+        port = FaultPort(wire, random.Random(seed), asyncio.get_running_loop(), rx=faults, tx=faults)
     return port, wire
 
 
-def _capture_writer(path: Path, interface: str) -> PcapngWriter:
+def _capture_writer(path: Path, interfaces: Sequence[str]) -> PcapngWriter:
     """The file with its first blocks, which a full disk refuses as the opening does not."""
     try:
-        return PcapngWriter(path.open("wb"), interface)
+        return PcapngWriter(open_file(path), *interfaces)
     except OSError as error:
         raise from_oserror(error, f"write the capture to {path}") from error

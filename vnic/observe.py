@@ -16,7 +16,6 @@ JSON; times in it are nanoseconds since 1970.
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +26,9 @@ from stack.inspect.conversation import MAX_OPEN, Conversation, Packet, Segment, 
 from stack.inspect.snapshot import counters, tcp_tables
 from stack.trace.notation import render
 from stack.trace.packets import Flow, flow_of_frame
+from stack.trace.recorder import socket_flow
 from vnic.feed import Callback
+from vnic.packets import headers_of, plain_packet
 
 if TYPE_CHECKING:
     from stack.include.sock import sock_common
@@ -41,7 +42,6 @@ MAX_PACKETS: Final = 20_000
 MAX_TREES: Final = 300
 MAX_MOMENTS: Final = 40
 MAX_SOCKETS: Final = 50
-HEADERS: Final = 160  # bytes of a packet that are kept: Ethernet, IP and TCP with all options
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class Observation:
         """``negotiation`` tells what the device and its guest agreed on."""
         self._net, self._feed, self._hub, self._wanted = net, feed, hub, wanted
         self._negotiation, self._clock_ns = negotiation, clock_ns
+        self._agreed: dict[str, Any] = {}  # at the first packet: at the end the guest may be gone
         self._tracker = Tracker(keep=False)
         self.ended = 0  # connections that are over
         self._packets: list[dict[str, Any]] = []
@@ -134,7 +135,7 @@ class Observation:
             "why_no_trees": self._why_no_trees,
             "moments": self._moments,
             "counters": {"before": self._before, "after": self._after},
-            "negotiation": self._negotiation(),
+            "negotiation": self._agreed or self._negotiation(),
             "dropped": self._dropped,
             "tracing_ended": len(self._trees) >= MAX_TREES,
         }
@@ -142,15 +143,14 @@ class Observation:
     # -- from within the traffic -------------------------------------------------------------------------------------
 
     def _packet(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> None:
-        head = b"".join(parts)[:HEADERS]
+        self._agreed = self._agreed or self._negotiation()
+        head = headers_of(parts)
         outbound = direction == OUTBOUND
         flow = flow_of_frame(head, outbound=outbound)
         if flow is None or not self._wanted.takes(flow[1:3], flow[3:5]):
             return
         if len(self._packets) < MAX_PACKETS:
-            frame = b64encode(head).decode()
-            said = {"stamp_ns": stamp_ns, "outbound": outbound, "frame": frame, "comment": comment}
-            self._packets.append(said)
+            self._packets.append(plain_packet(stamp_ns, direction, (head,), comment))
         else:
             self._dropped["packets"] += 1
         found = self._tracker.add(Packet(stamp_ns, outbound, head, comment))
@@ -198,27 +198,21 @@ class Observation:
         hashed = (
             sk for table in (info.ehash, info.listening_hash) for chain in table.values() for sk in chain
         )
-        return [sk for sk in hashed if self._wanted.takes(_local(sk), _peer(sk)) or self._listens(sk)]
+        return [sk for sk in hashed if self._takes(socket_flow(sk)) or self._listens(sk)]
+
+    def _takes(self, flow: tuple[int, int, int, int] | None) -> bool:
+        return flow is not None and self._wanted.takes(flow[:2], flow[2:])
 
     def _listens(self, sk: sock_common) -> bool:
         """A listener has no peer: its port alone is looked at."""
         return not sk.sk_dport and self._wanted.port in (None, sk.sk_num)
 
     def _tree(self, tree: Tree) -> None:
-        flow = tree.flow
-        if flow is None or not self._wanted.takes(flow[:2], flow[2:]):
+        if not self._takes(tree.flow):
             return
         self._trees.append((self._clock_ns(), tree))
         if len(self._trees) >= MAX_TREES:
             self._stop_tracing()
-
-
-def _local(sk: sock_common) -> tuple[int, int]:
-    return sk.sk_v6_rcv_saddr or sk.sk_rcv_saddr, sk.sk_num
-
-
-def _peer(sk: sock_common) -> tuple[int, int]:
-    return sk.sk_v6_daddr or sk.sk_daddr, sk.sk_dport
 
 
 def _plain(stamp_ns: int, tree: Tree, level: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 
 from vnic.errors import UsageError
+from vnic.places import Place, Stream, VhostUser, check_together
 from vnic.services.dns import valid_name
 
 DEFAULT_ADDRESS = "10.0.2.2/24"
@@ -18,10 +19,12 @@ IPV6_MIN_MTU = 1280  # RFC 8200, section 5: a link below that has no IPv6
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a host process is made of; exactly one of ``vhost_user`` (a path) and ``stream`` (a path or HOST:PORT)."""
+    """What a host process is made of: at least one place to be reached at, ``vhost_user`` (a path), ``stream`` (a path
+    or HOST:PORT) or any in ``further``; of several each is a port of one switch."""
 
     vhost_user: str | None = None
     stream: str | None = None
+    further: tuple[Place, ...] = ()
     capture: Path | None = None
     loss: float = 0.0
     reorder: float = 0.0
@@ -42,21 +45,20 @@ class Options:
 
     def __post_init__(self) -> None:
         """UsageError for what cannot be."""
-        if (self.vhost_user is None) == (self.stream is None):
-            raise UsageError(
-                "one of --vhost-user and --stream is needed, and only one",
-                f"--vhost-user {self.vhost_user}, --stream {self.stream}",
-                "vnic serve --vhost-user /tmp/vnic.sock",
-            )
-        for option, value in (("--vhost-user", self.vhost_user), ("--stream", self.stream)):
-            if value == "":
-                raise UsageError(f"{option} has an empty value", f"{option} ''", f"{option} /tmp/vnic.sock")
+        check_together(self.places, self.mtu)
         for name in ("loss", "reorder", "duplicate"):
             chance = getattr(self, name)
             if not 0 <= chance <= 1:
                 raise UsageError(
                     f"--{name} {chance} is no probability", "", f"for two percent: --{name} 0.02"
                 )
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All of them."""
+        first = () if self.vhost_user is None else (VhostUser(self.vhost_user),)
+        second = () if self.stream is None else (Stream(self.stream),)
+        return (*first, *second, *self.further)
 
 
 @dataclass(frozen=True)
@@ -116,18 +118,6 @@ def server6_of(cidr: str) -> IPv6Interface | None:
             DEFAULT_ADDRESS6,
         )
     return server
-
-
-def stream_address(text: str) -> str | tuple[str, int]:
-    """A unix path, or HOST:PORT for TCP: what holds a slash or no colon is a path.  UsageError for a bad port."""
-    host, colon, port = text.rpartition(":")
-    if "/" in text or not colon:
-        return text
-    if not port.isdecimal() or int(port) > 65535:
-        raise UsageError(
-            f"{text} is neither a path nor HOST:PORT", f"{port!r} is no port number", "127.0.0.1:5000"
-        )
-    return host, int(port)
 
 
 def parse_hosts(pairs: list[str]) -> dict[str, str]:

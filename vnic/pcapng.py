@@ -39,8 +39,11 @@ class _Interface:
 
 
 def read(path: Path, interface: str | None = None) -> Iterator[Packet]:
-    """The packets of a capture's interface with that name, of the first that has any unless given, in its order.
-    UsageError for what is no capture of Ethernet, HostIOError."""
+    """The packets of a capture's interface with that name, unless given of the first that has any (of a pipe, which can
+    be read but once: of its first packet's), in the order of the file.  UsageError for what is no capture of Ethernet,
+    HostIOError."""
+    if interface is None and path.is_file():
+        interface = _first_interface(path)
     for packet in read_all(path):
         if interface is None:
             interface = packet.interface
@@ -50,12 +53,27 @@ def read(path: Path, interface: str | None = None) -> Iterator[Packet]:
 
 def read_all(path: Path) -> Iterator[Packet]:
     """The packets of all interfaces."""
+    return (packet for _, packet in _numbered(path))
+
+
+def _first_interface(path: Path) -> str:
+    """Its name, "" if there are no packets.  It is not that of the first packet: with --loss and the like a received
+    frame passes the wire, the second interface of our captures, before the stack."""
+    first: tuple[int, str] | None = None
+    for number, packet in _numbered(path):
+        if first is None or number < first[0]:
+            first = number, packet.interface
+        if number == 0:
+            break
+    return "" if first is None else first[1]
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, Packet]]:
+    """All packets, each with the number of its interface."""
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic in _PCAP_MAGICS:
-                yield from _pcap(path, file)
+            if file.peek(4)[:4] in _PCAP_MAGICS:  # which a pipe has too
+                yield from ((0, packet) for packet in _pcap(path, file))
             else:
                 yield from _sections(path, file)
     except OSError as error:
@@ -70,7 +88,7 @@ def _refused(path: Path, evidence: str) -> UsageError:
 
 def _pcap(path: Path, file: BinaryIO) -> Iterator[Packet]:
     try:
-        reader = dpkt.pcap.Reader(file)
+        reader = dpkt.pcap.Reader(_Limited(path, file))
     except (ValueError, dpkt.dpkt.Error) as error:
         raise _refused(path, str(error) or "its header is cut off") from error
     if reader.datalink() != dpkt.pcap.DLT_EN10MB:
@@ -86,34 +104,47 @@ def _pcap(path: Path, file: BinaryIO) -> Iterator[Packet]:
         return
 
 
-def _sections(path: Path, file: BinaryIO) -> Iterator[Packet]:
+class _Limited:
+    """A file of pcap for dpkt, which would make room for whatever size a packet's header says."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_BLOCK:
+            raise _refused(self._path, f"a packet says it has {size} bytes")
+        return self._file.read(size)
+
+
+def _sections(path: Path, file: BinaryIO) -> Iterator[tuple[int, Packet]]:
     order = ""
     interfaces: list[_Interface] = []
+    at = 0
     while len(head := file.read(8)) == 8:
-        kind = struct.unpack("<I", head[:4])[0]
+        kind, begun = struct.unpack("<I", head[:4])[0], b""
         if kind == _SECTION_HEADER:
-            order, interfaces = _byte_order(path, file), []
+            begun = file.read(4)
+            order, interfaces = _byte_order(path, begun), []
         elif not order:
             raise _refused(path, f"it begins with {head.hex(' ')}")
         kind, size = struct.unpack(order + "II", head)
         if size < 12 or size % 4 or size > MAX_BLOCK:
-            raise _refused(path, f"a block at byte {file.tell() - 8} says it has {size} bytes")
-        body = file.read(size - 12)
-        if len(body) < size - 12 or len(file.read(4)) < 4:
+            raise _refused(path, f"a block at byte {at} says it has {size} bytes")
+        body = begun + file.read(max(size - 12 - len(begun), 0))
+        if len(body) != size - 12 or len(file.read(4)) < 4:
             return
+        at += size
         if kind == _INTERFACE_DESCRIPTION:
             interfaces.append(_interface(order, body))
         elif kind == _ENHANCED_PACKET and len(body) >= 20:
-            packet = _packet(order, body, interfaces)
-            if packet is not None:
-                yield packet
+            (number,) = struct.unpack_from(order + "I", body)
+            if number < len(interfaces) and interfaces[number].ethernet:
+                yield number, _packet(order, body, interfaces[number])
     if not order:
         raise _refused(path, f"it has {len(head)} bytes" if head else "it is empty")
 
 
-def _byte_order(path: Path, file: BinaryIO) -> str:
-    magic = file.read(4)
-    file.seek(-len(magic), 1)
+def _byte_order(path: Path, magic: bytes) -> str:
     for order in "<>":
         if magic == struct.pack(order + "I", _MAGIC):
             return order
@@ -138,11 +169,8 @@ def _interface(order: str, body: bytes) -> _Interface:
     return _Interface(options.get(_IF_NAME, b"").decode("utf-8", "replace"), ticks, link == _ETHERNET)
 
 
-def _packet(order: str, body: bytes, interfaces: list[_Interface]) -> Packet | None:
-    number, high, low, captured = struct.unpack_from(order + "IIII", body)
-    if number >= len(interfaces) or not interfaces[number].ethernet:
-        return None
-    interface = interfaces[number]
+def _packet(order: str, body: bytes, interface: _Interface) -> Packet:
+    _, high, low, captured = struct.unpack_from(order + "IIII", body)
     options = dict(_options(order, body[20 + captured + -captured % 4 :]))
     flags = int.from_bytes(options.get(_EPB_FLAGS, b"")[:4], "little" if order == "<" else "big")
     stamp = (high << 32 | low) * 1_000_000_000 // interface.ticks

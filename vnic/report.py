@@ -22,10 +22,10 @@ from typing import Any, Final
 
 from stack.inspect import ladder, tables
 from stack.inspect.conversation import ACK, CWR, ECE, SYN, Conversation, Segment, conversations, end_text
-from stack.inspect.ladderrows import span_text, summary
+from stack.inspect.ladderrows import clean, counted, span_text, summary
 from vnic import graphviz, plots
-from vnic.control import packet_of
 from vnic.errors import VnicError
+from vnic.packets import packet_of
 
 MAX_CONNECTIONS: Final = 20
 _ID: Final = re.compile(r'\sid="[^"]*"')
@@ -102,11 +102,12 @@ def page(run: Run) -> str:
     ]
     menu = "".join(f'<li><a href="#{name}">{escape(text)}</a></li>' for name, text in links)
     buttons = '<p><button data-open="1">open all</button> <button data-open="">close all</button></p>'
-    body = f"<header><h1>{escape(run.title)}</h1>{_head(run)}{buttons}</header><nav><ul>{menu}</ul></nav>"
+    title = escape(clean(run.title))  # a name of a file can be any bytes
+    body = f"<header><h1>{title}</h1>{_head(run)}{buttons}</header><nav><ul>{menu}</ul></nav>"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(run.title)} - vnic report</title><style>{_STYLE}</style></head>\n"
+        f"<title>{title} - vnic report</title><style>{_STYLE}</style></head>\n"
         f"<body>{body}\n<main>\n"
         + "\n".join(sections)
         + f"\n</main><script>{_SCRIPT}</script></body></html>\n"
@@ -114,16 +115,23 @@ def page(run: Run) -> str:
 
 
 def _head(run: Run) -> str:
-    began = datetime.fromtimestamp(run.began_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    lines = [f"{began}, {span_text(max(run.ended_ns - run.began_ns, 0))}"]
+    lines = [f"{_date(run.began_ns)}, {span_text(max(run.ended_ns - run.began_ns, 0))}"]
     segments = sum(len(one.segments) for one in run.conversations)
-    lines.append(f"{segments} TCP segments of {len(run.conversations)} connections")
+    lines.append(f"{counted(segments, 'TCP segment')} of {counted(len(run.conversations), 'connection')}")
     if len(run.conversations) > MAX_CONNECTIONS:
         lines.append(f"the first {MAX_CONNECTIONS} connections are shown")
     lines += [f"{count} {what} more were not kept" for what, count in run.dropped.items() if count]
     if run.tracing_ended:
         lines.append(f"{len(run.trees)} call trees are kept; then the tracing ended")
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _date(stamp_ns: int) -> str:
+    """A damaged capture can say any."""
+    try:
+        return datetime.fromtimestamp(stamp_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError):
+        return f"{stamp_ns} ns after 1970"
 
 
 def _section(name: str, title: str, content: str) -> str:
@@ -265,7 +273,8 @@ def _cause(tree: dict[str, Any], one: Conversation) -> str:
 
 
 def _other_trees(run: Run, shown: list[Conversation]) -> str:
-    others = [tree for tree in run.trees if not any(tree in _trees_of(run, one) for one in shown)]
+    shown_above = {id(tree) for one in shown for tree in _trees_of(run, one)}
+    others = [tree for tree in run.trees if id(tree) not in shown_above]
     return _missing(run, "trees") + "".join(_tree(tree, run.began_ns) for tree in others)
 
 
@@ -329,15 +338,23 @@ def _drawn(boxes: list[tables.Box], text: str) -> str:
 
 def _changed(before: str, after: str) -> str:
     lines = [
-        line
-        for line in difflib.ndiff(before.splitlines(), after.splitlines())
-        if line.startswith(("+ ", "- ")) and line[2:3] not in ("", "+")
+        line for line in _difference(before.splitlines(), after.splitlines()) if line[2:3] not in ("", "+")
     ]
     if not lines:
         return "<p>Nothing has changed in the tables since the moment before.</p>"
     return _folded(
         "what has changed since the moment before", f'<pre class="wide">{escape(chr(10).join(lines))}</pre>'
     )
+
+
+def _difference(before: list[str], after: list[str]) -> Iterator[str]:
+    """Lines that went, "- x", and those that came, "+ x".  difflib.ndiff, which looks for likeness within lines, takes
+    seconds for two pictures of 50 sockets."""
+    same = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for kind, old, old_end, new, new_end in same.get_opcodes():
+        if kind != "equal":
+            yield from (f"- {line}" for line in before[old:old_end])
+            yield from (f"+ {line}" for line in after[new:new_end])
 
 
 def _counters(run: Run) -> str:
@@ -355,6 +372,10 @@ def _device(run: Run) -> str:
     told = run.negotiation
     if not told:
         return _missing(run, "negotiation")
+    return "".join(map(_port, told.get("ports", [told])))
+
+
+def _port(told: dict[str, Any]) -> str:
     connected = "connected" if told["connected"] else "not connected"
     facts = f"<p>{escape(told['transport'])}, MTU {told['mtu']}, {connected}</p>"
     kinds = (("virtio features", "features"), ("vhost-user protocol features", "protocol_features"))

@@ -94,13 +94,14 @@ def _block(kind: int, body: bytes) -> bytes:
 
 
 class PcapngWriter:
-    """One file; ``size`` is how many bytes were written to it."""
+    """One file; ``size`` is how many bytes were written to it. After ``close()`` nothing is written any more."""
 
-    __slots__ = ("_sink", "size")
+    __slots__ = ("_open", "_sink", "size")
 
     def __init__(self, sink: Sink, *interfaces: str) -> None:
         """The names of the ports that packets come from, the first is interface 0."""
         self._sink = sink
+        self._open = True
         self.size = 0
         body = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         self._append(_block(_SECTION_HEADER, body + _option(_SHB_USERAPPL, b"vnic") + bytes(4)))
@@ -130,16 +131,45 @@ class PcapngWriter:
         self._append(b"".join((head, frame, bytes(padding), said, end)))
 
     def _append(self, data: bytes) -> None:
-        self._sink.write(data)
-        self.size += len(data)
+        if self._open:
+            self._sink.write(data)
+            self.size += len(data)
 
     def flush(self) -> None:
         """Hand all that was written to the operating system."""
-        self._sink.flush()
+        if self._open:
+            self._sink.flush()
 
     def close(self) -> None:
         """Close the file."""
+        self._open = False
         self._sink.close()
+
+
+class PcapngInterface:
+    """One port's part in a file of several; whoever closes first closes it for all."""
+
+    __slots__ = ("_number", "_shared")
+
+    def __init__(self, shared: PcapngWriter, number: int) -> None:
+        self._shared, self._number = shared, number
+
+    def write(
+        self,
+        stamp_ns: int,
+        direction: int,
+        parts: Sequence[Buffer],
+        comment: str = "",
+        interface: int = 0,
+    ) -> None:
+        """Append one frame to that interface's, whatever ``interface`` says."""
+        self._shared.write(stamp_ns, direction, parts, comment, self._number)
+
+    def flush(self) -> None:
+        self._shared.flush()
+
+    def close(self) -> None:
+        self._shared.close()
 
 
 def open_file(path: Path) -> Sink:

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
-from devmodel.port import Buffer, VnetHdr
+from devmodel.port import Buffer, Offloads, VnetHdr
 from devmodel.virtio.spec import (
     ETH_HLEN,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
@@ -179,3 +179,17 @@ def finish(hdr: VnetHdr | None, parts: Sequence[Buffer]) -> Train:
         return segment(hdr, parts)
     frame = bytearray().join(parts)
     return [[frame]] if complete_csum(hdr, frame) else []
+
+
+def accepts(offloads: Offloads, hdr: VnetHdr) -> bool:
+    """Whether a port with these offloads takes such a header, or the frame has to be finished first."""
+    if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and not offloads.csum:
+        return False
+    if not hdr.gso_type:
+        return True
+    if hdr.gso_type & VIRTIO_NET_HDR_GSO_ECN and not offloads.ecn:
+        return False
+    kind = hdr.gso_type & ~VIRTIO_NET_HDR_GSO_ECN
+    if kind == VIRTIO_NET_HDR_GSO_TCPV4:
+        return offloads.tso4
+    return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6

@@ -43,8 +43,8 @@ from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Session
 from devmodel.virtio.features import DEVICE_FEATURES
-from devmodel.virtio.net import DESCRIPTORS_PER_CHAIN, NO_BUFFERS, SENT, Frame, VirtioNet
-from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet
+from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Ring
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class VhostUserServer:
         self._queue_pairs = queue_pairs
         self._handler: PortHandler | None = None
         self._connection: Connection | None = None
-        self._rx: SplitRing | None = None  # the guest's receive ring, while the link is up
+        self._rx: Ring | None = None  # the guest's receive ring, while the link is up
         self._link: tuple[bool, Offloads] = (False, Offloads())
         self._backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
         self._count = dict.fromkeys(_COUNTERS, 0)
@@ -265,14 +265,14 @@ class VhostUserServer:
 
     # -- rings ------------------------------------------------------------------------------------------
 
-    def _ring(self, index: int) -> SplitRing | None:
+    def _ring(self, index: int) -> Ring | None:
         return None if self._connection is None else self._connection.session.vrings[index].ring
 
     def _broken(self, index: int) -> bool:
         connection = self._connection
         return connection is not None and connection.session.vrings[index].broken is not None
 
-    def _running(self, index: int) -> SplitRing | None:
+    def _running(self, index: int) -> Ring | None:
         return None if self._connection is None else self._connection.session.running(index)
 
     def state_changed(self) -> None:
@@ -297,7 +297,9 @@ class VhostUserServer:
             return
         if ring.resynchronised:
             self._count["resynchronised_rings"] += 1
-            log.info("%s: queue %d taken up at used.idx %d", self.name, index, ring.last_avail)
+            log.info(
+                "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
+            )
         if index & 1:
             self._loop.call_soon(self._drain, index)
         else:
@@ -326,9 +328,9 @@ class VhostUserServer:
         ring = self._ring(index)
         if ring is None:
             return False
-        idx = ring.avail_idx
-        news = idx != self._kicked_at[index]
-        self._kicked_at[index] = idx
+        mark = ring.mark()
+        news = mark != self._kicked_at[index]
+        self._kicked_at[index] = mark
         if index & 1:
             self._drain(index)
         elif self._backlog:
@@ -349,7 +351,7 @@ class VhostUserServer:
             except BrokenRing as error:
                 self._quarantine(index, error)
                 break
-            taken = (ring.last_avail - before) & 0xFFFF
+            taken = ring.advance(before)
             left -= taken + (ring.walked - walked) // DESCRIPTORS_PER_CHAIN
             if taken:
                 self._complete(ring, index, frames)
@@ -360,7 +362,7 @@ class VhostUserServer:
         if left < CHAINS_PER_TURN:
             self._keep_watch()
 
-    def _complete(self, ring: SplitRing, index: int, frames: list[Frame]) -> None:
+    def _complete(self, ring: Ring, index: int, frames: list[Frame]) -> None:
         """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
         ring.publish()
         count = self._count
@@ -425,7 +427,7 @@ class VhostUserServer:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)
 
-    def _neglected(self, connection: Connection, ring: SplitRing) -> bool:
+    def _neglected(self, connection: Connection, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
         if not ring.index & 1 and not self._backlog:
             return False

@@ -24,9 +24,18 @@ REPLY_ACK was negotiated, else nothing. A request that breaks a rule changes not
 closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the
 state.
 
-Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A ring starts
-at its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py).
-"""
+Layouts. VIRTIO_F_RING_PACKED makes all rings packed: their size need not be a power of two, SET_VRING_ADDR's available
+and used addresses are the driver's and the device's event, and SET_VRING_BASE has 32 bits. The
+features that came last say which layout is meant; all frontends send them before they describe a ring.
+
+One ring can be reset while the others run: GET_VRING_BASE ends it, and what starts a ring starts it anew, with another
+size and other addresses if the driver likes. VIRTIO_F_RING_RESET, which lets a driver ask for that, can be offered to a
+frontend that passes it on; QEMU 7.2 does not (see virtio/features.py).
+
+Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A split ring starts at
+its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py). A packed ring has no such index in memory: it starts
+at SET_VRING_BASE's value, or, after a back end that crashed, where its descriptors show it to be, if they do (see
+ring_packed.py, "Starting")."""
 
 from __future__ import annotations
 
@@ -40,8 +49,12 @@ from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
+from devmodel.virtio.ring import Areas, Ring
+from devmodel.virtio.ring_packed import PackedRing, bad_base
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.spec import (
+    PVIRTQ_EVENT_ALIGN,
+    PVIRTQ_EVENT_SIZE,
     VIRTIO_CONFIG_S_FEATURES_OK,
     VIRTIO_NET_MAX_MTU,
     VIRTIO_NET_MIN_MTU,
@@ -163,17 +176,38 @@ Action = (
 class Vring:
     """What the frontend said about one ring, and the ring while it runs."""
 
-    __slots__ = ("addr", "base", "broken", "enabled", "has_kick", "index", "num", "ring")
+    __slots__ = ("addr", "base", "broken", "enabled", "given_base", "has_kick", "index", "num", "ring")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.num = 0
         self.base = 0
+        self.given_base = -1  # what GET_VRING_BASE answered last
         self.addr: tuple[int, int, int] | None = None  # desc, avail, used as the frontend's user addresses
         self.enabled = False
         self.has_kick = False
-        self.ring: SplitRing | None = None
+        self.ring: Ring | None = None
         self.broken: BrokenRing | None = None
+
+
+_Plan = tuple[str, tuple[tuple[str, int, int], ...]]
+"""The section of a layout; what each area is, its alignment and size."""
+
+
+def _split_plan(num: int) -> _Plan:
+    return "2.7", (
+        ("descriptor table", VIRTQ_DESC_ALIGN, desc_size(num)),
+        ("available ring", VIRTQ_AVAIL_ALIGN, avail_size(num)),
+        ("used ring", VIRTQ_USED_ALIGN, used_size(num)),
+    )
+
+
+def _packed_plan(num: int) -> _Plan:
+    return "2.8.10.1", (
+        ("descriptor ring", VIRTQ_DESC_ALIGN, desc_size(num)),
+        ("driver event", PVIRTQ_EVENT_ALIGN, PVIRTQ_EVENT_SIZE),
+        ("device event", PVIRTQ_EVENT_ALIGN, PVIRTQ_EVENT_SIZE),
+    )
 
 
 class Session:
@@ -274,10 +308,15 @@ class Session:
         self.net.set_mtu(DEFAULT_MTU)
         return self._actions
 
-    def running(self, index: int) -> SplitRing | None:
+    def running(self, index: int) -> Ring | None:
         """The ring if it runs and is enabled."""
         vring = self.vrings[index]
         return vring.ring if vring.enabled else None
+
+    @property
+    def packed(self) -> bool:
+        """The layout of the rings that was negotiated."""
+        return bool(self.features >> vf.VIRTIO_F_RING_PACKED & 1)
 
     @property
     def _reply_ack(self) -> bool:
@@ -395,7 +434,7 @@ class Session:
             else:
                 self._try_start(vring)
 
-    def _move(self, vring: Vring, ring: SplitRing) -> None:
+    def _move(self, vring: Vring, ring: Ring) -> None:
         try:
             ring.rebind(self.memory, self._areas(vring))
         except BrokenRing as error:
@@ -414,8 +453,10 @@ class Session:
 
     def _set_vring_num(self, payload: bytes) -> None:
         vring, num = self._vring_state(payload)
-        if not 0 < num <= VIRTQ_MAX_SIZE or num & (num - 1):
-            raise FrontendError("a split queue's size is a power of two up to 32768", f"{num}")
+        if not 0 < num <= VIRTQ_MAX_SIZE:
+            raise FrontendError("a queue's size is 1 to 32768", f"{num}")
+        if num & (num - 1) and not self.packed:
+            raise FrontendError("a split queue's size is a power of two", f"{num}")
         if vring.ring is not None and num != vring.num:
             raise FrontendError("SET_VRING_NUM on a running ring", f"ring {vring.index}")
         vring.num = num
@@ -423,9 +464,12 @@ class Session:
 
     def _set_vring_base(self, payload: bytes) -> None:
         vring, base = self._vring_state(payload)
-        if base > 0xFFFF:
+        if base > 0xFFFF and not self.packed:
             raise FrontendError("a split queue's index has 16 bits", f"{base:#x}")
-        if vring.ring is not None and base != vring.ring.last_avail:
+        wrong = bad_base(base, vring.num) if self.packed and vring.num else ""
+        if wrong:
+            raise FrontendError(f"SET_VRING_BASE: {wrong}", f"ring {vring.index}")
+        if vring.ring is not None and base != vring.ring.base:
             raise FrontendError("SET_VRING_BASE on a running ring", f"ring {vring.index}")
         vring.base = base
 
@@ -449,6 +493,7 @@ class Session:
         vring, _num = self._vring_state(payload)
         self._stop(vring)
         vring.has_kick = False
+        vring.given_base = vring.base
         self._actions += [KickFd(vring.index, None), CallFd(vring.index, None)]
         return vu.VRING_STATE.pack(vring.index, vring.base)
 
@@ -490,34 +535,39 @@ class Session:
         vring, fd = self._vring_fd(payload)
         self._actions.append(ErrFd(vring.index, fd))
 
-    def _areas(self, vring: Vring) -> tuple[memoryview, memoryview, memoryview]:
-        """Descriptor table, available and used ring in memory. BrokenRing if they cannot lie there."""
+    def _areas(self, vring: Vring) -> Areas:
+        """The three areas of a ring in memory (2.7, 2.8.10.1). BrokenRing if they cannot lie there."""
+        section, plan = _packed_plan(vring.num) if self.packed else _split_plan(vring.num)
         if vring.addr is None:
-            raise BrokenRing(vring.index, "the ring has no addresses", "2.7")
+            raise BrokenRing(vring.index, "the ring has no addresses", section)
         views = []
-        plan = (
-            ("descriptor table", VIRTQ_DESC_ALIGN, desc_size(vring.num)),
-            ("available ring", VIRTQ_AVAIL_ALIGN, avail_size(vring.num)),
-            ("used ring", VIRTQ_USED_ALIGN, used_size(vring.num)),
-        )
         for address, (what, align, size) in zip(vring.addr, plan, strict=True):
             view = self.memory.uva_view(address, size)
             if address % align or view is None:
                 rule = f"{what} at {address:#x}: misaligned or not inside one region"
-                raise BrokenRing(vring.index, rule, "2.7")
+                raise BrokenRing(vring.index, rule, section)
             views.append(view)
         return views[0], views[1], views[2]
+
+    def _make_ring(self, vring: Vring) -> Ring:
+        """The ring of the layout that was negotiated. BrokenRing if what was said of it makes none."""
+        index, num, base = vring.index, vring.num, vring.base
+        if self.packed:
+            resumed = base == vring.given_base
+            return PackedRing(index, num, self.memory, self._areas(vring), self.features, base, resumed)
+        if num & (num - 1):
+            raise BrokenRing(index, f"a split queue's size is a power of two, not {num}", "2.7")
+        return SplitRing(index, num, self.memory, self._areas(vring), self.features, base & 0xFFFF)
 
     def _try_start(self, vring: Vring) -> None:
         ready = vring.has_kick and vring.num and vring.addr and self.memory.regions
         if not ready or vring.ring is not None or vring.broken is not None:
             return
         try:
-            areas = self._areas(vring)
+            vring.ring = self._make_ring(vring)
         except BrokenRing as error:
             self._break(vring, error)
             return
-        vring.ring = SplitRing(vring.index, vring.num, self.memory, areas, self.features, vring.base)
         self._actions += [RingStarted(vring.index), StateChanged()]
 
     def _stop(self, vring: Vring) -> None:
@@ -527,7 +577,7 @@ class Session:
         if ring is None:
             return
         ring.publish()
-        vring.base = ring.last_avail
+        vring.base = ring.base
         ring.release()
         self._actions += [RingStopped(vring.index), StateChanged()]
 
@@ -536,7 +586,7 @@ class Session:
         ring, vring.ring = vring.ring, None
         vring.broken = error
         if ring is not None:
-            vring.base = ring.last_avail
+            vring.base = ring.base
             ring.release()
         self._actions += [RingStopped(vring.index), RingBroken(vring.index, error), StateChanged()]
 

@@ -6,7 +6,7 @@ What it decides, each way:
 * guest to us: which bytes of a chain are the header and which the frame, wherever the descriptor borders lie;
   whether the offload fields are allowed by the negotiated features and possible for this frame. A frame that
   is not sound is counted and dropped, and its buffer completed: only a ring that breaks the rules of section
-  2.7 is quarantined.
+  2.7 or 2.8 is quarantined.
 * us to guest: how a frame is laid into one chain, or into several when mergeable buffers were negotiated. A
   frame that does not fit leaves the chains where they were.
 
@@ -37,7 +37,7 @@ from devmodel.virtio.features import (
     VIRTIO_NET_F_MRG_RXBUF,
     effective,
 )
-from devmodel.virtio.ring_split import Chain, SplitRing
+from devmodel.virtio.ring import Chain, Ring
 from devmodel.virtio.spec import (
     ETH_HLEN,
     MAX_GSO_FRAME,
@@ -59,10 +59,6 @@ NO_BUFFERS: Final = 1  # the driver has not supplied enough yet: try again after
 TOO_BIG: Final = 2  # it will never fit
 
 DEFAULT_MTU: Final = 1500
-
-# What a chain may have before it counts as more than one against a budget of work. Linux needs up to 18 for a TSO
-# frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
-DESCRIPTORS_PER_CHAIN: Final = 32
 
 
 class NetCounters:
@@ -170,29 +166,16 @@ class VirtioNet:
 
     # -- from the guest ---------------------------------------------------------------------------------
 
-    def receive(self, ring: SplitRing, budget: int) -> list[Frame]:
+    def receive(self, ring: Ring, budget: int) -> list[Frame]:
         """Take up to `budget` chains off the transmit queue; their buffers are pushed, not yet published. Fewer if
         they are long: DESCRIPTORS_PER_CHAIN on average is what a budget pays for.
 
         BrokenRing comes out of here with the frames before it lost: that guest's driver is not to be trusted.
         """
-        frames: list[Frame] = []
-        pop, push, parse = ring.pop, ring.push, self._parse
-        enough = ring.walked + budget * DESCRIPTORS_PER_CHAIN
-        while budget and ring.walked < enough:
-            chain = pop()
-            if chain is None:
-                break
-            frame = parse(chain)
-            push(chain.head, 0)
-            if frame is not None:
-                frames.append(frame)
-            budget -= 1
-        return frames
+        return ring.drain(self._parse, budget)
 
-    def _parse(self, chain: Chain) -> Frame | None:
+    def _parse(self, pieces: list[memoryview], writable: list[memoryview]) -> Frame | None:
         """Header and frame of one chain, copied out once; None when it was dropped."""
-        pieces = chain.readable
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         hdr_size = self._hdr_size
         size -= hdr_size
@@ -200,7 +183,7 @@ class VirtioNet:
         if size < ETH_HLEN or size > MAX_GSO_FRAME:
             self._count_bad_size(size)
             return None
-        if chain.writable:
+        if writable:
             counters.rx_drop_writable += 1
             return None
         first = pieces[0]
@@ -256,7 +239,7 @@ class VirtioNet:
             return offloads.tso4
         return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6
 
-    def transmit(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
+    def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
         if self._mergeable and self._merge(ring, hdr, parts):
@@ -287,7 +270,7 @@ class VirtioNet:
         self.counters.tx_bytes += size - self._hdr_size
         return SENT
 
-    def _merge(self, ring: SplitRing, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+    def _merge(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         """Lay a frame into as many plain buffers as it needs; False, with nothing taken, if there are not
         enough of those."""
         header = self._plain if hdr is None else self._header(hdr, 1)
@@ -311,14 +294,14 @@ class VirtioNet:
         return self._hdr.pack(*fields, num_buffers) if modern else self._hdr.pack(*fields)
 
     def _scatter(
-        self, ring: SplitRing, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
+        self, ring: Ring, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
     ) -> int:
         """The general case: several descriptors, several chains."""
         chains = [chain]
         rooms = [sum(map(len, chain.writable))]
         verdict = self._gather(ring, chains, rooms, size)
         if verdict:
-            ring.unpop(len(chains))
+            ring.unpop(chains)
             return verdict
         targets = [piece for taken in chains for piece in taken.writable]
         scatter(targets, (self._header(hdr, len(chains)), *parts))
@@ -328,7 +311,7 @@ class VirtioNet:
             size -= written
         return SENT
 
-    def _gather(self, ring: SplitRing, chains: list[Chain], rooms: list[int], size: int) -> int:
+    def _gather(self, ring: Ring, chains: list[Chain], rooms: list[int], size: int) -> int:
         """Take further chains until `size` bytes fit (5.1.6.3.1, 5.1.6.4)."""
         room = rooms[0]
         if room < self._hdr_size:

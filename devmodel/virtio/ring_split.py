@@ -1,45 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device's side of a split virtqueue (virtio 1.2, section 2.7).
+"""The device's side of a split virtqueue (virtio 1.2, section 2.7); ring.py has what it shares with the packed one.
 
-The guest owns this memory and may change any byte at any time, so:
+The guest may change any byte at any time, so:
 
 * each 16-byte descriptor is read once, into locals; an indirect table is copied before it is walked;
 * every number from the guest is checked before it is used: `avail.idx` may not run ahead by more than the
   queue size, a head and a `next` must lie in their table, a chain has at most as many descriptors as the
   queue, the device-readable part comes first, addresses must be memory;
-* what breaks a rule raises BrokenRing, which names queue, head, descriptor, rule and section. Whoever owns
-  the ring must then drop it: nothing is written to that guest's ring after.
+* what breaks a rule raises BrokenRing, which names queue, head, descriptor, rule and section.
 
-Work is batched. `pop()` takes chains, `push()` fills used elements without telling anybody, `publish()`
-makes all of them visible by one store of `used.idx`, and `needs_signal()` answers once for the batch.
-`unpop()` puts back chains that were taken last and not pushed. `fill()` pops, fills and pushes the many buffers
-of a 64 KB frame at once, when each is of the shape that drivers use.
+Work is batched. `push()` fills used elements that nobody looks at, `publish()` makes all of them visible by one store
+of `used.idx`. `fill()` pops, fills and pushes the many buffers of a 64 KB frame at once, when each is of the shape
+that drivers use.
 
-Stores. An index must never be seen half written, so 16-bit fields are accessed through
-`memoryview.cast("H")`, whose item assignment is one aligned two-byte store (`struct` with an explicit byte
-order stores byte by byte). Two places need a full fence, store before load: `publish()` then reading the
-driver's event index, and arming notifications then reading `avail.idx` again. Taking and dropping an
-uncontended lock is the cheapest locked instruction that Python has (0.11 us); the same fence orders the
-element stores before the index store on machines that would not.
+Two places need a full fence, store before load: `publish()` then reading the driver's event index, and arming
+notifications then reading `avail.idx` again. The same fence orders the element stores before the index store on
+machines that would not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
-from devmodel.virtio.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC
+from devmodel.virtio.features import VIRTIO_F_NOTIFY_ON_EMPTY
 from devmodel.virtio.memory import GuestMemory
+from devmodel.virtio.ring import NOTHING, Areas, Chain, Got, Ring, Sections
 from devmodel.virtio.spec import (
     VIRTQ_AVAIL_F_NO_INTERRUPT,
     VIRTQ_DESC,
     VIRTQ_DESC_F_INDIRECT,
     VIRTQ_DESC_F_NEXT,
     VIRTQ_DESC_F_WRITE,
-    VIRTQ_DESC_SIZE,
     VIRTQ_USED_F_NO_NOTIFY,
 )
 
@@ -47,20 +41,10 @@ _unpack_desc: Final = VIRTQ_DESC.unpack_from
 _NEXT: Final = VIRTQ_DESC_F_NEXT
 _WRITE: Final = VIRTQ_DESC_F_WRITE
 _INDIRECT: Final = VIRTQ_DESC_F_INDIRECT
+_SECTIONS: Final = Sections(address="2.7.5", order="2.7.4.2", table="2.7.5.3", indirect="2.7.5.3.1")
 
 
-class Chain:
-    """One buffer that the driver made available: the pieces to read, then the pieces to write."""
-
-    __slots__ = ("head", "readable", "writable")
-
-    def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
-        self.head = head
-        self.readable = readable
-        self.writable = writable
-
-
-class SplitRing:
+class SplitRing(Ring):
     """A running ring. `desc`, `avail` and `used` are views of exactly the sizes that section 2.7 gives.
 
     `base` is the index of the next available entry; `used.idx` is read from memory and wins when it differs,
@@ -73,44 +57,25 @@ class SplitRing:
         "_avail_idx",
         "_desc",
         "_desc_words",
-        "_event_idx",
-        "_fence_acquire",
-        "_fence_release",
-        "_indirect",
         "_mask",
-        "_memory",
+        "_notify_on_empty",
+        "_open",
         "_signalled",
         "_signalled_valid",
         "_used",
         "_used_elem",
         "_used_idx",
-        "_views",
-        "index",
-        "last_avail",
-        "num",
-        "resynchronised",
-        "walked",
     )
 
     def __init__(
-        self,
-        index: int,
-        num: int,
-        memory: GuestMemory,
-        areas: tuple[memoryview, memoryview, memoryview],
-        features: int,
-        base: int,
+        self, index: int, num: int, memory: GuestMemory, areas: Areas, features: int, base: int
     ) -> None:
-        self.index = index
-        self.num = num
+        super().__init__(index, num, memory, features, _SECTIONS)
         self._mask = num - 1
-        self._event_idx = bool(features >> VIRTIO_F_EVENT_IDX & 1)
-        self._indirect = bool(features >> VIRTIO_F_INDIRECT_DESC & 1)
-        fence = Lock()
-        self._fence_acquire = fence.acquire
-        self._fence_release = fence.release
-        self.walked = 0  # descriptors read beyond the first of each chain, since the start
-        self._views: list[memoryview] = []
+        self._notify_on_empty = bool(features >> VIRTIO_F_NOTIFY_ON_EMPTY & 1)
+        self._open = (
+            -1
+        )  # of a run that IN_ORDER lets one element stand for: where that lies, while it may grow
         self.rebind(memory, areas)
         self._used_idx = self._used[1]
         self._signalled = self._used_idx
@@ -119,8 +84,11 @@ class SplitRing:
         self.last_avail = self._used_idx
         self._avail_idx = self.last_avail
 
-    def rebind(self, memory: GuestMemory, areas: tuple[memoryview, memoryview, memoryview]) -> None:
-        """Move to a new memory map; indexes stay."""
+    @property
+    def base(self) -> int:
+        return self.last_avail
+
+    def rebind(self, memory: GuestMemory, areas: Areas) -> None:
         self.release()
         desc, avail, used = areas
         self._memory = memory
@@ -140,12 +108,6 @@ class SplitRing:
             avail,
             desc,
         ]
-
-    def release(self) -> None:
-        """Let go of the guest's memory; the ring must not be used afterwards unless it is bound again."""
-        for view in self._views:
-            view.release()
-        self._views = []
 
     # -- taking -----------------------------------------------------------------------------------------
 
@@ -176,17 +138,10 @@ class SplitRing:
         """How many entries the driver has made available that were not taken. May raise BrokenRing."""
         return self._refresh()
 
-    @property
-    def avail_idx(self) -> int:
-        """`avail.idx` as it stands in memory, unchecked."""
-        return self._avail[1]
-
-    def unseen(self) -> bool:
-        """Whether `avail.idx` has moved since it was last looked at."""
-        return self._avail[1] != self._avail_idx
+    def advance(self, before: int) -> int:
+        return (self.last_avail - before) & 0xFFFF
 
     def pop(self) -> Chain | None:
-        """The next available chain, or None. May raise BrokenRing."""
         last = self.last_avail
         if last == self._avail_idx and not self._refresh():
             return None
@@ -200,24 +155,57 @@ class SplitRing:
                 if start <= addr and addr + length <= end:
                     offset = addr - start
                     piece = view[offset : offset + length]
-                    chain = Chain(head, [], [piece]) if flags & _WRITE else Chain(head, [piece], [])
+                    chain = Chain(head, NOTHING, [piece]) if flags & _WRITE else Chain(head, [piece], NOTHING)
                     self.last_avail = (last + 1) & 0xFFFF
                     return chain
         chain = self._walk(head, addr, length, flags, nxt)
         self.last_avail = (last + 1) & 0xFFFF
         return chain
 
-    def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
-        """pop() and push() for a frame of many buffers: lay `parts` into chains of one writable descriptor each.
+    def _drain_plain(
+        self,
+        read: Callable[[list[memoryview], list[memoryview]], Got | None],
+        budget: int,
+        found: list[Got],
+    ) -> int:
+        if not self._memory.fast:
+            return 0
+        in_order = self._in_order
+        start, limit, view = self._memory.fast[0]
+        words, avail, elements = self._desc_words, self._avail, self._used_elem
+        mask, num, last, used = self._mask, self.num, self.last_avail, self._used_idx
+        count = min((self._avail_idx - last) & 0xFFFF or self._refresh(), budget)
+        done = given = 0
+        while done < count:
+            head = avail[2 + (last & mask)]
+            if head >= num:
+                break
+            addr, word = words[head << 1], words[head << 1 | 1]
+            offset, length = addr - start, word & 0xFFFFFFFF
+            if word >> 32 & 0xFFFF or offset < 0 or addr + length > limit:
+                break
+            got = read([view[offset : offset + length]], NOTHING)
+            if got is not None:
+                found.append(got)
+            if in_order:
+                given = head
+            else:
+                elements[used & mask] = head
+            last += 1
+            used += 1
+            done += 1
+        if done and in_order:
+            self._push_in_order(given, 0)
+        self.last_avail = last & 0xFFFF
+        self._used_idx = used & 0xFFFF
+        return done
 
-        Returns how many chains it took, at most as many as the queue is long, and a view of the first one's buffer,
-        which has at least `least` bytes. None when the chains end too early or one is of another shape: pop() tells
-        which. May raise BrokenRing. Unless it returns chains, last_avail and the used index are what they were.
-        """
+    def fill(self, parts: Sequence[Buffer], least: int) -> tuple[int, memoryview] | None:
         if not self._memory.fast or not (taken := self._lay(parts)) or len(taken[1]) < least:
             return None
         self.last_avail = (self.last_avail + taken[0]) & 0xFFFF
         self._used_idx = (self._used_idx + taken[0]) & 0xFFFF
+        self._open = -1
         return taken
 
     def _lay(self, parts: Sequence[Buffer]) -> tuple[int, memoryview] | None:
@@ -270,12 +258,14 @@ class SplitRing:
         size, at, nested = self.num, head, False
         for count in range(self.num):
             if flags & _INDIRECT:
-                table = self._indirect_table(head, at, addr, length, flags, nested)
+                if nested:
+                    raise self._broken("INDIRECT inside an indirect table", "2.7.5.3.1", head, at)
+                table = self._table(head, at, addr, length, bool(flags & _NEXT))
                 size, at, nested = length >> 4, 0, True
                 addr, length, flags, nxt = _unpack_desc(table, 0)
                 if flags & _INDIRECT:
                     raise self._broken("INDIRECT inside an indirect table", "2.7.5.3.1", head, 0)
-            self._take(chain, at, addr, length, flags)
+            self._take(chain, head, at, addr, length, flags)
             if not flags & _NEXT:
                 self.walked += count
                 return chain
@@ -285,76 +275,43 @@ class SplitRing:
             addr, length, flags, nxt = _unpack_desc(table, at << 4)
         raise self._broken(f"chain of more than {self.num} descriptors", "2.7.5.2", head, at)
 
-    def _indirect_table(self, head: int, at: int, addr: int, length: int, flags: int, nested: bool) -> bytes:
-        """A copy of the table that a descriptor points to (2.7.5.3)."""
-        if nested:
-            raise self._broken("INDIRECT inside an indirect table", "2.7.5.3.1", head, at)
-        if not self._indirect:
-            raise self._broken("INDIRECT was not negotiated", "2.7.5.3.1", head, at)
-        if flags & _NEXT:
-            raise self._broken("INDIRECT and NEXT in one descriptor", "2.7.5.3.1", head, at)
-        if length == 0 or length % VIRTQ_DESC_SIZE or length > self.num * VIRTQ_DESC_SIZE:
-            raise self._broken(f"indirect table of {length} bytes", "2.7.5.3.1", head, at)
-        table = self._memory.read(addr, length)
-        if table is None:
-            raise self._broken(f"indirect table at {addr:#x} is not in memory", "2.7.5.3", head, at)
-        return table
-
-    def _take(self, chain: Chain, at: int, addr: int, length: int, flags: int) -> None:
-        """Add one plain descriptor to a chain."""
-        if flags & _WRITE:
-            self._translate(chain.writable, addr, length, chain.head, at)
-        elif chain.writable:
-            raise self._broken("readable descriptor after a writable one", "2.7.4.2", chain.head, at)
-        else:
-            self._translate(chain.readable, addr, length, chain.head, at)
-
-    def _translate(self, pieces: list[memoryview], addr: int, length: int, head: int, at: int) -> None:
-        for start, end, view in self._memory.fast:
-            if start <= addr and addr + length <= end:
-                offset = addr - start
-                pieces.append(view[offset : offset + length])
-                return
-        found = self._memory.pieces(addr, length)
-        if found is None:
-            rule = f"address {addr:#x} and length {length} are not in memory"
-            raise self._broken(rule, "2.7.5", head, at)
-        pieces.extend(found)
-
-    def _broken(self, rule: str, section: str, head: int, descriptor: int) -> BrokenRing:
-        return BrokenRing(self.index, rule, section, head, descriptor)
-
-    def unpop(self, count: int) -> None:
-        """Put back the `count` chains that were taken last.
-
-        BrokenRing, with the chains put back, if `avail.idx` was moved on for chains that were never given back: pop()
-        could not know that they would not be.
-        """
-        self.last_avail = last = (self.last_avail - count) & 0xFFFF
+    def unpop(self, chains: Sequence[Chain]) -> None:
+        """Also raises when `avail.idx` was moved on for chains that were never given back: pop() could not know that
+        they would not be."""
+        self.last_avail = last = (self.last_avail - len(chains)) & 0xFFFF
         if (self._avail_idx - last) & 0xFFFF > self.num:
             raise self._astray(self._avail_idx, 0)
 
     # -- giving back ------------------------------------------------------------------------------------
 
     def push(self, head: int, written: int) -> None:
-        """Fill the next used element; `written` counts bytes stored into the writable part (2.7.8)."""
+        """Fill the next used element (2.7.8)."""
         used_idx = self._used_idx
-        self._used_elem[used_idx & self._mask] = head | written << 32
+        if self._in_order:
+            self._push_in_order(head, written)
+        else:
+            self._used_elem[used_idx & self._mask] = head | written << 32
         self._used_idx = (used_idx + 1) & 0xFFFF
 
+    def _push_in_order(self, head: int, written: int) -> None:
+        """One element at a run's first place, with the id of its last buffer, stands for the run (2.7.9)."""
+        at = self._open if self._open >= 0 else self._used_idx
+        self._used_elem[at & self._mask] = head | written << 32
+        self._open = -1 if written else at
+
     def publish(self) -> bool:
-        """Make all pushed elements visible at once; False when there was nothing to publish."""
         used_idx = self._used_idx
         used = self._used
         if used[1] == used_idx:
             return False
+        self._open = -1
         self._fence_acquire()
         self._fence_release()
         used[1] = used_idx
         return True
 
     def needs_signal(self) -> bool:
-        """Whether the driver wants to hear of what `publish()` showed it (2.7.7.2, 2.7.10)."""
+        """2.7.7.2, 2.7.10; 6.3 for a driver that wants to be told when the device has run out of buffers."""
         new = self._used_idx
         old = self._signalled
         if self._signalled_valid and new == old:
@@ -363,23 +320,23 @@ class SplitRing:
         self._fence_release()
         valid, self._signalled, self._signalled_valid = self._signalled_valid, new, True
         avail = self._avail
+        if self._notify_on_empty and avail[1] == new:
+            return True
         if not self._event_idx:
             return not avail[0] & VIRTQ_AVAIL_F_NO_INTERRUPT
         return not valid or (new - avail[2 + self.num] - 1) & 0xFFFF < (new - old) & 0xFFFF
 
     def forget_signalled(self) -> None:
-        """Signal the next batch whatever the event index says: the one to be signalled was replaced."""
         self._signalled_valid = False
 
     # -- being told -------------------------------------------------------------------------------------
 
     def suppress_kicks(self) -> None:
-        """Ask the driver for no notifications (2.7.10); with EVENT_IDX a stale avail_event does it."""
+        """2.7.10; with EVENT_IDX a stale avail_event does it."""
         if not self._event_idx:
             self._used[0] = VIRTQ_USED_F_NO_NOTIFY
 
     def arm_kicks(self) -> bool:
-        """Ask for a notification of the next entry; True if one came meanwhile and must be looked at now."""
         seen = self._avail_idx
         if self._event_idx:
             self._used[2 + 4 * self.num] = seen
@@ -388,3 +345,9 @@ class SplitRing:
         self._fence_acquire()
         self._fence_release()
         return self._avail[1] != seen
+
+    def unseen(self) -> bool:
+        return self._avail[1] != self._avail_idx
+
+    def mark(self) -> int:
+        return self._avail[1]

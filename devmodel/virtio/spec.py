@@ -51,6 +51,22 @@ def used_size(num: int) -> int:
     return 6 + 8 * num
 
 
+# 2.8.13 The Virtqueue Descriptor Format (packed): addr, len, id, flags
+PVIRTQ_DESC: Final = struct.Struct("<QIHH")
+
+# 2.8.1 Driver and Device Ring Wrap Counters
+VIRTQ_DESC_F_AVAIL: Final = 1 << 7
+VIRTQ_DESC_F_USED: Final = 1 << 15
+
+# 2.8.10 Driver and Device Event Suppression
+RING_EVENT_FLAGS_ENABLE: Final = 0
+RING_EVENT_FLAGS_DISABLE: Final = 1
+RING_EVENT_FLAGS_DESC: Final = 2
+
+# 2.8.10.1 Structure Size and Alignment; the descriptor ring is as large and aligned as a split queue's table
+PVIRTQ_EVENT_SIZE: Final = 4
+PVIRTQ_EVENT_ALIGN: Final = 4
+
 # 5.1.6 Device Operation: struct virtio_net_hdr; num_buffers is absent from a legacy device's header unless
 # mergeable receive buffers were negotiated (5.1.6.1)
 VIRTIO_NET_HDR_LEGACY: Final = struct.Struct("<BBHHHH")

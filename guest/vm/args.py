@@ -51,8 +51,10 @@ class Card:
     mtu: int | None = None
     dialect: Dialect = "transitional"
     boot_rom: bool = False
+    packed: bool = False
+    """Packed virtqueues (VIRTIO_F_RING_PACKED), for a guest whose driver has them: Linux does since 5.0."""
     properties: tuple[str, ...] = ()
-    """Further `name=value` device properties, e.g. "packed=on"."""
+    """Further `name=value` device properties, e.g. "rx_queue_size=1024"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,35 @@ class VhostUser(Card):
 
 @dataclass(frozen=True, kw_only=True)
 class Stream(Card):
-    """A peer that listens at `path` for 4-byte length prefixed frames; without vnet headers."""
+    """A peer that listens at `path` for 4-byte length prefixed frames; without vnet headers. `listens`: QEMU does, and
+    the peer connects."""
 
     path: Path
     reconnect_s: int = 0
+    listens: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dgram(Card):
+    """A peer at `path` and QEMU at `local`: a frame a datagram, without vnet headers."""
+
+    path: Path
+    local: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Socket(Card):
+    """QEMU's older socket netdev: `options` as in its manual, e.g. "connect=127.0.0.1:5000"."""
+
+    options: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap(Card):
+    """An interface of QEMU's network namespace; made by QEMU if it does not exist."""
+
+    ifname: str
+    vnet_hdr: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +106,7 @@ class User(Card):
     options: tuple[str, ...] = ()
 
 
-Nic = VhostUser | Stream | User
+Nic = VhostUser | Stream | Dgram | Socket | Tap | User
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +142,10 @@ def check(vm: Vm) -> None:
     )
     for nic in vm.nics:
         _check_card(nic)
-        if not isinstance(nic, User):
-            check_socket_path(nic.path)
+        for path in socket_paths(nic):
+            check_socket_path(path)
         if isinstance(nic, Stream) and nic.reconnect_s:
+            _demand(not nic.listens, "reconnect on a stream netdev that listens", "its peer connects again")
             found = ".".join(map(str, vm.qemu_version))
             _demand(
                 vm.qemu_version >= (8, 0),
@@ -130,12 +158,24 @@ def check(vm: Vm) -> None:
             )
 
 
+def socket_paths(nic: Nic) -> list[Path]:
+    """The unix sockets that a card's netdev names."""
+    if isinstance(nic, Dgram):
+        return [nic.path, nic.local]
+    return [nic.path] if isinstance(nic, VhostUser | Stream) else []
+
+
 def _check_card(card: Card) -> None:
     if card.mac is not None:
         unicast = bool(_MAC.fullmatch(card.mac)) and not int(card.mac[:2], 16) & 1
         _demand(
             unicast, f"MAC address {card.mac!r}", "six colon-separated bytes, the first one even (unicast)"
         )
+    _demand(
+        not (card.packed and card.dialect == "legacy"),
+        "packed virtqueues on a legacy card",
+        "a legacy driver cannot negotiate features above bit 31",
+    )
     if card.mtu is not None:
         _demand(ETH_MIN_MTU <= card.mtu <= 65535, f"MTU {card.mtu}", f"{ETH_MIN_MTU} to 65535 are possible")
 
@@ -184,6 +224,12 @@ def socket_monitor(path: Path) -> list[str]:
     return ["-chardev", f"socket,id=qmp0,path={_escape(path)}", "-mon", "chardev=qmp0,mode=control"]
 
 
+def listening_monitor(path: Path) -> tuple[str, ...]:
+    """A further QMP monitor, at which QEMU listens for one client at a time."""
+    check_socket_path(path)
+    return "-qmp", f"unix:{_escape(path)},server=on,wait=off"
+
+
 def with_nics(vm: Vm, *nics: Nic) -> Vm:
     """The same machine with other cards."""
     return replace(vm, nics=nics)
@@ -225,15 +271,30 @@ def _nic(vm: Vm, nic: Nic, index: int) -> list[str]:
 
 
 def _backend(vm: Vm, nic: Nic, net: str, chardev: str) -> list[str]:
-    if isinstance(nic, User):
-        return ["-netdev", ",".join(["user", f"id={net}", *nic.options])]
+    if not isinstance(nic, VhostUser):
+        return ["-netdev", _netdev(vm, nic, net)]
     again = _reconnect(vm, nic.reconnect_s)
-    if isinstance(nic, Stream):
-        address = f"server=off,addr.type=unix,addr.path={_escape(nic.path)}"
-        return ["-netdev", f"stream,id={net},{address}{again}"]
     queues = f",queues={nic.queues}" if nic.queues > 1 else ""
     socket = f"socket,id={chardev},path={_escape(nic.path)}{again}"
     return ["-chardev", socket, "-netdev", f"vhost-user,id={net},chardev={chardev}{queues}"]
+
+
+def _netdev(vm: Vm, nic: Stream | Dgram | Socket | Tap | User, net: str) -> str:
+    """One that stands for itself."""
+    if isinstance(nic, User):
+        return ",".join(["user", f"id={net}", *nic.options])
+    if isinstance(nic, Socket):
+        return f"socket,id={net},{nic.options}"
+    if isinstance(nic, Tap):
+        vnet_hdr = "on" if nic.vnet_hdr else "off"
+        return f"tap,id={net},ifname={nic.ifname},script=no,downscript=no,vnet_hdr={vnet_hdr}"
+    if isinstance(nic, Dgram):
+        ends = (("local", nic.local), ("remote", nic.path))
+        addresses = ",".join(f"{end}.type=unix,{end}.path={_escape(path)}" for end, path in ends)
+        return f"dgram,id={net},{addresses}"
+    server = "on" if nic.listens else "off"
+    again = _reconnect(vm, nic.reconnect_s)
+    return f"stream,id={net},server={server},addr.type=unix,addr.path={_escape(nic.path)}{again}"
 
 
 def _reconnect(vm: Vm, seconds: int) -> str:
@@ -251,6 +312,8 @@ def _device(vm: Vm, nic: Nic, net: str) -> list[str]:
     queues = nic.queues if isinstance(nic, VhostUser) else 1
     if queues > 1:
         parts.append("mq=on")
+    if nic.packed:
+        parts.append("packed=on")
     if vm.machine == "q35":
         parts += _pci_properties(vm, nic, queues)
     return [*parts, *nic.properties]

@@ -160,7 +160,7 @@ class Machine:
             return listener.accept()[0]
         if ready:
             raise self._obituary()
-        nics = [str(nic.path) for nic in self.vm.nics if not isinstance(nic, args.User)]
+        nics = [str(path) for nic in self.vm.nics for path in args.socket_paths(nic)]
         waits = f"it may be waiting for the back end at {', '.join(nics)}" if nics else "it hangs"
         raise GuestTimeout(
             f"QEMU did not come up within {CONNECT_S:g} s",

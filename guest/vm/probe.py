@@ -419,6 +419,18 @@ def _measured_tsc_khz(window_s: float) -> int:
 # --- all of it ------------------------------------------------------------------------------------------
 
 
+def probe_tap(device: Path = Path("/dev/net/tun")) -> Fact:
+    """Whether TAP interfaces can be had, which only `vnic serve --tap` needs."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Fact("tap", False, "missing", f"no {device}", "load the module, as root: modprobe tun", False)
+    except OSError as error:
+        remedy = f"let this user open it, as root: chmod 666 {device}"
+        return Fact("tap", False, "closed", f"{device}: {error.strerror}", remedy, False)
+    return Fact("tap", True, "yes", f"{device} can be opened", required=False)
+
+
 def probe(use_cache: bool = True) -> HostReport:
     """Everything above, without raising: what is missing is a Fact that is not ok."""
     facts = [_python_fact()]
@@ -432,7 +444,7 @@ def probe(use_cache: bool = True) -> HostReport:
         kvm = probe_kvm(qemu, use_cache)
         facts += _qemu_facts(qemu)
     facts.append(Fact("kvm", kvm.ok, kvm.state, kvm.evidence, kvm.remedy, required=False))
-    facts.append(probe_memfd())
+    facts += [probe_memfd(), probe_tap()]
     rate = tsc_khz()
     facts.append(_tsc_fact(rate))
     return HostReport(tuple(facts), qemu, kvm, rate)

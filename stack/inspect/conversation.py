@@ -20,8 +20,11 @@ Left out: segments behind IPv6 extension headers or VLAN tags, and fragments.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, ip_address
+from operator import itemgetter
 from struct import unpack_from
 from typing import Final
 
@@ -62,6 +65,7 @@ _SENDER: Final = re.compile(r"cwnd=(\d{1,19}) ssthresh=(\d{1,19}|inf) srtt=(\d{1
 _WELL_KNOWN: Final = 1024
 _LIMIT: Final = 1 << 32
 MAX_OPEN: Final = 4096  # connections that a Tracker follows which keeps none
+MAX_ISLANDS: Final = 1000  # behind holes of one direction that are remembered
 _OVER: Final = frozenset({"CLOSE", "LISTEN", "TIME_WAIT"})
 End = tuple[int, int]
 """Address and port as numbers; an address of IPv6 is beyond 32 bits."""
@@ -163,7 +167,7 @@ class _Side:
         self.scales = False  # both SYNs had the option
         self.fin: int | None = None  # the number behind our FIN
         self.received = 0  # all up to there came
-        self.islands: list[tuple[int, int]] = []  # what came beyond that
+        self.islands: list[tuple[int, int]] = []  # what came beyond that, in order, none touches another
         self.acked = 0
         self.window = -1
 
@@ -173,13 +177,19 @@ class _Side:
         return self.last + ((seq - self.isn - self.last + _LIMIT // 2) % _LIMIT - _LIMIT // 2)
 
     def take(self, begin: int, end: int) -> None:
-        """Bytes arrived."""
+        """Bytes arrived.  Of too many holes the oldest counts as filled: the capture lacks what did it."""
         if begin == end:
             return
-        apart = [(left, right) for left, right in self.islands if right < begin or end < left]
-        touched = [one for one in self.islands if one not in apart]
-        apart.append((min([begin, *(one[0] for one in touched)]), max([end, *(one[1] for one in touched)])))
-        self.islands = sorted(apart)
+        first = bisect_left(self.islands, begin, key=itemgetter(1))
+        behind = bisect_right(self.islands, end, first, key=itemgetter(0))
+        if touched := self.islands[first:behind]:
+            begin, end = min(begin, touched[0][0]), max(end, touched[-1][1])
+        self.islands[first:behind] = [(begin, end)]
+        self.has(self.islands[0][0] if len(self.islands) > MAX_ISLANDS else self.received)
+
+    def has(self, upto: int) -> None:
+        """All before that has arrived."""
+        self.received = max(self.received, upto)
         while self.islands and self.islands[0][0] <= self.received:
             self.received = max(self.received, self.islands.pop(0)[1])
 
@@ -204,6 +214,17 @@ class Conversation:
     def server_is_ours(self) -> bool:
         """Whether the stack is the server; also where that is not known."""
         return self.ours != self.client
+
+
+def parse_end(text: str) -> End:
+    """What ``end_text`` writes as numbers again, a mapped address as the IPv4 one that segments have.  ValueError for
+    anything else."""
+    host, _, port = text.rpartition(":")
+    address = ip_address(host.removeprefix("[").removesuffix("]"))
+    if not 0 < int(port) < 65536:
+        raise ValueError(f"{port} is no port")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return int(mapped or address), int(port)
 
 
 def end_text(end: End) -> str:
@@ -303,7 +324,7 @@ class _Tracked:
         if raw.flags & ACK:
             mine.acked = max(mine.acked, ack)
         if said.after and conversation.ours is not None:
-            state = _looked_up(said.after, was)
+            state = looked_up(said.after, was)
             # What is sent while a packet is dealt with comes after it in the capture, with the state in between.
             if not (packet.outbound and _PROGRESS.get(state, 7) < _PROGRESS.get(was, 0)):
                 self._ours().state = state
@@ -404,15 +425,19 @@ def _notes(
 # -- states: RFC 9293, section 3.3.2 ------------------------------------------------------------------------------
 
 
-def _looked_up(after: str, was: str) -> str:
-    """The state that a comment says of our end, which was in ``was``.  Where the connection is gone the stack finds its
-    listener; only a request's end is back in LISTEN then (RFC 9293, section 3.10.7.4)."""
-    gone = after == "LISTEN" and was not in ("LISTEN", "NEW_SYN_RECV", "SYN_RECV")
-    return "CLOSE" if gone else after
+def looked_up(after: str, was: str) -> str:
+    """The state of an end that was in ``was`` and for which the tables say ``after`` now.  Who looks for a connection
+    that is gone finds the listener at its port; only a request's end is back in LISTEN then (RFC 9293, section
+    3.10.7.4).  A SYN_RECV of the kernel is a tcp_sock, and closed."""
+    return "CLOSE" if after == "LISTEN" and was not in ("LISTEN", "NEW_SYN_RECV") else after
 
 
 def _step(mine: _Side, peer: _Side, raw: _Raw, seq: int, end: int, ack: int) -> None:
-    """The segment is sent by the one, then received by the other."""
+    """The segment is sent by the one, then received by the other.  What it acknowledges its sender has, also where the
+    capture does not."""
+    if raw.flags & ACK:
+        mine.has(min(ack, peer.top))
+        _gets_fin(mine, peer)
     _sends(mine, raw, end)
     peer.take(seq, end)
     if raw.flags & RST:
@@ -420,8 +445,13 @@ def _step(mine: _Side, peer: _Side, raw: _Raw, seq: int, end: int, ack: int) -> 
         return
     if raw.flags & ACK:
         _gets_ack(peer, raw, ack)
-    if mine.fin is not None and peer.received >= mine.fin:
-        peer.state = _AFTER_PEERS_FIN.get(peer.state, peer.state)
+    _gets_fin(peer, mine)
+
+
+def _gets_fin(side: _Side, peer: _Side) -> None:
+    """If that has come, and all before it."""
+    if peer.fin is not None and side.received >= peer.fin:
+        side.state = _AFTER_PEERS_FIN.get(side.state, side.state)
 
 
 _AFTER_OUR_FIN: Final = {

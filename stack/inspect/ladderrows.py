@@ -113,9 +113,9 @@ class Way:
     def parts(self, ns: int) -> list[str]:
         """In words, of a run that took ``ns``."""
         if not self.length:
-            return [f"{_counted(self.segments, 'bare ACK')},", f"up to {self.ack}"]
+            return [f"{counted(self.segments, 'bare ACK')},", f"up to {self.ack}"]
         took = f"{size_text(self.length)} in {span_text(ns)}"
-        return [f"{_counted(self.segments, 'segment')},", f"{took},", f"{self.begin}:{self.end}"]
+        return [f"{counted(self.segments, 'segment')},", f"{took},", f"{self.begin}:{self.end}"]
 
 
 Row = Rung | Gap | Run
@@ -254,11 +254,12 @@ def summary(conversation: Conversation) -> str:
     segments = conversation.segments
     there, back = (sum(one.length for one in segments if one.from_client is way) for way in (True, False))
     span = segments[-1].at_ns - segments[0].at_ns if segments else 0
-    took = f"{_counted(len(segments), 'segment')} in {span_text(span)}"
+    took = f"{counted(len(segments), 'segment')} in {span_text(span)}"
     return f"{took}, {size_text(there)} to the server, {size_text(back)} to the client"
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """ "1 segment", "2 segments"."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 

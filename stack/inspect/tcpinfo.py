@@ -12,13 +12,13 @@ not is shown too, as this stack counts it all the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from stack.include.tcp import TCP_INFINITE_SSTHRESH
 from stack.include.tcp_states import TCP_STATE_NAMES
+from stack.inspect.conversation import End, parse_end
 from stack.inspect.snapshot import OPTIONS
-from stack.inspect.ss import Sock, unmapped
+from stack.inspect.ss import Sock
 
 _PREFIX: Final = "tcpi_"
 _SHOWN_ENDS: Final = 5
@@ -144,17 +144,13 @@ def connection(socks: Sequence[Sock], ends: Sequence[str]) -> Sock:
     return found[0]
 
 
-_Ends = list[tuple[IPv4Address | IPv6Address, int]]
+def _ends(sock: Sock) -> list[End]:
+    return [(int(end.address), end.port) for end in (sock.local, sock.peer)]
 
 
-def _ends(sock: Sock) -> _Ends:
-    return [(end.address, end.port) for end in (sock.local, sock.peer)]
-
-
-def _end(text: str) -> tuple[IPv4Address | IPv6Address, int]:
-    host, _, port = text.rpartition(":")
+def _end(text: str) -> End:
     try:
-        return unmapped(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
+        return parse_end(text)
     except ValueError as error:
         raise NoConnection(
             f"{text!r} is no address with a port", str(error), "such as 10.0.2.15:40000 or [fd00::15]:40000"

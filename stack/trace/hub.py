@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from stack.trace.recorder import Recorder, Tree, is_compiled
+from stack.trace.recorder import PACKAGE, Recorder, Tree, is_compiled
+from stack.trace.source import read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class TraceHub:
         if is_compiled():
             raise RuntimeError("the stack is compiled, and compiled functions cannot be traced")
         if not self._watchers:
+            read_ahead(PACKAGE)
             self.recorder.start()
         ticket = object()
         self._watchers[ticket] = watcher

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dropreason import drop_reason_names
 from stack.include.tcp import TCP_INFINITE_SSTHRESH
-from stack.include.tcp_states import TCP_STATE_NAMES
+from stack.include.tcp_states import TCP_STATE_NAMES, TCP_TIME_WAIT
+from stack.inspect.conversation import looked_up
 from stack.net.ipv4.inet_hashtables import __inet_lookup_established
 from stack.net.ipv6.inet6_hashtables import __inet6_lookup_established
 from stack.trace.notation import shown
@@ -46,7 +47,6 @@ MAX_FRAMES: Final = 200  # of the interpreter, that are looked at for the path o
 
 _ETH_P_IP, _ETH_P_IPV6, _ETH_HLEN = 0x0800, 0x86DD, 14
 _TCP: Final = 6
-_NO_CONNECTION: Final = frozenset({"LISTEN", "NEW_SYN_RECV", "CLOSE"})
 Flow = tuple[int, int, int, int, int]
 """Version of IP; local address and port, the peer's, as the stack has them."""
 
@@ -64,7 +64,7 @@ class PacketComments:
         self._trees: list[Tree] = []
         self._unsubscribe: Callable[[], None] | None = None
         self._reason = ""
-        self._started = False
+        self._hooked = False
         self._hook: Callable[[sk_buff, int], None] | None = None
 
     def start(self, *, paths: bool) -> None:
@@ -73,14 +73,14 @@ class PacketComments:
             self._unsubscribe = self._hub.subscribe(self._ended)
         elif not paths:
             self._stop_tracing()
-        if not self._started:
+        if not self._hooked:
             self._hook, self._net.drop_hook = self._net.drop_hook, self._dropped
-            self._started = True
+            self._hooked = True
 
     def stop(self) -> None:
-        if self._net.drop_hook == self._dropped:
+        if self._net.drop_hook == self._dropped:  # else somebody's is round it, and goes on calling it
             self._net.drop_hook = self._hook
-        self._started = False
+            self._hooked = False
         self._stop_tracing()
 
     def _stop_tracing(self) -> None:
@@ -107,8 +107,7 @@ class PacketComments:
         def told() -> str:
             self._frame = b""
             after, sender = self._look(flow)
-            if after == "LISTEN" and before not in _NO_CONNECTION:  # somebody else listens at that port
-                after = "CLOSE"
+            after = looked_up(after, before)
             state = before if before == after else f"{before} -> {after}"
             dropped = f"dropped: {self._reason}" if self._reason else ""
             return _line(_path(_way(self._trees)), state, dropped, sender)
@@ -146,9 +145,14 @@ def state_of(net: Stack, flow: Flow | None, sk: Any) -> str:
     if flow is None:
         return ""
     if sk is not None:
-        return TCP_STATE_NAMES[getattr(sk, "tw_substate", sk.sk_state)]
+        return state_name(sk)
     listeners = net.tcp_hashinfo.listening_hash.values()
     return "LISTEN" if any(one.sk_num == flow[2] for chain in listeners for one in chain) else "CLOSE"
+
+
+def state_name(sk: Any) -> str:
+    """The kernel's; of a TIME_WAIT socket that of what it stands for, as ss has it, which may be FIN_WAIT2."""
+    return TCP_STATE_NAMES[sk.tw_substate if sk.sk_state == TCP_TIME_WAIT else sk.sk_state]
 
 
 def _sender(sk: Any) -> str:

@@ -36,7 +36,9 @@ PHASES: Final[dict[str, Phase]] = {
     "syn": _phase("a SYN for a listener", _RCV, "tcp_conn_request"),
     "syn-ack": _phase("the answer to our SYN", _RCV, "tcp_rcv_synsent_state_process"),
     "ack": _phase(
-        "the segment that completes a handshake", _RCV, "tcp_check_req cookie_v4_check cookie_v6_check"
+        "a segment for a half-open connection, or an ACK for a listener, which may have a cookie",
+        _RCV,
+        "tcp_check_req cookie_v4_check cookie_v6_check",
     ),
     "data": _phase("a segment of an established connection", _RCV, "tcp_rcv_established"),
     "read": _phase("recv() and its like", "sys_recvfrom sys_recvmsg"),
@@ -46,7 +48,11 @@ PHASES: Final[dict[str, Phase]] = {
     "reset": _phase(
         "a RST, either way", "", "tcp_reset tcp_send_active_reset tcp_v4_send_reset tcp_v6_send_reset"
     ),
-    "retransmit": _phase("data sent again, and probes", "", "tcp_retransmit_skb tcp_send_loss_probe"),
+    "retransmit": _phase(
+        "what is sent again, a SYN-ACK too, and probes of losses, closed windows and silent peers",
+        "",
+        "tcp_retransmit_skb tcp_send_loss_probe tcp_rtx_synack tcp_write_wakeup",
+    ),
     "time-wait": _phase("a segment for a TIME_WAIT socket", "", "tcp_timewait_state_process"),
     "timer": _phase(
         "a timer of TCP",

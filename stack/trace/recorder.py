@@ -28,6 +28,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from stack.include.ipv6 import ipv6_addr_v4mapped
+from stack.include.sock import AF_INET6
 from stack.trace.notes import arguments_of, result_of
 from stack.trace.source import Marks, Site, marks_of, site_of
 
@@ -118,9 +120,7 @@ class Recorder:
     def start(self) -> None:
         """Watch this thread from its next call on."""
         if sys.gettrace() is not None:
-            raise RuntimeError(
-                "another trace function (a debugger, coverage, a capture with comments) is active"
-            )
+            raise RuntimeError("another trace function (a debugger, coverage) is active")
         sys.settrace(self._called)
 
     def stop(self) -> None:
@@ -280,9 +280,14 @@ def flow_of(frame: FrameType) -> tuple[int, int, int, int] | None:
 
 
 def socket_flow(sk: Any) -> tuple[int, int, int, int] | None:
-    """Whose socket that is; None if it has no ports."""
+    """Whose socket, request or TIME_WAIT socket that is, with addresses of IPv4 where those of IPv6 are mapped ones: a
+    segment of that connection has no others.  None if it has no ports."""
     if not hasattr(sk, "sk_dport"):
         return None
-    v6 = getattr(sk, "sk_v6_daddr", 0)
-    local, peer = (sk.sk_v6_rcv_saddr, v6) if v6 else (sk.sk_rcv_saddr, sk.sk_daddr)
-    return (local, sk.sk_num, peer, sk.sk_dport)
+    if sk.sk_family == AF_INET6:
+        return _unmapped(sk.sk_v6_rcv_saddr), sk.sk_num, _unmapped(sk.sk_v6_daddr), sk.sk_dport
+    return sk.sk_rcv_saddr, sk.sk_num, sk.sk_daddr, sk.sk_dport
+
+
+def _unmapped(address: int) -> int:
+    return address & 0xFFFFFFFF if ipv6_addr_v4mapped(address) else address

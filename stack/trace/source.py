@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import sys
 from dataclasses import dataclass, field
 from functools import cache
 from types import CodeType
@@ -122,6 +123,15 @@ def _dotted(node: ast.expr) -> str:
 @cache
 def _file(filename: str) -> _File:
     return _File(filename)
+
+
+def read_ahead(directory: str) -> None:
+    """Take apart the sources of all modules that are loaded from there (0.3 s for the stack's, once), so that no call
+    that is traced waits for it."""
+    for module in tuple(sys.modules.values()):
+        filename = getattr(module, "__file__", None)
+        if filename is not None and filename.startswith(directory) and filename.endswith(".py"):
+            _file(filename)
 
 
 @cache

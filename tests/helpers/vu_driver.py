@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest without QEMU for the device's tests: memory in a memfd, a split-ring driver, a vhost-user frontend.
+"""A guest without QEMU for the device's tests: memory in a memfd, drivers of both rings, a vhost-user frontend.
 
-`GuestRam` is laid out as QEMU does it: several regions of one memfd, user addresses unlike guest physical
-ones. `DriverRing` writes rings by hand, rightly or wrongly. `Frontend` makes messages; `SessionFrontend`
-hands them to a Session directly, `SocketFrontend` sends them through a real socket.
-"""
+`GuestRam` is laid out as QEMU does it: several regions of one memfd, user addresses unlike guest physical ones.
+`DriverRing` and `PackedDriverRing` write rings by hand, rightly or wrongly. `Frontend` makes messages;
+`SessionFrontend` hands them to a Session directly, `SocketFrontend` sends them through a real socket."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
@@ -22,16 +22,25 @@ from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory, RegionSpec, map_regions
+from devmodel.virtio.ring_packed import PackedRing, half_of, position_of
 from devmodel.virtio.ring_split import SplitRing
-from devmodel.virtio.spec import avail_size, desc_size, used_size
+from devmodel.virtio.spec import PVIRTQ_EVENT_SIZE, avail_size, desc_size, used_size
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
+AVAIL, USED = 0x80, 0x8000
 RAM_SIZE = 4 << 20
 SPLIT = 1 << 20  # where the first region ends and the second begins
 UVA = 0x7F00_0000_0000
 UVA_GAP = 0x1000_0000  # between the regions' user addresses, though they touch in guest physical ones
 
-MODERN = vf.DEVICE_FEATURES
+RINGS = vf.mask(
+    vf.VIRTIO_F_RING_PACKED, vf.VIRTIO_F_IN_ORDER, vf.VIRTIO_F_RING_RESET, vf.VIRTIO_F_NOTIFY_ON_EMPTY
+)
+MODERN = vf.DEVICE_FEATURES & ~RINGS
+"""What a driver of split rings acknowledges (Linux); `PACKED` one of packed rings."""
+PACKED = MODERN | vf.mask(vf.VIRTIO_F_RING_PACKED)
+FRESH = 0x80008000
+"""The base of a packed ring that nothing was put into."""
 LEGACY = vf.mask(vf.VHOST_USER_F_PROTOCOL_FEATURES)
 
 
@@ -81,27 +90,60 @@ class GuestRam:
         os.close(self.fd)
 
 
-class DriverRing:
-    """The driver's side of one split queue. `add()` keeps the rules, `desc()` and `offer()` keep none."""
+class Driver:
+    """What drivers of both layouts have: where the three areas lie, and buffers with contents."""
 
-    def __init__(self, ram: GuestRam, num: int = 16, event_idx: bool = True) -> None:
+    def __init__(self, ram: GuestRam, num: int, sizes: tuple[int, int, int]) -> None:
         self.ram = ram
         self.num = num
+        self.sizes = sizes
+        self.desc_gpa, self.avail_gpa, self.used_gpa = (ram.alloc(size) for size in sizes)
+        self.clear()
+
+    def clear(self) -> None:
+        for gpa, size in zip((self.desc_gpa, self.avail_gpa, self.used_gpa), self.sizes, strict=True):
+            self.ram.write(gpa, bytes(size))
+
+    def add(self, buffers: Sequence[tuple[int, int, int]], indirect: bool = False) -> int:
+        """Make one chain of (gpa, size, flags) available; what names it."""
+        raise NotImplementedError
+
+    def add_out(self, *pieces: bytes, indirect: bool = False) -> int:
+        """A chain of readable descriptors with these contents."""
+        return self.add([(*self.ram.put(piece), 0) for piece in pieces], indirect)
+
+    def add_in(self, *sizes: int) -> tuple[int, list[tuple[int, int]]]:
+        """A chain of writable descriptors: what names it, and (gpa, size) of each."""
+        places = [(self.ram.alloc(size, 64), size) for size in sizes]
+        return self.add([(gpa, size, WRITE) for gpa, size in places]), places
+
+    def u16(self, gpa: int) -> int:
+        return int.from_bytes(self.ram.read(gpa, 2), "little")
+
+    def areas(self, memory: GuestMemory) -> tuple[memoryview, memoryview, memoryview]:
+        """The device's view of them."""
+        views = []
+        for gpa, size in zip((self.desc_gpa, self.avail_gpa, self.used_gpa), self.sizes, strict=True):
+            view = memory.uva_view(self.ram.uva(gpa), size)
+            assert view is not None
+            views.append(view)
+        return views[0], views[1], views[2]
+
+
+class DriverRing(Driver):
+    """The driver's side of one split queue. `add()` keeps the rules, `desc()` and `offer()` keep none."""
+
+    def __init__(self, ram: GuestRam, num: int = 16, event_idx: bool = True, in_order: bool = False) -> None:
         self.event_idx = event_idx
-        self.desc_gpa = ram.alloc(desc_size(num))
-        self.avail_gpa = ram.alloc(avail_size(num))
-        self.used_gpa = ram.alloc(used_size(num))
+        self.in_order = in_order
+        super().__init__(ram, num, (desc_size(num), avail_size(num), used_size(num)))
         self.reset()
 
     def reset(self) -> None:
         """As a driver does before it hands the ring over."""
-        for gpa, size in (
-            (self.desc_gpa, desc_size(self.num)),
-            (self.avail_gpa, avail_size(self.num)),
-            (self.used_gpa, used_size(self.num)),
-        ):
-            self.ram.write(gpa, bytes(size))
+        self.clear()
         self.avail_idx = 0
+        self.kicked_idx = 0
         self.last_used = 0
         self.free = list(range(self.num))
         self.chains: dict[int, list[int]] = {}
@@ -161,50 +203,213 @@ class DriverRing:
         self.offer(taken[0])
         return taken[0]
 
-    def add_out(self, *pieces: bytes, indirect: bool = False) -> int:
-        """A chain of readable descriptors with these contents."""
-        return self.add([(*self.ram.put(piece), 0) for piece in pieces], indirect)
-
-    def add_in(self, *sizes: int) -> tuple[int, list[tuple[int, int]]]:
-        """A chain of writable descriptors: its head, and (gpa, size) of each."""
-        places = [(self.ram.alloc(size, 64), size) for size in sizes]
-        return self.add([(gpa, size, WRITE) for gpa, size in places]), places
-
     def used(self) -> list[tuple[int, int]]:
         """The (id, len) elements that came since the last call; their descriptors are free again."""
-        found = []
+        found: list[tuple[int, int]] = []
         while self.last_used != self.used_idx:
             at = self.used_gpa + 4 + 8 * (self.last_used % self.num)
             head, size = struct.unpack("<II", self.ram.read(at, 8))
-            self.free += self.chains.pop(head, [])
-            found.append((head, size))
-            self.last_used = (self.last_used + 1) & 0xFFFF
+            found += self._run(head, size) if self.in_order else [self._freed(head, size)]
         return found
+
+    def _freed(self, head: int, size: int) -> tuple[int, int]:
+        self.free += self.chains.pop(head, [])
+        self.last_used = (self.last_used + 1) & 0xFFFF
+        return head, size
+
+    def _run(self, last: int, size: int) -> list[tuple[int, int]]:
+        """With IN_ORDER an element stands for all buffers up to the one that it names."""
+        found = []
+        while True:
+            head = next(iter(self.chains))
+            found.append(self._freed(head, size if head == last else 0))
+            if head == last:
+                return found
+
+    # notifications
+
+    def room(self) -> int:
+        """Descriptors that are free."""
+        return len(self.free)
+
+    def has_used(self) -> bool:
+        return self.last_used != self.used_idx
+
+    def sleep(self) -> bool:
+        """Ask to be told of the next used buffer; True if it is there already."""
+        self.set_used_event(self.last_used)
+        self.set_avail_flags(0)
+        return self.has_used()
+
+    def look_by_itself(self) -> None:
+        """Ask not to be told; with EVENT_IDX that is an event which is left behind."""
+        if not self.event_idx:
+            self.set_avail_flags(1)
+
+    def wants_to_kick(self) -> bool:
+        """2.7.10: whether the device asked to be told of what was added since the last call."""
+        new, old, self.kicked_idx = self.avail_idx, self.kicked_idx, self.avail_idx
+        if not self.event_idx:
+            return not self.used_flags & 1
+        return (new - self.avail_event - 1) & 0xFFFF < (new - old) & 0xFFFF
 
     def device(self, memory: GuestMemory, features: int = MODERN, index: int = 1, base: int = 0) -> SplitRing:
         """The device's side of this ring."""
-        views = [
-            memory.uva_view(self.ram.uva(gpa), size)
-            for gpa, size in (
-                (self.desc_gpa, desc_size(self.num)),
-                (self.avail_gpa, avail_size(self.num)),
-                (self.used_gpa, used_size(self.num)),
-            )
-        ]
-        desc, avail, used = views
-        assert desc is not None
-        assert avail is not None
-        assert used is not None
-        return SplitRing(index, self.num, memory, (desc, avail, used), features, base)
+        return SplitRing(index, self.num, memory, self.areas(memory), features, base)
+
+
+class PackedDriverRing(Driver):
+    """The driver's side of one packed queue. `add()` keeps the rules, `desc()` and `offer()` keep none.
+
+    `position` and `last_used` count slots over two laps, 0 to 2 * num - 1: the first lap has wrap counter 1.
+    """
+
+    def __init__(self, ram: GuestRam, num: int = 16, event_idx: bool = True, in_order: bool = False) -> None:
+        self.event_idx = event_idx
+        self.in_order = in_order
+        super().__init__(ram, num, (desc_size(num), PVIRTQ_EVENT_SIZE, PVIRTQ_EVENT_SIZE))
+        self.reset()
+
+    def reset(self, position: int = 0) -> None:
+        """As a driver does before it hands the ring over; or as if all had been used up to a position."""
+        self.clear()
+        self.position = self.last_used = position
+        self.added = 0  # descriptors since the last call of wants_to_kick()
+        self.free = list(range(self.num))
+        self.chains: dict[int, int] = {}
+        for slot in range(self.num):
+            lap = 1 if slot < position % self.num else 0
+            wrap = (position // self.num + lap) % 2  # 1 in the first lap
+            self.desc(slot, 0, 0, 0, (AVAIL | USED) * wrap)
+
+    # raw access
+
+    def slot(self, position: int) -> int:
+        return position % self.num
+
+    def flags(self, position: int) -> int:
+        """What makes a descriptor available there."""
+        return AVAIL if position % (2 * self.num) < self.num else USED
+
+    def desc(self, slot: int, addr: int, size: int, ident: int, flags: int) -> None:
+        self.ram.write(self.desc_gpa + 16 * slot, struct.pack("<QIHH", addr, size, ident, flags))
+
+    def read(self, slot: int) -> tuple[int, int, int, int]:
+        """addr, len, id, flags of a descriptor as it stands."""
+        fields = struct.unpack("<QIHH", self.ram.read(self.desc_gpa + 16 * slot, 16))
+        return fields[0], fields[1], fields[2], fields[3]
+
+    def offer(self, addr: int, size: int, flags: int = 0, ident: int = 0) -> None:
+        """Make a descriptor available at the next position."""
+        self.desc(self.slot(self.position), addr, size, ident, flags | self.flags(self.position))
+        self.position = (self.position + 1) % (2 * self.num)
+        self.added += 1
+
+    def set_event(self, flags: int, position: int = 0, half: int | None = None) -> None:
+        """The driver's event suppression structure."""
+        half = half_of(position, self.num) if half is None else half
+        self.ram.write(self.avail_gpa, struct.pack("<HH", half, flags))
+
+    @property
+    def device_event(self) -> tuple[int, int]:
+        """The device's: its flags, and the position that its offset says."""
+        return self.u16(self.used_gpa + 2), position_of(self.u16(self.used_gpa), self.num)
+
+    # a driver that keeps the rules
+
+    def add(self, buffers: Sequence[tuple[int, int, int]], indirect: bool = False) -> int:
+        if indirect:
+            table = b"".join(struct.pack("<QIHH", gpa, size, 0, flags) for gpa, size, flags in buffers)
+            gpa, size = self.ram.put(table)
+            buffers = [(gpa, size, INDIRECT)]
+        ident = self.free.pop(0)
+        self.chains[ident] = len(buffers)
+        start = self.position
+        head_flags = 0
+        for at, (gpa, size, flags) in enumerate(buffers):
+            flags |= NEXT if at + 1 < len(buffers) else 0
+            if at == 0:
+                head_flags = flags | self.flags(start)
+                self.desc(self.slot(start), gpa, size, ident, self.read(self.slot(start))[3])
+                self.position = (start + 1) % (2 * self.num)
+            else:
+                self.offer(gpa, size, flags, ident)
+        self.ram.write(self.desc_gpa + 16 * self.slot(start) + 14, struct.pack("<H", head_flags))
+        self.added += 1
+        return ident
+
+    def has_used(self) -> bool:
+        wrap = self.last_used < self.num
+        flags = self.read(self.slot(self.last_used))[3]
+        return flags & (AVAIL | USED) == (AVAIL | USED if wrap else 0)
+
+    def used(self) -> list[tuple[int, int]]:
+        """The (id, len) of the buffers that came back since the last call."""
+        found: list[tuple[int, int]] = []
+        while self.chains and self.has_used():
+            _, size, ident, flags = self.read(self.slot(self.last_used))
+            assert flags & WRITE or not size
+            found += self._run(ident, size) if self.in_order else [self._freed(ident, size)]
+        return found
+
+    def _freed(self, ident: int, size: int) -> tuple[int, int]:
+        self.last_used = (self.last_used + self.chains.pop(ident)) % (2 * self.num)
+        self.free.append(ident)
+        return ident, size
+
+    def _run(self, last: int, size: int) -> list[tuple[int, int]]:
+        """With IN_ORDER a used descriptor stands for all buffers up to the one that it names."""
+        found = []
+        while True:
+            ident = next(iter(self.chains))
+            found.append(self._freed(ident, size if ident == last else 0))
+            if ident == last:
+                return found
+
+    def room(self) -> int:
+        """Descriptors that are free."""
+        return self.num - sum(self.chains.values())
+
+    # notifications
+
+    def sleep(self) -> bool:
+        self.set_event(2 if self.event_idx else 0, self.last_used)
+        return bool(self.chains) and self.has_used()
+
+    def look_by_itself(self) -> None:
+        self.set_event(1)
+
+    def wants_to_kick(self) -> bool:
+        """2.8.10: whether the device asked to be told of what was added since the last call."""
+        count, self.added = self.added, 0
+        flags, position = self.device_event
+        if flags != 2:
+            return flags == 0
+        return (position - self.position + count) % (2 * self.num) < count
+
+    def device(
+        self,
+        memory: GuestMemory,
+        features: int = PACKED,
+        index: int = 1,
+        base: int = FRESH,
+        resumed: bool = False,
+    ) -> PackedRing:
+        """The device's side of this ring."""
+        return PackedRing(index, self.num, memory, self.areas(memory), features, base, resumed)
 
 
 class Frontend:
     """Payloads, and the order in which QEMU sends them. Subclasses carry them."""
 
-    def __init__(self, num: int = 16) -> None:
+    def __init__(self, num: int = 16, packed: bool = False) -> None:
         self.ram = GuestRam()
-        self.rx = DriverRing(self.ram, num)
-        self.tx = DriverRing(self.ram, num)
+        layout = PackedDriverRing if packed else DriverRing
+        # The tests of packed rings know which they have.
+        self.fresh = (FRESH, FRESH) if packed else (0, 0)
+        self.features = PACKED if packed else MODERN
+        self.rx: Any = layout(self.ram, num)
+        self.tx: Any = layout(self.ram, num)
         self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
         self.call = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
         self.err = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
@@ -222,7 +427,7 @@ class Frontend:
     def state(index: int, num: int) -> bytes:
         return vu.VRING_STATE.pack(index, num)
 
-    def ring(self, index: int) -> DriverRing:
+    def ring(self, index: int) -> Any:
         return (self.rx, self.tx)[index]
 
     def addr(self, index: int, **changes: int) -> bytes:
@@ -253,9 +458,11 @@ class Frontend:
         return messages
 
     def start_messages(
-        self, features: int, base: Sequence[int] = (0, 0)
+        self, features: int | None = None, base: Sequence[int] | None = None
     ) -> list[tuple[int, bytes, list[int]]]:
         """What QEMU 7.2 sends when the guest's driver sets DRIVER_OK."""
+        features = self.features if features is None else features
+        base = self.fresh if base is None else base
         table = vu.encode_mem_table(self.ram.specs)
         messages: list[tuple[int, bytes, list[int]]] = [
             (Request.VHOST_USER_SET_FEATURES, self.u64(features), []),
@@ -276,8 +483,8 @@ class Frontend:
 class SessionFrontend(Frontend):
     """Talks to a Session without any socket; descriptors are duplicated as SCM_RIGHTS would."""
 
-    def __init__(self, num: int = 16, **options: int) -> None:
-        super().__init__(num)
+    def __init__(self, num: int = 16, packed: bool = False, **options: int) -> None:
+        super().__init__(num, packed)
         self.session = vs.Session(map_fd, **options)  # type: ignore[arg-type]
         self.kept: dict[tuple[str, int], int] = {}
         self.actions: list[vs.Action] = []
@@ -324,7 +531,7 @@ class SessionFrontend(Frontend):
         for request, payload, fds in self.connect_messages():
             self.request(request, payload, fds)
 
-    def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+    def start(self, features: int | None = None, base: Sequence[int] | None = None) -> None:
         for request, payload, fds in self.start_messages(features, base):
             self.request(request, payload, fds)
 
@@ -341,8 +548,8 @@ class SessionFrontend(Frontend):
 class SocketFrontend(Frontend):
     """Talks to a back end that listens at a unix socket."""
 
-    def __init__(self, num: int = 16) -> None:
-        super().__init__(num)
+    def __init__(self, num: int = 16, packed: bool = False) -> None:
+        super().__init__(num, packed)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.setblocking(False)
 
@@ -383,7 +590,7 @@ class SocketFrontend(Frontend):
             if vu.RULES[request].replies:
                 await self.reply()
 
-    async def start(self, features: int = MODERN, base: Sequence[int] = (0, 0)) -> None:
+    async def start(self, features: int | None = None, base: Sequence[int] | None = None) -> None:
         for request, payload, fds in self.start_messages(features, base):
             self.send(request, payload, fds)
         await self.ask(Request.VHOST_USER_SET_OWNER)

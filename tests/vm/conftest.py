@@ -35,7 +35,7 @@ from line import Line
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, Stream, User, VhostUser, Vm
+from guest.vm.args import Dgram, MachineType, Nic, Stream, User, VhostUser, Vm
 from guest.vm.errors import HostLacks
 from guest.vm.machine import Guest
 from guest.vm.machine import boot as boot_vm
@@ -43,6 +43,7 @@ from guest.vm.probe import Accel, Qemu
 from guest.vm.rundir import RunDir
 from vnic.cli.backend import Backend
 from vnic.options import Options
+from vnic.places import GUEST_SUFFIX
 
 VM_TEST_TIMEOUT_S = 300
 """For a test without a limit of its own: pytest-timeout's, far above the limits inside, which tell more."""
@@ -209,6 +210,10 @@ LineBy = Callable[[str], contextlib.AbstractContextManager[Line]]
 
 def backend_nic(kind: str, path: Path) -> Nic:
     """The card that connects to a back end of that kind."""
+    if kind == "dgram":
+        return Dgram(path=path, local=path.with_name(path.name + GUEST_SUFFIX))
+    if kind == "stream-to":
+        return Stream(path=path, listens=True)
     return VhostUser(path=path) if kind == "vhost-user" else Stream(path=path)
 
 
@@ -222,10 +227,19 @@ class Backends:
     def start(self, kind: str, *options: str, name: str = "net0.sock") -> Nic:
         """``vnic serve`` with these options, ready; the card for it."""
         path = self._rundir.socket_path(name)
-        backend = Backend([f"--{kind}", str(path), *options], self._rundir)
+        self.serve(f"--{kind}", str(path), *options)
+        return backend_nic(kind, path)
+
+    def serve(self, *arguments: str) -> Backend:
+        """``vnic serve`` with these arguments alone, ready."""
+        backend = Backend(arguments, self._rundir)
         self.running.append(backend)
         backend.await_ready()
-        return backend_nic(kind, path)
+        return backend
+
+    def path(self, name: str) -> Path:
+        """Of a socket in the run directory."""
+        return self._rundir.socket_path(name)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the last one started by a signal, and see it gone."""

@@ -19,6 +19,7 @@ import pexpect
 import pytest
 from line import SERVER, Line
 
+from guest.vm.args import listening_monitor
 from stack.api import aio
 from stack.api.bsd import Socket
 from stack.trace.notation import render
@@ -296,6 +297,7 @@ def test_vm_writes_a_report_of_its_command(tmp_path: Path) -> None:
     shown.feed(page.read_text())
     assert "tcp_v4_conn_request" in shown.sections["c1"]
     assert "CLOSE_WAIT" in shown.sections["tables"]
+    assert "VIRTIO_NET_F_MRG_RXBUF" in shown.sections["device"]  # though the guest is gone when it is written
 
 
 class PageText(HTMLParser):
@@ -359,10 +361,38 @@ def test_every_verb_that_looks_fits_80_columns_and_is_plain_in_a_pipe(
             assert verb(path, *words)
             shown = on_terminal(path, *words)
             assert len(shown) >= len(piped)
-            if words[0] not in ("sysctl", "nstat", "capture"):  # names and values of any length
+            if words[0] != "capture":  # names a file
                 assert max(map(len, shown)) <= 80, words
     finally:
         job.kill("KILL")
+
+
+def test_every_verb_of_a_capture_fits_80_columns_and_is_plain_in_a_pipe(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path, file = rundir.path / "control.sock", rundir.path / "net.pcapng"
+    guest = boot(nic=backends.start("vhost-user", "--control", str(path)))
+    verb(path, "capture", "start", str(file), "--comments")
+    guest.check(f"curl -s http://{SERVER}/bytes/100000 | wc -c")
+    verb(path, "capture", "stop")
+    picture = rundir.path / "net.svg"
+    for words, expected in (
+        (["ladder", str(file)], "NEW_SYN_RECV"),
+        (["plot", str(file), "--list"], f"{SERVER}:80"),
+        (["plot", str(file), "-o", str(picture)], "net.svg"),
+        (["report", str(file), "-o", str(rundir.path / "net.html")], "net.html"),
+        (["callgraph", "receive_syn"], "tcp_v4_conn_request"),
+    ):
+        argv = [sys.executable, "-m", "vnic", *words]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+        said = done.stdout + done.stderr
+        assert (done.returncode, expected in said, "\x1b" in said) == (0, True, False), said
+        shown = pexpect.run(" ".join(argv), encoding="utf-8", timeout=60, dimensions=(24, 80))
+        rows = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+        assert any(expected in row for row in rows)
+        if not any(str(rundir.path) in row for row in rows):  # a path is as long as it is
+            assert max(map(len, rows)) <= 80, words
+    assert "congestion window" in picture.read_text()
 
 
 def test_every_verb_that_waits_shows_a_guests_connection_on_a_terminal_and_in_a_pipe(
@@ -397,3 +427,21 @@ def echo_once_watched(path: Path, guest: Any) -> None:
                 break
         time.sleep(0.05)
     guest.check(f"echo hello | nc -N -w 5 {SERVER} 7")
+
+
+def test_negotiate_tells_who_vetoed_each_feature(
+    backends: Any, boot: Callable[..., Any], rundir: Any
+) -> None:
+    path, qmp = rundir.path / "control.sock", rundir.path / "monitor.sock"
+    boot(nic=backends.start("vhost-user", "--control", str(path)), extra=listening_monitor(qmp))
+    told = verb(path, "negotiate", "--qmp", str(qmp))
+    verdicts = {one["name"]: one["verdict"] for one in told["features"]}
+    assert verdicts["VIRTIO_NET_F_MRG_RXBUF"] == "in use"
+    assert verdicts["VIRTIO_NET_F_MAC"] == "in use, by the frontend alone"
+    assert verdicts["VIRTIO_F_ANY_LAYOUT"] == "not taken by the guest's driver"
+    assert verdicts["VIRTIO_NET_F_MTU"] == "vetoed by the frontend"  # the card has no host_mtu
+    for words in (("negotiate",), ("negotiate", "--qmp", str(qmp))):
+        piped = printed(path, *words)
+        assert piped[0].startswith("vhost-user, connected, MTU 1500; ring 0: ")
+        assert any(row.split()[:2] == ["VIRTIO_NET_F_MRG_RXBUF", "yes"] for row in piped)
+        assert max(map(len, on_terminal(path, *words))) <= 80

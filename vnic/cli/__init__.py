@@ -25,6 +25,7 @@ from vnic.cli import (
     doctor,
     image,
     ladder,
+    negotiate,
     output,
     plot,
     replay,
@@ -51,6 +52,7 @@ app.command("replay")(replay.replay)
 app.command("callgraph")(callgraph.callgraph)
 app.command("trace")(views.trace)
 app.command("tables")(views.tables)
+app.command("negotiate")(negotiate.negotiate)
 app.command("report")(report.report)
 app.command("states")(views.states)
 app.command("nstat")(views.nstat)

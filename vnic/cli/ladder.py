@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,9 +15,10 @@ import typer
 
 from stack.inspect import ladder as drawing
 from stack.inspect import ladderrows
-from stack.inspect.conversation import Conversation, End, Tracker, end_text
+from stack.inspect.conversation import Conversation, End, Tracker, end_text, parse_end
 from vnic import errors
 from vnic.cli import output
+from vnic.cli.pictures import spare, write
 from vnic.cli.views import Control, Json, say_if_nobody
 
 NAMED: Final = 10  # connections that an error names
@@ -35,18 +35,21 @@ _COLOURS: Final = {
 }
 _RESET: Final = "\x1b[0m"
 
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
+]
+Peer = Annotated[
+    str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
+]
+
 
 def ladder(
     file: Annotated[Path | None, typer.Argument(help="A capture: pcapng or pcap.")] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Draw what passes a running back end (Ctrl-C ends it).")
     ] = False,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
-    ] = None,
-    peer: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
-    ] = None,
+    port: Port = None,
+    peer: Peer = None,
     numbers: Annotated[
         list[int] | None,
         typer.Option("-n", "--connection", min=1, metavar="N", help="The file's Nth; again for more."),
@@ -90,6 +93,7 @@ def ladder(
         raise errors.UsageError(
             "--count and --control are about a running back end", f"{file} is a file", "leave them out"
         )
+    spare(file, out)
     found = chosen(file, wanted)
     if json_ or format_ == "json":
         text = json.dumps([{"connection": n} | drawing.plain(one) for n, one in found]) + "\n"
@@ -97,18 +101,8 @@ def ladder(
         text = drawing.stacked(found, every=every, paths=paths)
     else:
         text = _drawn(found, out is None, every=every, paths=paths)
-    _write(text, out)
+    write(text, out)
     return errors.EXIT_OK
-
-
-def _write(text: str, out: Path | None) -> None:
-    if out is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise errors.from_oserror(error, f"write {out}") from error
 
 
 # -- which connections ---------------------------------------------------------------------------------------
@@ -140,24 +134,20 @@ class Wanted:
 
 def end_of(text: str) -> End:
     """ "10.0.2.15:40000", "[fd00::15]:40000" as numbers; UsageError for anything else."""
-    host, _, port = text.rpartition(":")
     try:
-        address = ip_address(host.removeprefix("[").removesuffix("]"))
-        if not 0 < int(port) < 65536:
-            raise ValueError(f"{port} is no port")
+        return parse_end(text)
     except ValueError as error:
         raise errors.UsageError(
             f"{text!r} is no address with a port", str(error), "--peer 10.0.2.15:40000"
         ) from error
-    return int(address), int(port)
 
 
-def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
+def chosen(file: Path, wanted: Wanted, interface: str | None = None) -> list[tuple[int, Conversation]]:
     """The connections of a capture that are wanted, with their numbers; UsageError if there are none."""
     from vnic import pcapng
 
     tracker = Tracker()
-    for packet in pcapng.read(file):
+    for packet in pcapng.read(file, interface):
         tracker.add(packet)
     there = list(enumerate(tracker.conversations, 1))
     if not there:
@@ -173,9 +163,20 @@ def chosen(file: Path, wanted: Wanted) -> list[tuple[int, Conversation]]:
 
 
 def _listed(there: list[tuple[int, Conversation]]) -> str:
-    lines = [f"{number}: {one.ends[0]} > {one.ends[1]}" for number, one in there[:NAMED]]
-    more = [f"and {len(there) - NAMED} more"] if len(there) > NAMED else []
+    lines = [line(number, one) for number, one in there[:NAMED]]
+    more = [f"and {len(there) - NAMED} more: vnic plot --list"] if len(there) > NAMED else []
     return "\n".join(["there are", *lines, *more])
+
+
+def line(number: int, conversation: Conversation) -> str:
+    """ "  2  10.0.2.15:40000 > 10.0.2.2:80  31 segments, 120 bytes up, 4096 down"."""
+    from vnic.series import nbytes_of
+
+    client, server = conversation.ends
+    up, down = nbytes_of(conversation, "up"), nbytes_of(conversation, "down")
+    return (
+        f"{number:3}  {client} > {server}  {len(conversation.segments)} segments, {up} bytes up, {down} down"
+    )
 
 
 # -- as text -------------------------------------------------------------------------------------------------
@@ -186,8 +187,8 @@ def _drawn(found: list[tuple[int, Conversation]], to_stdout: bool, *, every: boo
     colour = to_stdout and output.use_colour(sys.stdout)
     ladders = (
         "".join(
-            painted(line, colour)
-            for line in drawing.lines(one, width, every=every, paths=paths, number=number)
+            painted(drawn, colour)
+            for drawn in drawing.lines(one, width, every=every, paths=paths, number=number)
         )
         for number, one in found
     )
@@ -236,8 +237,9 @@ def _live(wanted: Wanted, count: int | None, control: Path | None, *, every: boo
     colour = output.use_colour(sys.stdout)
     with Client(choose(control)) as back_end:
         say_if_nobody(back_end, wanted.port, None if wanted.peer is None else end_text(wanted.peer))
+        packets = back_end.stream("packets", comments="paths" if paths else "states")
         try:
-            for lines in follow(back_end.stream("packets", comments="states"), live, wanted, count):
+            for lines in follow(packets, live, wanted, count):
                 _print(lines, colour)
         finally:
             _print(live.flush(), colour)
@@ -253,13 +255,15 @@ def follow(
     answers: Iterable[dict[str, Any]], live: drawing.Live, wanted: Wanted, count: int | None
 ) -> Iterator[list[drawing.Line]]:
     """The lines to write for each answer of a back end, until ``count`` connections have ended."""
-    from vnic.control import packet_of
+    from vnic.packets import packet_of
 
     tracker = Tracker(keep=False)
     ended: dict[int, Conversation] = {}  # a number is given anew when what had it is gone
     for answer in answers:
         if "dropped" in answer:
             output.say(f"... {answer['dropped']} packets were lost: they came too fast")
+        if "pause" in answer:  # who watches a stall sees what led to it
+            yield live.flush()
         if "packet" not in answer:
             continue
         found = tracker.add(packet_of(answer["packet"]))

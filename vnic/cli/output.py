@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
 from vnic import errors
@@ -40,6 +41,19 @@ def console() -> Console:
     from rich.console import Console  # `vnic --help` should not wait for it
 
     return Console(no_color=not use_colour(sys.stdout), highlight=False)
+
+
+def print_names(heads: tuple[str, str], rows: Iterable[tuple[str, str]], *, numbers: bool = False) -> None:
+    """Names and their values for a terminal, folded at its edge; ``numbers`` stand at the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(heads[0], overflow="fold")
+    table.add_column(heads[1], overflow="fold", justify="right" if numbers else "left")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    console().print(table)
 
 
 def say(text: str) -> None:

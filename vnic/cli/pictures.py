@@ -40,12 +40,18 @@ def show(
     write(drawn, out)
 
 
+def spare(file: Path, out: Path | None) -> None:
+    """UsageError if the output would replace the capture that it is made of."""
+    if out is not None and out.exists() and file.exists() and out.samefile(file):
+        raise errors.UsageError(f"{out} is the capture", "it would be replaced", "-o and another name")
+
+
 def write(drawn: str, out: Path | None) -> None:
     """On stdout, or into the file."""
     if out is None:
         typer.echo(drawn, nl=False)
         return
     try:
-        out.write_text(drawn)
+        out.write_text(drawn, "utf-8")
     except OSError as error:
         raise errors.from_oserror(error, f"write {out}") from error

@@ -12,7 +12,8 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.ladder import Wanted, end_of
+from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of, line
+from vnic.cli.pictures import spare, write
 
 if TYPE_CHECKING:
     from stack.inspect.conversation import Conversation
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 Format = Literal["svg", "png"]
 _STDOUT = Path("-")
-_NAMED = 10  # connections at most that an error lists
 
 
 def plot(
@@ -37,12 +37,8 @@ def plot(
     number: Annotated[
         int | None, typer.Option("-n", "--connection", min=1, help="The connection of this number.")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
-    ] = None,
-    peer: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
-    ] = None,
+    port: Port = None,
+    peer: Peer = None,
     direction: Annotated[
         Literal["up", "down"] | None,
         typer.Option(help="Data from client to server, or back; where there are more unless given."),
@@ -56,33 +52,43 @@ def plot(
             "-i", "--interface", metavar="NAME", help="The capture's interface; its first unless given."
         ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", "-l", help="List the connections and draw none.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", "-l", help="List the connections that fit and draw none.")
+    ] = False,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print the numbers as JSON and draw nothing.")
+        bool,
+        typer.Option(
+            "--json", help="Write the numbers as JSON, to stdout unless -o is given, and draw nothing."
+        ),
     ] = False,
 ) -> int:
     """Draw a TCP connection: sequence numbers, congestion window, round trips and goodput over time.
 
     Of several connections the one with the most data is drawn.
     """
-    from stack.inspect.conversation import conversations
-    from vnic import pcapng
     from vnic.series import series_of
 
     panels = _panels(only)
-    path, kind = _target(file, out, format_)
-    found = conversations(pcapng.read(file, interface))
-    if list_:
-        print("\n".join(_line(i, one) for i, one in enumerate(found, 1)))
-        return errors.EXIT_OK
+    if json_ and format_ is not None:
+        raise errors.UsageError(
+            f"--json and --format {format_} contradict each other",
+            "numbers are no picture",
+            "give one of them",
+        )
+    path, kind = (out or _STDOUT, None) if json_ else _target(file, out, format_)
+    spare(file, path)
     ends = None if peer is None else end_of(peer)
-    conversation = _choose(file, found, Wanted(port, ends, () if number is None else (number,)))
+    found = chosen(file, Wanted(port, ends, () if number is None else (number,)), interface)
+    if list_:
+        print("\n".join(line(i, one) for i, one in found))
+        return errors.EXIT_OK
+    conversation = _most(found)
     way = _direction(conversation, direction)
     series = series_of(conversation, way, panels)
-    if json_:
-        print(json.dumps(series.plain()))
-        return errors.EXIT_OK
-    _write(series, path, kind)
+    if kind is None:
+        write(json.dumps(series.plain()) + "\n", None if path == _STDOUT else path)
+    else:
+        _write(series, path, kind)
     return errors.EXIT_OK
 
 
@@ -118,33 +124,18 @@ def _target(file: Path, out: Path | None, format_: Format | None) -> tuple[Path,
             f"{out} tells no format", "its name ends neither with .svg nor with .png", "--format svg, or png"
         )
     kind = format_ or of_name or "svg"
-    path = file.with_suffix(f".{kind}") if out is None else out
-    if path.exists() and file.exists() and path.samefile(file):
-        raise errors.UsageError(
-            f"{path} is the capture", "the picture would replace it", "-o and another name"
-        )
-    return path, kind
+    return file.with_suffix(f".{kind}") if out is None else out, kind
 
 
 # -- which connection ----------------------------------------------------------------------------------------------
 
 
-def _choose(file: Path, found: list[Conversation], wanted: Wanted) -> Conversation:
-    """The one that is named, or of those that fit the one with the most data."""
-    if not found:
-        raise errors.UsageError(
-            f"{file} holds no TCP connection",
-            "none of its packets is a TCP segment that can be read",
-            "capture one: vnic capture start FILE --comments",
-        )
-    named = [(i, one) for i, one in enumerate(found, 1) if wanted.takes(one, i)]
-    if not named:
-        raise errors.UsageError(f"no connection in {file} has {wanted}", _named(found), "name one of these")
-    if len(named) == 1:
-        return named[0][1]
-    i, most = max(named, key=lambda pair: (_size(pair[1]), -pair[0]))
-    output.stage(f"connection {i} of {len(found)}, the one with the most data: {' > '.join(most.ends)}")
-    output.stage("--connection N, --port or --peer take another one; --list shows them")
+def _most(found: list[tuple[int, Conversation]]) -> Conversation:
+    """The one of these with the most data."""
+    i, most = max(found, key=lambda pair: (_size(pair[1]), -pair[0]))
+    if len(found) > 1:
+        output.stage(f"connection {i}, of {len(found)} the one with the most data: {' > '.join(most.ends)}")
+        output.stage("--connection N, --port or --peer take another one; --list shows them")
     return most
 
 
@@ -152,23 +143,6 @@ def _size(conversation: Conversation) -> int:
     from vnic.series import nbytes_of
 
     return nbytes_of(conversation, "up") + nbytes_of(conversation, "down")
-
-
-def _line(number: int, conversation: Conversation) -> str:
-    """ "  2  10.0.2.15:40000 > 10.0.2.2:80  31 segments, 120 bytes up, 4096 down"."""
-    from vnic.series import nbytes_of
-
-    client, server = conversation.ends
-    up, down = nbytes_of(conversation, "up"), nbytes_of(conversation, "down")
-    return (
-        f"{number:3}  {client} > {server}  {len(conversation.segments)} segments, {up} bytes up, {down} down"
-    )
-
-
-def _named(found: list[Conversation]) -> str:
-    lines = [_line(i, one) for i, one in enumerate(found[:_NAMED], 1)]
-    more = [f"and {len(found) - _NAMED} more: --list"] if len(found) > _NAMED else []
-    return "\n".join(["there are", *lines, *more])
 
 
 def _direction(conversation: Conversation, wanted: Direction | None) -> Direction:

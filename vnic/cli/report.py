@@ -11,7 +11,8 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.ladder import Wanted, chosen, end_of
+from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of
+from vnic.cli.pictures import spare
 from vnic.cli.serve import write_whole
 from vnic.cli.views import Control, say_if_nobody
 
@@ -23,12 +24,8 @@ def report(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to.")] = Path(
         "report.html"
     ),
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Only connections with this port at either end.")
-    ] = None,
-    peer: Annotated[
-        str | None, typer.Option(metavar="ADDRESS:PORT", help="Only that of this peer: 10.0.2.15:40000")
-    ] = None,
+    port: Port = None,
+    peer: Peer = None,
     level: Annotated[
         Literal["notes", "full", "times"], typer.Option(help="Of the call trees; as of vnic trace.")
     ] = "notes",
@@ -57,6 +54,7 @@ def report(
                 f"{file} is a file",
                 "leave them out, or leave the file out",
             )
+        spare(file, out)
         wanted = Wanted(port, None if peer is None else end_of(peer))
         found = [one for _, one in chosen(file, wanted)]
         run = reports.of_capture(found, file.name)
@@ -84,7 +82,7 @@ def _observed(control: Path | None, wishes: dict[str, Any]) -> tuple[dict[str, A
         back_end.observe(**wishes)
         output.stage(f"observing {path}: Ctrl-C ends it and writes the page")
         try:
-            return back_end.read_record(), path
+            back_end.await_record()
         except KeyboardInterrupt:
             back_end.end_observation()
-            return back_end.read_record(), path
+        return back_end.read_record(), path

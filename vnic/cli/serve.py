@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from guest.vm.rundir import claim_socket_path
 from vnic import errors
 from vnic.cli import output
 from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
+from vnic.places import KINDS, Place, bridge_lines, frontend_lines
 
 if TYPE_CHECKING:
     from vnic.host import Host
@@ -30,11 +32,30 @@ READY = "ready:"
 PAGE = "  live page:"
 NO_CONTROL = "none"
 
-VhostUserPath = Annotated[
-    str | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
+VhostUserPaths = Annotated[
+    list[str] | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
 ]
-StreamPath = Annotated[
-    str | None, typer.Option("--stream", metavar="PATH|HOST:PORT", help="Listen for QEMU's -netdev stream.")
+StreamPaths = Annotated[
+    list[str] | None,
+    typer.Option("--stream", metavar="PATH|HOST:PORT", help="Listen for QEMU's -netdev stream."),
+]
+StreamTargets = Annotated[
+    list[str] | None,
+    typer.Option("--stream-to", metavar="PATH|HOST:PORT", help="Connect to a -netdev stream,server=on."),
+]
+Dgrams = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dgram", metavar="LOCAL[,REMOTE]", help="Datagrams of QEMU's -netdev dgram; paths, or HOST:PORT."
+    ),
+]
+Sockets = Annotated[
+    list[str] | None,
+    typer.Option("--socket", metavar="TEXT", help="The other end of a -netdev socket,TEXT, say connect=..."),
+]
+Taps = Annotated[
+    list[str] | None,
+    typer.Option("--tap", metavar="NAME[,vnet]", help="A TAP of this network namespace; vnet: offloads."),
 ]
 Pcap = Annotated[Path | None, typer.Option("--pcap", metavar="FILE", help="Write all frames as pcapng.")]
 Loss = Annotated[float, typer.Option(help="Lose frames with this probability, each way.")]
@@ -89,8 +110,12 @@ Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet o
 
 
 def serve(
-    vhost_user: VhostUserPath = None,
-    stream: StreamPath = None,
+    vhost_user: VhostUserPaths = None,
+    stream: StreamPaths = None,
+    stream_to: StreamTargets = None,
+    dgram: Dgrams = None,
+    socket: Sockets = None,
+    tap: Taps = None,
     pcap: Pcap = None,
     loss: Loss = 0.0,
     reorder: Reorder = 0.0,
@@ -109,12 +134,13 @@ def serve(
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
+    At several places (each of the first six options may be repeated) it is a switch: guests reach each other too.
+
     With --freeze it can be stopped and, with --thaw, another one started without the guest's connections noticing more
     than a pause.
     """
     options = Options(
-        vhost_user=vhost_user,
-        stream=stream,
+        further=places_of(vhost_user, stream, stream_to, dgram, socket, tap),
         capture=pcap,
         loss=loss,
         reorder=reorder,
@@ -134,6 +160,12 @@ def serve(
         write_whole(report, "")
     asyncio.run(_serve(options, control, web, report))
     return errors.EXIT_OK
+
+
+def places_of(*texts: list[str] | None) -> tuple[Place, ...]:
+    """What was given for each kind, in the order of KINDS."""
+    pairs = zip(KINDS, texts, strict=True)
+    return tuple(kind(text) for kind, given in pairs for text in given or [])
 
 
 async def _serve(options: Options, control: str | None, web: int | None, report: Path | None) -> None:
@@ -169,7 +201,7 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
 
     fixed = "the run is recorded, and its sysctls belong to what was recorded" if options.record else ""
     path = Path(where) if where is not None else socket_path()
-    if str(path) in (options.vhost_user, options.stream):
+    if any(str(path) in place.paths() for place in options.places):
         raise errors.UsageError(
             f"--control {path} is the frontend's socket too", f"{path} is named twice", "name another path"
         )
@@ -183,6 +215,7 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
                 hub=host.hub,
                 feed=host.feed,
                 observe=host.observe,
+                negotiation=host.negotiation,
             )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:
@@ -202,7 +235,7 @@ def _reported(host: Host, options: Options, path: Path) -> Iterator[None]:
         yield
     finally:
         observation.stop()
-    where = options.vhost_user or options.stream or ""
+    where = ", ".join(map(str, options.places))
     write_whole(path, report.page(report.of_record(observation.record(), f"vnic serve, {where}")))
     output.stage(f"report: {path}")
 
@@ -223,42 +256,39 @@ async def _shown(host: Host, port: int) -> AsyncIterator[str]:
 
 def write_whole(path: Path, text: str) -> None:
     """The file with that text, or as it was: HostIOError if it cannot be written.  Nobody else may read it: it has the
-    keys of connections in it."""
+    keys of connections in it.  What is no file, /dev/null or a pipe, stays that and gets the text; "" only tries."""
+    try:
+        if path.exists() and not path.is_file():
+            if text or not path.is_fifo():  # whose opening waits for a reader
+                path.write_text(text, "utf-8")
+        else:
+            _replace(path, text)
+    except OSError as error:
+        raise errors.from_oserror(error, f"write {path}") from error
+
+
+def _replace(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         part.touch(mode=0o600)
         part.write_text(text, "utf-8")
         if text:
             part.replace(path)
-        else:
-            part.unlink()
-    except OSError as error:
-        raise errors.from_oserror(error, f"write {path}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _announce(options: Options, page: str = "") -> None:
-    kind = "vhost-user" if options.vhost_user is not None else "stream"
-    where = options.vhost_user or options.stream
-    print(f"{READY} {kind} {where}, server {options.address}")
+    places = options.places
+    print(f"{READY} {', '.join(map(str, places))}, server {options.address}")
     if page:
         print(f"{PAGE} {page}")
-    print("  connect a guest with:\n    " + " \\\n    ".join(frontend_lines(options)), flush=True)
-
-
-def frontend_lines(options: Options) -> list[str]:
-    """The options of QEMU that connect to this back end, for pasting into a command line."""
-    if options.vhost_user is not None:
-        return [
-            "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
-            f"-chardev socket,id=chr0,path={options.vhost_user},reconnect=1",
-            "-netdev vhost-user,id=net0,chardev=chr0 -device virtio-net-pci,netdev=net0,vectors=0",
-        ]
-    where = options.stream or ""
-    host, colon, port = where.rpartition(":")
-    kind = (
-        f"inet,addr.host={host},addr.port={port}" if colon and "/" not in where else f"unix,addr.path={where}"
-    )
-    return [f"-netdev stream,id=net0,server=off,addr.type={kind}", "-device virtio-net-pci,netdev=net0"]
+    for place, lines in zip(places, frontend_lines(places), strict=True):
+        print(f"  connect a guest {f'to {place} ' if len(places) > 1 else ''}with:")
+        print("    " + " \\\n    ".join(lines))
+        for line in bridge_lines(place):
+            print(f"  {line}")
+    sys.stdout.flush()
 
 
 def _totals(stats: dict[str, int]) -> str:

@@ -45,7 +45,13 @@ def nstat(
 
     values = counters.read(control, absolute=all_, update=not no_update)
     shown = counters.chosen(values, patterns or [], zeros=zeros)
-    typer.echo(json.dumps({"kernel": shown}) if json_ else counters.text(shown), nl=json_)
+    if json_:
+        typer.echo(json.dumps({"kernel": shown}))
+    elif sys.stdout.isatty():
+        heads = ("counter", "value" if all_ else "since the last call")
+        output.print_names(heads, ((name, str(value)) for name, value in shown.items()), numbers=True)
+    else:
+        typer.echo(counters.text(shown), nl=False)
     return errors.EXIT_OK
 
 
@@ -73,6 +79,9 @@ def sysctl(
                 found[name.strip()] = back_end.ask("sysctl", name=name.strip(), value=value.strip())
     if json_:
         typer.echo(json.dumps(found))
+    elif sys.stdout.isatty() and not values_only:
+        rows = ((name, value.replace("\t", " ")) for name, value in found.items())
+        output.print_names(("sysctl", "value"), rows)
     else:
         for name, value in found.items():
             typer.echo(value if values_only else f"{name} = {value}")
@@ -115,11 +124,7 @@ def trace(
         say_if_nobody(back_end, port, peer)
         for answer in back_end.stream("trace", **wanted):
             if "dropped" in answer:
-                print(
-                    f"... {answer['dropped']} trees were lost: they came too fast",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                output.say(f"... {answer['dropped']} trees were lost: they came too fast")
             elif json_:
                 print(json.dumps(answer), flush=True)
             else:

@@ -21,6 +21,7 @@ import socket as socketlib
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,18 @@ import typer
 
 import images
 from guest.vm import probe
-from guest.vm.args import MachineType, Nic, Stream, VhostUser, Vm, check, human_command, shell_form
+from guest.vm.args import (
+    Dgram,
+    MachineType,
+    Nic,
+    Stream,
+    VhostUser,
+    Vm,
+    check,
+    human_command,
+    listening_monitor,
+    shell_form,
+)
 from guest.vm.errors import GuestError
 from guest.vm.interact import interact_with
 from guest.vm.machine import Guest, boot
@@ -41,8 +53,9 @@ from vnic.cli import output
 from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
+from vnic.places import GUEST_SUFFIX
 
-NetKind = Literal["vhost-user", "stream"]
+NetKind = Literal["vhost-user", "stream", "dgram"]
 Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
 RECONNECT_S = 1
 COMMAND_S = 3600.0
@@ -54,6 +67,7 @@ class Plan:
 
     machine: MachineType
     net: NetKind
+    packed: bool
     image: str
     memory_mib: int
     backend_options: tuple[str, ...]
@@ -62,6 +76,8 @@ class Plan:
     qemu: probe.Qemu
     accel: Accel
     interactive: bool
+    qmp: Path | None = None
+    mac: str | None = None
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
         """The guest; with no image yet (a dry run) its files have the names that a built one has."""
@@ -78,13 +94,16 @@ class Plan:
             reboot=True,
             qemu=self.qemu.path,
             qemu_version=self.qemu.version,
+            extra=() if self.qmp is None else listening_monitor(self.qmp),
         )
 
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
-            return VhostUser(path=socket, reconnect_s=RECONNECT_S)
+            return VhostUser(path=socket, mac=self.mac, reconnect_s=RECONNECT_S, packed=self.packed)
+        if self.net == "dgram":
+            return Dgram(path=socket, mac=self.mac, local=socket.with_name(socket.name + GUEST_SUFFIX))
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
-        return Stream(path=socket, reconnect_s=again)
+        return Stream(path=socket, mac=self.mac, reconnect_s=again)
 
     def backend_arguments(self, socket: Path) -> list[str]:
         return [f"--{self.net}", str(socket), *self.backend_options]
@@ -96,6 +115,9 @@ def vm(
     ] = None,
     machine: Annotated[MachineType, typer.Option(help="QEMU's machine type.")] = "microvm",
     net: Annotated[NetKind, typer.Option(help="How QEMU talks to the back end.")] = "vhost-user",
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Packed virtqueues instead of split ones.")
+    ] = False,
     image: Annotated[str, typer.Option(help="A recipe: see `vnic image list`.")] = images.DEFAULT,
     memory: Annotated[int, typer.Option(help="MiB of the guest.")] = 256,
     accel: Annotated[
@@ -103,6 +125,10 @@ def vm(
     ] = "auto",
     socket: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Use the back end that listens there; start none.")
+    ] = None,
+    mac: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of its card; each guest of one segment needs its own."),
     ] = None,
     pcap: Pcap = None,
     loss: Loss = 0.0,
@@ -112,6 +138,9 @@ def vm(
     host: Hosts = None,
     web: Web = None,
     report: Report = None,
+    qmp: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Let QEMU listen there for QMP: vnic negotiate --qmp.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.0, help="Seconds that the command after -- may take.")
     ] = COMMAND_S,
@@ -138,23 +167,42 @@ def vm(
             " ".join(options),
             "give them to that back end, or leave --socket out",
         )
+    if packed and net != "vhost-user":
+        raise errors.UsageError(
+            f"--packed is about the rings between guest and back end, and with --net {net} QEMU has those",
+            "vnic would only see frames",
+            "leave --packed out, or use --net vhost-user",
+        )
     qemu = probe.ask_qemu(probe.find_qemu())
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
-    plan = Plan(machine, net, image, memory, tuple(options), socket, qemu, chosen, not command)
+    plan = Plan(
+        machine, net, packed, image, memory, tuple(options), socket, qemu, chosen, not command, qmp, mac
+    )
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
         return _show(plan)
     output.stage(said)
+    began = time.time()
     try:
         found = images.ensure(image, output.stage)
         code = _run(plan, found, _command_line(command or []), timeout, artifacts)
         if report is not None:
-            output.stage(f"the report is {report}")
+            say_report(report, began)
         return code
     except KeyboardInterrupt:
         output.stage("interrupted; everything that was started has ended")
         raise
+
+
+def say_report(report: Path, began: float) -> None:
+    """Whether the back end wrote it, which it does when nobody hears it any more: a disk may have become full."""
+    if report.is_file() and report.stat().st_mtime < began:
+        output.headline(f"the report could not be written: {report} is that of another run")
+    elif report.exists():
+        output.stage(f"the report is {report}")
+    else:
+        output.headline(f"the report {report} could not be written")
 
 
 def _command_line(words: list[str]) -> str:
@@ -222,7 +270,8 @@ def _backend(plan: Plan, rundir: RunDir) -> Iterator[Behind]:
 
 def check_back_end(path: Path, net: NetKind) -> None:
     """BackendError unless somebody listens there; QEMU would wait for it without a word."""
-    with socketlib.socket(socketlib.AF_UNIX, socketlib.SOCK_STREAM) as probe:
+    kind = socketlib.SOCK_DGRAM if net == "dgram" else socketlib.SOCK_STREAM
+    with socketlib.socket(socketlib.AF_UNIX, kind) as probe:
         probe.settimeout(5.0)
         try:
             probe.connect(str(path))

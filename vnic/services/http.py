@@ -24,7 +24,7 @@ import hashlib
 import html
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -230,6 +230,9 @@ class _Resumed(asyncio.Protocol):
         transport.resume_reading()
 
 
+_CLIENT_LEFT: Final = 499  # nobody reads it
+
+
 @web.middleware
 async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """404, 405 and the like with a line that says what there is."""
@@ -242,6 +245,8 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
         elif error.text is not None and not error.text.endswith("\n"):
             error.text += "\n"
         raise
+    except ConnectionError:  # the client has left, which is no error of ours: aiohttp would log it as one
+        return web.Response(status=_CLIENT_LEFT)
 
 
 def _parse_count(text: str) -> int:

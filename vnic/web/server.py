@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiohttp import WSMsgType, web
+from aiohttp.http import HttpProcessingError
 
 from vnic.web import pictures, state, trees
 
@@ -176,6 +177,7 @@ class WebServer:
             handle_signals=False,
             keepalive_timeout=PATIENCE_S,
             shutdown_timeout=1.0,
+            logger=_http_log(),
         )
         await runner.setup()
         assert runner.server is not None
@@ -314,6 +316,17 @@ async def _in_steps(steps: Iterator[None]) -> float:
         if done:
             return took
         await asyncio.sleep(0)
+
+
+def _http_log() -> logging.Logger:
+    """aiohttp's, without what it says of each request that is none: a stranger could fill our log with it."""
+    logger = log.getChild("http")
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:

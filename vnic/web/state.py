@@ -8,14 +8,16 @@ Nothing here changes the stack, and what a look costs does not grow with the con
 from __future__ import annotations
 
 from collections import Counter
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_interface
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from stack.include.sock import AF_INET6
-from stack.include.tcp_states import TCP_NEW_SYN_RECV, TCP_STATE_NAMES, TCP_TIME_WAIT
+from stack.include.tcp_states import TCP_NEW_SYN_RECV, TCP_TIME_WAIT
 from stack.inspect import ss, tcpinfo
+from stack.inspect.conversation import parse_end
 from stack.inspect.snapshot import counters, devices, tcp_sockets, udp_sockets
+from stack.trace.packets import state_name
+from stack.trace.recorder import socket_flow
 from vnic.control import flow_text
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ MAX_ROWS: Final = 100
 MAX_ADDRESSES: Final = 4
 _NO_TCP: Final[dict[str, list[Any]]] = {"listeners": [], "connections": [], "requests": [], "time_wait": []}
 Ends = tuple[int, int, int, int]
-"""Local address and port, the peer's: the stack's numbers, of IPv4 where an IPv6 address is a mapped one."""
+"""Local address and port, the peer's, as ``stack.trace.recorder.socket_flow`` has them."""
 
 
 def about(net: Stack, port: Port) -> dict[str, Any]:
@@ -49,33 +51,12 @@ def _is_own(cidr: str) -> bool:
 # -- sockets -----------------------------------------------------------------------------------------------------------
 
 
-def ends_of(sk: sock_common) -> Ends:
-    """Those of a socket, request or TIME_WAIT socket."""
-    if sk.sk_family == AF_INET6:
-        return _plain(sk.sk_v6_rcv_saddr), sk.sk_num, _plain(sk.sk_v6_daddr), sk.sk_dport
-    return sk.sk_rcv_saddr, sk.sk_num, sk.sk_daddr, sk.sk_dport
-
-
-def unmapped_ends(flow: Ends) -> Ends:
-    local, lport, peer, pport = flow
-    return _plain(local), lport, _plain(peer), pport
-
-
 def parse_ends(text: str) -> Ends:
     """ "10.0.2.2:7 < 10.0.2.15:40000", as ``vnic.control.flow_text`` writes it; ValueError for anything else."""
     local, found, peer = text.partition(" < ")
     if not found:
         raise ValueError(f"{text[:100]!r} is no connection")
-    return (*_end(local), *_end(peer))
-
-
-def _end(text: str) -> tuple[int, int]:
-    host, _, port = text.rpartition(":")
-    return int(ip_address(host.removeprefix("[").removesuffix("]"))), int(port)
-
-
-def _plain(address: int) -> int:
-    return address & 0xFFFFFFFF if address >> 32 == 0xFFFF else address
+    return (*parse_end(local), *parse_end(peer))
 
 
 def connections(net: Stack, port: int | None = None) -> dict[str, Any]:
@@ -85,11 +66,6 @@ def connections(net: Stack, port: int | None = None) -> dict[str, Any]:
     states = Counter(ss.STATES[state_name(sk)] for sk in found)
     rows = [_connection(sk, sock) for sk, sock in _described(net, found[:MAX_ROWS])]
     return {"rows": rows, "more": len(found) - len(rows), "states": dict(sorted(states.items()))}
-
-
-def state_name(sk: Any) -> str:
-    """The kernel's; of a TIME_WAIT socket that of what it stands for, as ss has it, which may be FIN_WAIT2."""
-    return TCP_STATE_NAMES[sk.tw_substate if sk.sk_state == TCP_TIME_WAIT else sk.sk_state]
 
 
 def _youngest(net: Stack) -> list[sock_common]:
@@ -111,7 +87,7 @@ _ORDER: Final = {TCP_NEW_SYN_RECV: 1, TCP_TIME_WAIT: 2}  # that of ss: connectio
 def _connection(sk: sock_common, sock: ss.Sock) -> dict[str, Any]:
     info, timer = sock.info, sock.entry.get("timer")
     return {
-        "key": flow_text(ends_of(sk)),
+        "key": flow_text(socket_flow(sk)),
         "state": sock.state,
         "local": str(sock.local),
         "peer": str(sock.peer),
@@ -154,7 +130,7 @@ def _listener(sock: ss.Sock) -> dict[str, Any]:
 
 def detail(net: Stack, ends: Ends) -> dict[str, Any]:
     """All that is known of the connection with these ends: struct tcp_info if it has one, else what there is."""
-    sk = next((sk for sk in _youngest(net) if ends_of(sk) == ends), None)
+    sk = next((sk for sk in _youngest(net) if socket_flow(sk) == ends), None)
     if sk is None:
         return {"gone": True}
     ((_, sock),) = _described(net, [sk])

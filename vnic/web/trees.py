@@ -17,10 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+from stack.inspect.conversation import looked_up
 from stack.trace.notation import render
-from stack.trace.packets import socket_of, state_of
+from stack.trace.packets import socket_of, state_name, state_of
+from stack.trace.recorder import socket_flow
 from vnic.control import flow_text
-from vnic.web.state import Ends, ends_of, state_name, unmapped_ends
+from vnic.web.state import Ends
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -152,7 +154,7 @@ class Trees:
             self._end()
 
     def _keep(self, tree: Tree) -> None:
-        ends = None if tree.flow is None else unmapped_ends(tree.flow)
+        ends = tree.flow
         before, after = self._states.step(tree.root.name, ends)
         self._number += 1
         seen = Seen(self._number, self._clock(), tree, ends, before, after)
@@ -171,7 +173,7 @@ class _States:
     def begin(self) -> None:
         """As they are now."""
         hashed = (sk for chain in self._net.tcp_hashinfo.ehash.values() for sk in chain)
-        self._known = {ends_of(sk): state_name(sk) for sk in hashed}
+        self._known = {ends: state_name(sk) for sk in hashed if (ends := socket_flow(sk)) is not None}
 
     def step(self, root: str, ends: Ends | None) -> tuple[str, str]:
         """Before and after a tree that ended just now; "" for what is not TCP."""
@@ -183,12 +185,10 @@ class _States:
         if after not in ("CLOSE", "LISTEN"):
             self._known[ends] = after
             return before or self._look((*ends[:2], 0, 0)), after
-        if before:  # whoever else listens there is not this connection
-            return before, "CLOSE"
+        if before:
+            return before, looked_up(after, before)
         return (after, after) if root in _SEGMENTS else ("", "")
 
     def _look(self, ends: Ends) -> str:
-        version = 6 if ends[0] >> 32 or ends[2] >> 32 else 4
-        flow = (version, *ends)
-        sk = socket_of(self._net, flow, self._ifindex)
-        return state_of(self._net, flow, None) if sk is None else state_name(sk)
+        flow = (6 if ends[0] >> 32 or ends[2] >> 32 else 4, *ends)
+        return state_of(self._net, flow, socket_of(self._net, flow, self._ifindex))

@@ -15,13 +15,15 @@ import pytest
 from devmodel.middleware.capture import INBOUND, OUTBOUND, CapturePort
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Buffer
+from stack.include.sk_buff import sk_buff
 from stack.inspect.conversation import Packet
 from stack.trace.hub import TraceHub
 from tests.unit.vnic.test_capture import ACK, SYN, Bench, segment
 from vnic import pcapng
 from vnic.capture import Capture, Wanted
-from vnic.control import Client, ControlError, ControlServer, packet_of
+from vnic.control import Client, ControlError, ControlServer
 from vnic.feed import Callback, Comments, Discard, PacketFeed
+from vnic.packets import packet_of
 
 
 class Heard:
@@ -94,6 +96,22 @@ def test_subscriber_that_fails_takes_no_other_with_it(bench: Bench) -> None:
     assert bench.feed.watched
 
 
+def test_subscriber_with_a_fault_is_logged_and_stops_no_packet(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
+        raise ZeroDivisionError
+
+    heard = Heard()
+    broken = bench.feed.subscribe(Callback(take))
+    bench.feed.subscribe(heard.writer)
+    bench.handshake()
+    assert bench.listener.accept()
+    assert len(heard.directions) == 3
+    assert "ZeroDivisionError" in broken.failed
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_subscription_that_ends_within_a_packet_leaves_the_port_to_the_stack(bench: Bench) -> None:
     def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
         subscription.end()
@@ -134,6 +152,24 @@ def test_second_of_two_captures_keeps_its_own_packets(bench: Bench, tmp_path: Pa
     assert [len(packet.frame) for packet in pcapng.read(tmp_path / "a.pcapng")] == []
 
 
+def test_drop_hook_that_was_put_round_ours_is_called_once_a_packet(bench: Bench) -> None:
+    reasons: list[int] = []
+
+    def outer(skb: sk_buff, reason: int) -> None:
+        reasons.append(reason)
+        assert inner is not None
+        inner(skb, reason)
+
+    first = bench.feed.subscribe(Discard(), "states")
+    inner, bench.net.drop_hook = bench.net.drop_hook, outer
+    first.end()
+    heard = Heard()
+    bench.feed.subscribe(heard.writer, "states")
+    bench.give(segment(SYN, 1000, dport=8))
+    assert len(reasons) == 1
+    assert heard.comments[0] == "CLOSE; dropped: NO_SOCKET"
+
+
 def test_frame_in_pieces_is_heard_as_it_is_sent(bench: Bench) -> None:
     pieces: list[list[Buffer]] = []
     bench.feed.subscribe(Callback(lambda stamp, direction, parts, comment: pieces.append(list(parts))))
@@ -162,6 +198,25 @@ def test_control_clients_get_the_headers_of_packets(bench: Bench, tmp_path: Path
     assert [packet.outbound for packet in (syn, synack, ack)] == [False, True, False]
     assert syn.comment == "LISTEN -> NEW_SYN_RECV"
     assert not bench.feed.watched
+
+
+def test_control_clients_are_told_when_no_packet_comes_for_now(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "c.sock"
+
+    def talk() -> list[str]:
+        with Client(path) as client:
+            answers = client.stream("packets")
+            return [next(iter(next(answers))) for _ in range(4)]
+
+    async def run() -> list[str]:
+        async with ControlServer(bench.net, hub=bench.hub, feed=bench.feed).listen(path):
+            task = asyncio.ensure_future(asyncio.to_thread(talk))
+            while not bench.feed.watched:
+                await asyncio.wait([task], timeout=0.01)
+            bench.handshake()
+            return await task
+
+    assert bench.loop.run_until_complete(run()) == ["packet", "packet", "packet", "pause"]
 
 
 @pytest.mark.parametrize("more", [{"comments": "loud"}, {"comments": []}, {"count": "many"}])

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from stack.api.bsd import AF_INET6, Socket
 from stack.inspect.conversation import conversations
 from stack.trace import hub as hub_module
 from tests.unit.vnic.test_capture import ACK, FIN, GUEST, SYN, Bench, segment
 from vnic import observe
-from vnic.control import Client, ControlError, ControlServer, packet_of
+from vnic.control import Client, ControlError, ControlServer
 from vnic.observe import Observation, Wanted
+from vnic.packets import packet_of
 
 GUEST_END = (int.from_bytes(GUEST, "big"), 40000)
 
@@ -68,6 +70,17 @@ def test_connection_leaves_packets_trees_moments_and_counters(bench: Bench) -> N
     assert not record["tracing_ended"]
 
 
+def test_negotiation_is_told_as_it_was_at_the_first_packet(bench: Bench) -> None:
+    told = {"connected": True}
+    observation = Observation(bench.net, bench.feed, bench.hub, Wanted(), lambda: dict(told))
+
+    def during() -> None:
+        bench.handshake()
+        told["connected"] = False
+
+    assert record_of(bench, observation, during)["negotiation"] == {"connected": True}
+
+
 def test_observation_that_ended_is_in_nobodys_way(bench: Bench) -> None:
     observation = observed(bench)
     record = record_of(bench, observation, bench.handshake)
@@ -95,6 +108,21 @@ def test_connection_that_is_not_wanted_leaves_nothing(bench: Bench, wanted: Want
     record = record_of(bench, observed(bench, wanted), during)
     assert len(record["packets"]) == packets
     assert len(record["trees"]) == packets // 2 + packets % 2
+
+
+def test_dual_stack_sockets_connection_is_known_by_its_ipv4_ends(bench: Bench) -> None:
+    bench.listener.close()
+    bench.listener = Socket(bench.net, AF_INET6)
+    bench.listener.bind(("::", 7))
+    bench.listener.listen(5)
+
+    def during() -> None:
+        bench.handshake()
+        bench.listener.accept()[0].send(b"hello")
+
+    record = record_of(bench, observed(bench, Wanted(peer=GUEST_END)), during)
+    assert [tree["root"] for tree in record["trees"]] == ["tcp_v4_rcv", "tcp_v4_rcv", "sys_sendto"]
+    assert len(record["moments"][-1]["tcp"]["connections"]) == 1
 
 
 def test_moment_shows_the_sockets_that_are_wanted_alone(bench: Bench) -> None:

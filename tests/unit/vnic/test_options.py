@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vnic.errors import UsageError
-from vnic.options import AddressPlan, Options, parse_hosts, server6_of, stream_address
+from vnic.options import AddressPlan, Options, parse_hosts, server6_of
 
 
 def test_default_plan_is_the_documented_one() -> None:
@@ -26,26 +26,6 @@ def test_plan_with_an_address_no_server_can_have_is_refused(cidr: str) -> None:
         AddressPlan.of(cidr)
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("/tmp/x", "/tmp/x"),
-        ("name", "name"),
-        ("/tmp/a:5", "/tmp/a:5"),
-        ("127.0.0.1:80", ("127.0.0.1", 80)),
-        ("::1:9", ("::1", 9)),
-    ],
-)
-def test_stream_address(text: str, address: object) -> None:
-    assert stream_address(text) == address
-
-
-@pytest.mark.parametrize("text", ["host:http", "host:70000", "host:"])
-def test_stream_address_bad_port(text: str) -> None:
-    with pytest.raises(UsageError):
-        stream_address(text)
-
-
 def test_hosts_are_split() -> None:
     assert parse_hosts(["a.test=10.0.0.1", "b=10.0.0.2"]) == {"a.test": "10.0.0.1", "b": "10.0.0.2"}
 
@@ -60,7 +40,7 @@ def test_bad_host_is_refused(pair: str) -> None:
     "fields",
     [
         {},
-        {"vhost_user": "/a", "stream": "/b"},
+        {"vhost_user": "/a", "stream": "/a"},
         {"stream": "/b", "loss": 1.5},
         {"stream": "/b", "reorder": -0.1},
         {"stream": ""},

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,24 @@ def test_file_that_is_being_written_is_read_up_to_there(ours: Path) -> None:
     assert counts == sorted(counts)
     assert set(counts) == {0, 1, 2}
     assert counts[-2:] == [1, 2]
+
+
+def test_interface_that_is_read_is_the_first_of_the_file_not_that_of_the_first_packet(path: Path) -> None:
+    """With --loss a received frame passes the wire before the stack."""
+    writer = PcapngWriter(open_file(path), "eth0", "vhost0")
+    writer.write(STAMP, INBOUND, [FRAME], interface=1)
+    writer.write(STAMP, INBOUND, [FRAME], "LISTEN -> NEW_SYN_RECV", interface=0)
+    writer.close()
+    assert [packet.interface for packet in pcapng.read(path)] == ["eth0"]
+    assert [packet.interface for packet in pcapng.read_all(path)] == ["vhost0", "eth0"]
+
+
+def test_first_interface_without_packets_is_passed_over(path: Path) -> None:
+    writer = PcapngWriter(open_file(path), "eth0", "vhost0", "eth1")
+    writer.write(STAMP, INBOUND, [FRAME], interface=2)
+    writer.write(STAMP, INBOUND, [FRAME], interface=1)
+    writer.close()
+    assert [packet.interface for packet in pcapng.read(path)] == ["vhost0"]
 
 
 # -- blocks that are not ours --------------------------------------------------------------------------
@@ -129,6 +149,29 @@ def test_pcap_of_nanoseconds(path: Path) -> None:
 
 def test_pcap_that_ends_within_a_header_is_read_up_to_there(path: Path) -> None:
     assert len(read(path, pcap(0xA1B2C3D4, 1) + bytes(7))) == 1
+
+
+def test_pcap_packet_of_four_gigabytes_is_refused_before_room_is_made_for_it(path: Path) -> None:
+    huge = pcap(0xA1B2C3D4, 1) + struct.pack("<IIII", 1, 1, 0xFFFFFFFF, 0xFFFFFFFF)
+    with pytest.raises(UsageError, match="cannot be read as a capture") as refused:
+        read(path, huge)
+    assert "4294967295 bytes" in refused.value.evidence
+
+
+# -- pipes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [pcap(0xA1B2C3D4, 1), section("<") + interface("<") + section(">") + interface(">") + packet(">", 1)],
+)
+def test_capture_from_a_pipe(path: Path, data: bytes) -> None:
+    """tcpdump -w - | vnic ladder /dev/stdin"""
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    writer.start()
+    assert [one.frame for one in pcapng.read(path)] == [b"abcd"]
+    writer.join()
 
 
 # -- no captures --------------------------------------------------------------------------

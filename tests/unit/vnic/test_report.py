@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.unit.vnic.test_capture import ACK, FIN, SYN, Bench, segment
 from tests.unit.vnic.test_observe import observed
 from vnic import cli, graphviz, plots, report
 from vnic.capture import Wanted
+from vnic.control import Client
 
 NEGOTIATION = {
     "transport": "vhost-user",
@@ -199,6 +201,15 @@ def test_connection_whose_beginning_is_not_there_has_no_options() -> None:
     assert "A capture does not have them" in page.sections["counters"]
 
 
+def test_stamps_and_a_name_that_a_damaged_capture_can_have() -> None:
+    """Years beyond 9999, and bytes that are no UTF-8 (as Python reads them from a command line)."""
+    packets = [Packet(1 << 70, False, segment(SYN, 1000)), Packet(1 << 74, True, segment(ACK, 1000, 1))]
+    made = report.page(report.of_capture(conversations(packets), "\udcff\x07.pcapng"))
+    assert "??.pcapng" in Page(made).sections["head"]
+    assert f"{1 << 70} ns after 1970" in made
+    made.encode()
+
+
 # -- trees that fold ------------------------------------------------------------------------------------------------
 
 
@@ -252,3 +263,35 @@ def test_report_that_cannot_be_is_refused_and_leaves_no_file(
     assert says in capsys.readouterr().err.replace("\n", " ")
     assert out.read_text() == "an older report"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pcapng", "old.html"]
+
+
+def talking_to(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """The back end's end of the socket of the next Client."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: None)
+    monkeypatch.setattr("vnic.control.socket.socket", lambda *arguments: ours)
+    return theirs
+
+
+def test_interrupt_asks_for_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(client: Client) -> None:
+        raise KeyboardInterrupt
+
+    back_end = talking_to(monkeypatch)
+    back_end.sendall(b'{"ok": "observing"}\n{"error": ["no", "", ""]}\n')
+    monkeypatch.setattr(Client, "await_record", interrupted)
+    assert cli.main(["report", "--control", "x", "-o", str(tmp_path / "a.html")]) == 2
+    assert back_end.recv(1000).endswith(b"}\n\n")
+    back_end.close()
+
+
+def test_wait_for_a_record_takes_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an interrupt of the wait would lose that."""
+    back_end = talking_to(monkeypatch)
+    with Client(Path("x")) as client:
+        back_end.sendall(b'{"ok": "observing"}\n{"rec')
+        client.observe()
+        client.await_record()
+        back_end.sendall(b'ord": {"a": 1}}\n')
+        assert client.read_record() == {"a": 1}
+    back_end.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vu_driver import Recorder
 
-from devmodel.netdev import stream
+from devmodel.netdev import base
 from devmodel.netdev.stream import FrameReader, FramingError, StreamServer
 from devmodel.port import Offloads, VnetHdr
 
@@ -183,7 +183,7 @@ def test_peer_that_does_not_read_costs_a_bounded_queue(path: str) -> None:
             sent += 1
         stats = port.stats()
         assert stats["tx_drop_backlog"] == stats["tx_dropped"] == 1
-        assert stats["tx_queued"] <= stream.BACKLOG_BYTES + 100
+        assert stats["tx_queued"] <= base.BACKLOG_BYTES + 100
         got = 0
         while got < sent * 60004:
             got += len(await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1 << 20), 1))

@@ -403,7 +403,7 @@ def test_row_25_base_above_16_bits(fe: SessionFrontend, base: int) -> None:
 
 def test_row_26_features_never_offered(fe: SessionFrontend) -> None:
     fe.request(R.VHOST_USER_SET_STATUS, U64(0xB))
-    assert fe.ack(R.VHOST_USER_SET_FEATURES, U64(MODERN | 1 << 34)) == 1
+    assert fe.ack(R.VHOST_USER_SET_FEATURES, U64(MODERN | 1 << 33)) == 1
     assert fe.session.features == 0
     assert fe.ack(R.VHOST_USER_GET_STATUS) == 3
     assert fe.ack(R.VHOST_USER_SET_PROTOCOL_FEATURES, U64(1 << 9)) == 1

@@ -18,7 +18,8 @@ from devmodel.errors import BrokenRing
 from devmodel.virtio import features as vf
 from devmodel.virtio.memory import GuestMemory
 from devmodel.virtio.net import scatter
-from devmodel.virtio.ring_split import Chain, SplitRing
+from devmodel.virtio.ring import Chain
+from devmodel.virtio.ring_split import SplitRing
 
 NO_EVENT_IDX = MODERN & ~vf.mask(vf.VIRTIO_F_EVENT_IDX)
 
@@ -117,8 +118,9 @@ def test_direct_descriptors_then_an_indirect_one_are_legal(
 
 def test_unpop_gives_the_same_chains_again(driver: DriverRing, ring: SplitRing) -> None:
     heads = [driver.add_out(b"x"), driver.add_out(b"y")]
-    assert [pop(ring).head, pop(ring).head] == heads
-    ring.unpop(2)
+    chains = [pop(ring), pop(ring)]
+    assert [chain.head for chain in chains] == heads
+    ring.unpop(chains)
     assert [pop(ring).head, pop(ring).head] == heads
 
 
@@ -128,6 +130,66 @@ def test_started_ring_takes_used_idx_for_the_truth(driver: DriverRing, memory: G
     ring = driver.device(memory, base=2)
     assert ring.resynchronised
     assert (ring.last_avail, ring.waiting()) == (5, 2)
+    ring.release()
+
+
+# -- drain() and in order -------------------------------------------------------------------------------
+
+
+def read(readable: list[memoryview], writable: list[memoryview]) -> bytes | None:
+    """What drain() is to do with a buffer: nothing for those that are empty."""
+    assert writable == []
+    return b"".join(readable) or None
+
+
+@pytest.mark.parametrize("extra", [0, vf.mask(vf.VIRTIO_F_IN_ORDER)], ids=["any-order", "in-order"])
+def test_drain_takes_buffers_of_every_shape_and_gives_them_back(
+    driver: DriverRing, memory: GuestMemory, ram: GuestRam, extra: int
+) -> None:
+    driver.set_avail_idx(65533)
+    driver.set_used_idx(65533)
+    driver.last_used = 65533
+    driver.in_order = bool(extra)
+    ring = driver.device(memory, MODERN | extra, base=65533)
+    ram.next_free = SPLIT
+    for turn in range(4):
+        heads = [driver.add_out(b"a"), driver.add_out(b"b", b"c"), driver.add_out(b"")]
+        heads += [driver.add_out(b"d", b"e", indirect=True), driver.add_out(b"f")]
+        assert ring.drain(read, 4) == [b"a", b"bc", b"de"]
+        assert driver.used() == []
+        if turn & 1:
+            ring.publish()
+        assert ring.drain(read, 4) == [b"f"]
+        ring.publish()
+        assert driver.used() == [(head, 0) for head in heads]
+        assert ring.last_avail == driver.avail_idx
+    ring.release()
+
+
+def test_in_order_one_element_stands_for_a_batch(driver: DriverRing, memory: GuestMemory) -> None:
+    ring = driver.device(memory, MODERN | vf.mask(vf.VIRTIO_F_IN_ORDER))
+    driver.in_order = True
+    heads = [driver.add_out(b"x") for _ in range(3)]
+    for _ in heads:
+        ring.push(pop(ring).head, 0)
+    ring.publish()
+    assert driver.ram.read(driver.used_gpa + 4, 24) == heads[-1].to_bytes(4, "little") + bytes(20)
+    assert driver.used() == [(head, 0) for head in heads]
+    ring.release()
+
+
+def test_notify_on_empty_tells_a_driver_that_looks_by_itself_when_no_buffer_is_left(
+    driver: DriverRing, memory: GuestMemory
+) -> None:
+    ring = driver.device(memory, vf.mask(vf.VIRTIO_F_NOTIFY_ON_EMPTY))
+    driver.set_avail_flags(1)
+    driver.add_out(b"x")
+    driver.add_out(b"y")
+    for empty in (False, True):
+        ring.push(pop(ring).head, 0)
+        ring.publish()
+        assert ring.needs_signal() is empty
+    assert not ring.needs_signal()
     ring.release()
 
 
@@ -368,11 +430,12 @@ def test_row_30_avail_idx_inside_a_frame_is_measured_from_its_start_across_the_w
 
 def test_row_30_putting_chains_back_shows_that_avail_idx_is_too_far_ahead(four: Filling) -> None:
     heads = four.post(8, 8, 8)
-    assert [pop(four.ring).head for _ in heads] == heads
+    chains = [pop(four.ring) for _ in heads]
+    assert [chain.head for chain in chains] == heads
     four.driver.set_avail_idx(7)
-    pop(four.ring)
+    chains.append(pop(four.ring))
     with pytest.raises(BrokenRing, match="7 ahead of 0"):
-        four.ring.unpop(4)
+        four.ring.unpop(chains)
     assert four.ring.last_avail == 0
 
 
@@ -384,7 +447,7 @@ def pop_scatter_push(ring: SplitRing, parts: Sequence[bytes], least: int) -> int
         chains.append(chain)
     rooms = [len(chain.writable[0]) for chain in chains]
     if not chains or size > sum(rooms) or rooms[0] < least:
-        ring.unpop(len(chains))
+        ring.unpop(chains)
         return None
     scatter([chain.writable[0] for chain in chains], parts)
     for chain, room, before in zip(chains, rooms, accumulate(rooms, initial=0), strict=False):

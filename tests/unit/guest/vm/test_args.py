@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest.vm import args
-from guest.vm.args import Stream, User, VhostUser, Vm
+from guest.vm.args import Dgram, Socket, Stream, Tap, User, VhostUser, Vm
 from guest.vm.errors import BadArguments, SocketPathError
 
 BASE = Vm(kernel=Path("/i/vmlinuz"), initramfs=Path("/i/initramfs"))
@@ -77,7 +77,7 @@ def test_vhost_user_on_q35_under_kvm_has_a_vector_for_each_ring_and_two_more() -
     assert device(vm).endswith(",vectors=10")
 
 
-@pytest.mark.parametrize("nic", [Stream(path=SOCK), User()])
+@pytest.mark.parametrize("nic", [Stream(path=SOCK), Dgram(path=SOCK, local=SOCK), Tap(ifname="tap0"), User()])
 def test_other_netdevs_on_q35_keep_msix(nic: args.Nic) -> None:
     assert "vectors" not in device(replace(BASE, machine="q35", nics=(nic,)))
 
@@ -106,6 +106,29 @@ def test_stream_reconnect_on_7_2_is_refused_and_on_8_0_given() -> None:
 def test_user_options_reach_the_netdev() -> None:
     vm = replace(BASE, nics=(User(options=("restrict=on",)),))
     assert option(args.command(vm), "-netdev") == "user,id=net0,restrict=on"
+
+
+@pytest.mark.parametrize(
+    ("nic", "shown"),
+    [
+        (Stream(path=Path("/r/a")), "stream,id=net0,server=off,addr.type=unix,addr.path=/r/a"),
+        (Stream(path=Path("/r/a"), listens=True), "stream,id=net0,server=on,addr.type=unix,addr.path=/r/a"),
+        (
+            Dgram(path=Path("/r/a"), local=Path("/r/b,c")),
+            "dgram,id=net0,local.type=unix,local.path=/r/b,,c,remote.type=unix,remote.path=/r/a",
+        ),
+        (Socket(options="listen=127.0.0.1:5"), "socket,id=net0,listen=127.0.0.1:5"),
+        (Tap(ifname="tap1"), "tap,id=net0,ifname=tap1,script=no,downscript=no,vnet_hdr=on"),
+    ],
+)
+def test_netdev_is_written_as_qemu_reads_it(nic: args.Nic, shown: str) -> None:
+    assert option(args.command(replace(BASE, nics=(nic,))), "-netdev") == shown
+
+
+def test_reconnect_of_a_stream_that_listens_is_refused() -> None:
+    vm = replace(BASE, nics=(Stream(path=SOCK, listens=True, reconnect_s=1),), qemu_version=(9, 2))
+    with pytest.raises(BadArguments, match="reconnect"):
+        args.check(vm)
 
 
 def test_path_with_a_comma_is_escaped_for_qemu() -> None:
@@ -171,3 +194,16 @@ def test_shell_form_is_what_a_shell_takes_apart_again() -> None:
 
 def test_human_command_has_the_console_on_the_terminal() -> None:
     assert "-serial mon:stdio" in args.human_command(BASE)
+
+
+@pytest.mark.parametrize("machine", ["microvm", "q35"])
+@pytest.mark.parametrize("nic", [VhostUser(path=SOCK), User()])
+def test_packed_rings_are_a_property_of_the_card(machine: args.MachineType, nic: args.Nic) -> None:
+    vm = replace(BASE, machine=machine)
+    assert "packed=on" not in device(replace(vm, nics=(nic,)))
+    assert "packed=on" in device(replace(vm, nics=(replace(nic, packed=True),))).split(",")
+
+
+def test_packed_rings_on_a_legacy_card_are_refused() -> None:
+    with pytest.raises(BadArguments, match="packed virtqueues on a legacy card"):
+        args.check(replace(BASE, nics=(VhostUser(path=SOCK, packed=True, dialect="legacy"),)))

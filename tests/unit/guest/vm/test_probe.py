@@ -192,6 +192,14 @@ def test_memfd_is_probed_by_making_one() -> None:
     assert probe.probe_memfd().ok
 
 
+def test_tap_is_probed_by_opening_its_device_and_nobody_has_to_have_one(tmp_path: Path) -> None:
+    missing = probe.probe_tap(tmp_path / "tun")
+    assert (missing.ok, missing.required, missing.value) == (False, False, "missing")
+    assert "modprobe tun" in missing.remedy
+    (tmp_path / "tun").write_bytes(b"")
+    assert probe.probe_tap(tmp_path / "tun").ok
+
+
 def test_tsc_measured_twice_agrees_within_a_thousandth() -> None:
     first, second = probe.tsc_khz(0.01), probe.tsc_khz(0.01)
     if first is None or second is None:

@@ -37,12 +37,6 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, int]]:
     return table.asked
 
 
-def crossed(world: World) -> None:
-    world.syn_sent()
-    world.client.send("S", mss=1460)
-    world.sim.settle()
-
-
 def then(*steps: Callable[[World], object]) -> Callable[[World], None]:
     def scene(world: World) -> None:
         for step in steps:
@@ -62,11 +56,11 @@ SCENES_OF: dict[str, Callable[[World], None]] = {
     "LISTEN CLOSE": then(World.listening, close_listener),
     "NEW_SYN_RECV SYN_RECV": World.unaccepted,
     "SYN_SENT ESTABLISHED": then(World.syn_sent, World.receive_syn_ack),
-    "SYN_SENT SYN_RECV": crossed,
+    "SYN_SENT SYN_RECV": World.syn_recv,
     "SYN_SENT CLOSE": then(World.syn_sent, World.close),
     "SYN_RECV ESTABLISHED": World.established,
-    "SYN_RECV FIN_WAIT1": then(crossed, World.close),
-    "SYN_RECV CLOSE": then(crossed, World.receive_rst),
+    "SYN_RECV FIN_WAIT1": then(World.syn_recv, World.close),
+    "SYN_RECV CLOSE": then(World.syn_recv, World.receive_rst),
     "ESTABLISHED FIN_WAIT1": World.closed,
     "ESTABLISHED CLOSE_WAIT": World.close_wait,
     "ESTABLISHED CLOSE": then(World.established, World.receive_rst),

@@ -329,6 +329,31 @@ def test_islands_are_merged(established: Wire) -> None:
     assert (side.received, side.islands) == (100_001, [])
 
 
+def test_of_too_many_holes_the_oldest_counts_as_filled(established: Wire) -> None:
+    """Who sends such segments to a stack that is observed must not slow it."""
+    many = conversation.MAX_ISLANDS + 500
+    for number in range(1, many + 1):
+        established.client("A", number * 200, 1, 100)
+    side = established.tracker._open[SERVER, CLIENT]._sides[1]
+    assert side.received == 500 * 200 + 100
+    assert len(side.islands) == conversation.MAX_ISLANDS
+
+
+def test_close_wait_data_that_the_capture_lacks(established: Wire) -> None:
+    """They came: they are acknowledged."""
+    established.client("A", 101, 1, 100)
+    assert established.server("A", 1, 201).states == ("ESTABLISHED", "ESTABLISHED")
+    assert established.client("FA", 201, 1).states == ("FIN_WAIT1", "CLOSE_WAIT")
+    assert established.server("FA", 1, 202).states == ("TIME_WAIT", "LAST_ACK")
+    assert established.client("A", 202, 2).states == ("TIME_WAIT", "CLOSE")
+
+
+def test_close_wait_hole_acknowledged_behind_the_fin(established: Wire) -> None:
+    established.client("FA", 101, 1)
+    assert established.server("A", 1, 1).states == ("FIN_WAIT1", "ESTABLISHED")
+    assert established.server("A", 1, 102).states == ("FIN_WAIT2", "CLOSE_WAIT")
+
+
 def test_mid_connection_client_is_who_spoke_first_unless_its_port_is_low(wire: Wire) -> None:
     first = wire.server("PA", 1, 1, 10)
     assert (wire.conversation.client, wire.conversation.server) == (CLIENT, SERVER)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 import sys
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from stack.api.bsd import Socket
 from stack.api.sim import Sim
 from stack.trace import hub as module
+from stack.trace import source
 from stack.trace.hub import TraceHub
 from stack.trace.recorder import Tree
 
@@ -82,3 +84,14 @@ def test_watcher_that_raises_is_left_out_and_the_call_goes_on() -> None:
     leave()
     assert [tree.root.name for tree in trees] == ["sys_socket", "sys_bind"]
     assert (sys.gettrace(), shared.watched) == (None, False)
+
+
+def test_sources_are_read_before_anything_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading one takes up to 50 ms, which a segment of a handshake should not have to wait for."""
+    source._file.cache_clear()
+    leave = hub().subscribe(lambda tree: None)
+    read: list[str] = []
+    monkeypatch.setattr(linecache, "getlines", lambda filename: read.append(filename) or [])
+    Socket(Sim(seed=1).add_stack("10.0.2.2/24")).close()
+    leave()
+    assert read == []

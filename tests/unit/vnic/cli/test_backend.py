@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from guest.vm.rundir import RunDir
 from vnic.cli import backend
-from vnic.cli.vm import check_back_end
+from vnic.cli.vm import check_back_end, say_report
 from vnic.errors import BackendError, BackendTimeout, exit_code_of
 
 pytestmark = pytest.mark.slow  # starts interpreters
@@ -87,3 +88,17 @@ def test_complaints_are_what_it_logged_and_not_its_ready_lines(
     with backend.Backend([], rundir) as child:
         child.await_ready()
         assert child.complaints() == [warning]
+
+
+def test_report_that_was_not_written_is_not_said_to_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "run.html"
+    say_report(report, 1000.0)
+    report.write_text("of another run")
+    os.utime(report, (999.0, 999.0))
+    say_report(report, 1000.0)
+    assert capsys.readouterr().err.count("could not be written") == 2
+    os.utime(report, (1001.0, 1001.0))
+    say_report(report, 1000.0)
+    assert f"the report is {report}" in capsys.readouterr().err

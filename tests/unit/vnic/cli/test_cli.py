@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,35 @@ def test_dry_run_shows_both_commands(
     assert "/opt/qemu" in shown
     assert "vectors=0" in shown
     assert "image debian12" in shown  # not built: a name stands for its files
+
+
+def test_packed_reaches_the_card_and_is_refused_where_qemu_has_the_rings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(["vm", "--dry-run", "--accel", "tcg", "--packed"]) == 0
+    assert "virtio-net-device,netdev=net0,packed=on" in capsys.readouterr().out
+    assert cli.main(["vm", "--dry-run", "--accel", "tcg", "--packed", "--net", "stream"]) == 2
+    assert "leave --packed out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_dry_run_of_a_datagram_guest_with_an_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(probe, "ask_qemu", lambda path: replace(QEMU, netdevs=frozenset({"dgram"})))
+    options = ["--accel", "tcg", "--net", "dgram", "--mac", "52:54:00:00:00:09", "--socket", "/tmp/x.sock"]
+    assert cli.main(["vm", "--dry-run", *options]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("\\\n", "").split())
+    assert "local.path=/tmp/x.sock.guest,remote.type=unix,remote.path=/tmp/x.sock" in shown
+    assert "mac=52:54:00:00:00:09" in shown
+
+
+@pytest.mark.usefixtures("any_qemu")
+def test_address_that_no_card_can_have_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["vm", "--mac", "ff:ff:ff:ff:ff:ff", "--accel", "tcg"]) == 2
+    assert "MAC address" in capsys.readouterr().err
 
 
 def test_panic_of_a_layer_below_is_4_and_no_traceback(

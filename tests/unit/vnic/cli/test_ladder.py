@@ -170,7 +170,7 @@ def test_terminal_has_its_width_and_colours(typed: Verb, file: Path, monkeypatch
         (["FILE", "--peer", "10.0.2.15:70000"], ["70000 is no port"]),
         (
             ["FILE", "--port", "99"],
-            ["has port 99", "1: 10.0.2.15:40000 > 10.0.2.2:7", "2: 10.0.2.15:40001 > 10.0.2.2:7"],
+            ["has port 99", "1  10.0.2.15:40000 > 10.0.2.2:7", "2  10.0.2.15:40001 > 10.0.2.2:7"],
         ),
         (
             ["FILE", "-n", "3", "--peer", "10.0.2.2:7"],
@@ -191,9 +191,19 @@ def test_many_connections_are_not_all_named(refused: Verb, tmp_path: Path) -> No
         writer.write(0, INBOUND, [frame(False, "S", 1, 0, port)])
     writer.close()
     told = refused(path, "-n", 77)
-    assert "10: 10.0.2.15:1009 > 10.0.2.2:7" in told
+    assert "10  10.0.2.15:1009 > 10.0.2.2:7" in told
     assert "and 20 more" in told
     assert "1010" not in told
+
+
+@pytest.mark.parametrize("name", ["ladder", "report"])
+def test_capture_is_not_replaced_by_what_is_drawn_of_it(
+    name: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file.read_bytes()
+    assert cli.main([name, str(file), "-o", str(file)]) == 2
+    assert "is the capture" in capsys.readouterr().err
+    assert file.read_bytes() == before
 
 
 def test_file_without_tcp_is_told(refused: Verb, tmp_path: Path) -> None:
@@ -238,7 +248,12 @@ def back_end(tmp_path: Path) -> Iterator[tuple[Path, list[dict[str, Any]], list[
 
     def serve() -> None:
         with server.accept()[0] as client, client.makefile("rw") as lines:
-            asked.append(json.loads(lines.readline()))
+            request = json.loads(lines.readline())
+            if request["verb"] == "there":
+                lines.write('{"ok": true}\n')
+                lines.flush()
+                request = json.loads(lines.readline())
+            asked.append(request)
             for answer in [{"ok": {}}, *will_say]:
                 lines.write(json.dumps(answer) + "\n")
             lines.flush()
@@ -265,6 +280,16 @@ def test_live_draws_until_so_many_have_ended(
     assert max(map(len, drawn.splitlines())) <= 80
 
 
+def test_live_with_paths_asks_for_them(
+    typed: Verb, back_end: tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]
+) -> None:
+    path, will_say, asked = back_end
+    will_say += answers([(out, data, f"tcp_v4_rcv > tcp_ack; {said}") for out, data, said in connection()])
+    drawn = typed("--live", "--paths", "-c", 1, "--control", path)
+    assert asked == [{"verb": "packets", "comments": "paths"}]
+    assert "tcp_v4_rcv > tcp_ack" in drawn
+
+
 def test_live_filters_and_ends_with_the_back_end(
     back_end: tuple[Path, list[dict[str, Any]], list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +301,15 @@ def test_live_filters_and_ends_with_the_back_end(
     assert "10.0.2.15:40001" in printed.out
     assert "... 7 packets were lost: they came too fast" in printed.err
     assert "hung up" in printed.err
+
+
+def test_live_run_is_drawn_when_nothing_more_comes() -> None:
+    many = [(False, frame(False, "A", 1, 1 + 10 * n), "") for n in range(50)]
+    said = [*answers(many), {"pause": True}, {"pause": True}]
+    *_, before, pause, again = ladder.follow(said, drawing.Live(), Wanted(), None)
+    assert before == []
+    assert "bare ACKs" in pause[-1].text
+    assert again == []
 
 
 def test_live_other_answers_and_other_packets_are_passed_over() -> None:

@@ -91,13 +91,23 @@ def test_plot_json_has_the_series_and_draws_nothing(
     assert "sequence" not in found
 
 
+def test_plot_json_goes_where_it_is_told(
+    one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plot", str(one), "--json", "-o", str(tmp_path / "one.json")]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "one.json").read_text())["sender"] == SMALL
+    assert "contradict" in failed(capsys, one, "--json", "--format", "png")
+    assert "is the capture" in failed(capsys, one, "--json", "-o", one)
+
+
 def test_plot_of_several_takes_the_one_with_most_data_and_says_so(
     two: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["plot", str(two), "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["totals"]["nbytes"] == 20_000
-    assert "connection 2 of 2, the one with the most data" in said.err
+    assert "connection 2, of 2 the one with the most data" in said.err
     assert "--connection N" in said.err
 
 
@@ -115,6 +125,8 @@ def test_plot_list_shows_the_connections(two: Path, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2"]
     assert lines[0].endswith("10000 bytes up, 0 down")
+    assert cli.main(["plot", "--list", str(two), "-n", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[1:]
 
 
 def test_plot_of_a_connection_that_is_not_there_names_those_that_are(
@@ -126,7 +138,7 @@ def test_plot_of_a_connection_that_is_not_there_names_those_that_are(
 
 
 def test_plot_of_a_capture_without_tcp(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "holds no TCP connection" in failed(capsys, plotscenes.write(directory / "none.pcapng"))
+    assert "no TCP connection is in" in failed(capsys, plotscenes.write(directory / "none.pcapng"))
 
 
 def test_plot_of_a_connection_without_data(refused: Path, capsys: pytest.CaptureFixture[str]) -> None:

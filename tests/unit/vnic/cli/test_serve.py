@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from vnic import cli
 
 SERVE = [sys.executable, "-m", "vnic", "serve"]
 NO_CONTROL = ("--control", "none")  # the user's own runtime directory is left alone
@@ -40,10 +43,9 @@ def _quiet(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments if "--control" in arguments else (*arguments, *NO_CONTROL)
 
 
-def refused(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [*SERVE, *_quiet(arguments)], capture_output=True, text=True, timeout=30, check=False
-    )
+def refused(*arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
+    command = [*prefix, *SERVE, *_quiet(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
 
@@ -108,11 +110,24 @@ def test_capture_that_cannot_be_written_leaves_no_socket(tmp_path: Path) -> None
 
 
 def test_capture_on_a_full_disk_leaves_no_socket(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    code, told = refused("--stream", str(path), "--pcap", "/dev/full")
+    path, pcap = tmp_path / "s", tmp_path / "x.pcapng"
+    code, told = refused("--stream", str(path), "--pcap", str(pcap), prefix=("prlimit", "--fsize=0"))
     assert code == 3
-    assert "could not write the capture to /dev/full" in told
+    assert f"could not write the capture to {pcap}" in told
     assert not path.exists()
+
+
+def test_capture_into_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, told = refused("--stream", str(tmp_path / "s"), "--pcap", str(pipe))
+    assert code == 3
+    assert f"could not write the capture to {pipe}" in told
+
+
+def test_capture_is_its_owners(tmp_path: Path) -> None:
+    with serving("--stream", str(tmp_path / "s"), "--pcap", str(tmp_path / "x.pcapng")):
+        assert (tmp_path / "x.pcapng").stat().st_mode & 0o777 == 0o600
 
 
 def test_state_is_written_at_the_end_and_read_at_the_beginning(tmp_path: Path) -> None:
@@ -205,6 +220,69 @@ def test_control_path_that_is_the_frontends_is_refused(tmp_path: Path) -> None:
     code, told = refused("--stream", str(tmp_path / "s"), "--control", str(tmp_path / "s"))
     assert code == 2
     assert "is the frontend's socket too" in told
+
+
+def test_several_places_are_announced_each_with_a_card_of_its_own(tmp_path: Path) -> None:
+    first, second, third = (str(tmp_path / name) for name in ("a", "b", "c"))
+    with serving("--vhost-user", first, "--stream", second, "--dgram", f"{third},{third}.guest") as process:
+        for path in (first, second, third):
+            assert Path(path).is_socket()
+        assert process.stdout is not None
+        out = "".join(process.stdout.readline() for _ in range(11))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert f"connect a guest to stream {second} with:" in out
+    assert [f"mac=52:54:00:12:34:{last}" in out for last in ("56", "57", "58")] == [True] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_negotiate_shows_each_of_several_ports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control = str(tmp_path / "c")
+    with serving("--vhost-user", str(tmp_path / "a"), "--stream", str(tmp_path / "b"), "--control", control):
+        assert cli.main(["negotiate", "--control", control]) == 0
+        told = capsys.readouterr().out
+        assert "vhost-user, nobody is connected" in told
+        assert "stream, nobody is connected" in told
+        assert cli.main(["negotiate", "--control", control, "--json"]) == 0
+        assert [one["name"] for one in json.loads(capsys.readouterr().out)["ports"]] == [
+            "vhost-user",
+            "stream",
+        ]
+        assert cli.main(["negotiate", "--control", control, "--qmp", "/nowhere"]) == 2
+        assert "vhost-user, stream" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "is needed"),
+        (("--stream", "PATH", "--vhost-user", "PATH"), "is named twice"),
+        (("--dgram", "PATH,127.0.0.1:5"), "its ends are of two kinds"),
+        (("--socket", "fd=3"), "it is not what -netdev socket takes"),
+        (("--socket", "udp=127.0.0.1:5"), "udp= needs localaddr="),
+        (("--tap", "tap0,fast"), "only vnet may follow the name"),
+        (("--stream-to", "host:x"), "neither a path nor HOST:PORT"),
+    ],
+)
+def test_places_that_cannot_be_are_usage_errors_in_three_parts(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    code, told = refused(*(word.replace("PATH", str(tmp_path / "s")) for word in arguments))
+    assert code == 2
+    assert said in told
+    assert "because: " in told
+    assert "to mend it: " in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_place_that_is_taken_leaves_the_ones_before_it_closed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    (tmp_path / "precious").write_text("precious")
+    code, told = refused("--stream", str(path), "--dgram", str(tmp_path / "precious"))
+    assert code == 3
+    assert "is no socket" in told
+    assert not path.exists()
 
 
 def test_control_path_of_a_living_process_is_refused_and_a_stale_one_taken_over(tmp_path: Path) -> None:

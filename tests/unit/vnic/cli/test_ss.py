@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``vnic ss`` and ``vnic tcpinfo`` as typed, of a stack in virtual time that stands in for the back end."""
+"""``vnic ss``, ``tcpinfo``, ``nstat`` and ``sysctl`` as typed, of a stack in virtual time that stands in for the
+back end."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import pytest
 
 from stack.api import bsd
 from stack.api.sim import MSEC, Sim
+from stack.inspect.snapshot import counters
 from stack.stack import Stack
 from vnic import cli, control
 from vnic.cli import tcpinfo
@@ -48,9 +50,16 @@ def back_end(net: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __init__(self, path: Path) -> None: ...
 
-        def ask(self, verb: str) -> Any:
-            assert verb == "snapshot"
-            return json.loads(json.dumps(net.snapshot()))
+        def ask(self, verb: str, **more: str) -> Any:
+            answers: dict[str, Callable[[], Any]] = {
+                "snapshot": net.snapshot,
+                "counters": lambda: counters(net),
+                "sysctls": lambda: {
+                    name: control.sysctl_text(value) for name, value in net.sysctls().items()
+                },
+                "sysctl": lambda: control.sysctl_text(net.sysctl_get(more["name"])),
+            }
+            return json.loads(json.dumps(answers[verb]()))
 
         def __enter__(self) -> Client:
             return self
@@ -58,6 +67,7 @@ def back_end(net: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         def __exit__(self, *exc: object) -> None: ...
 
     monkeypatch.setattr(control, "Client", Client)
+    monkeypatch.setattr("vnic.counters.Client", Client)
 
 
 Verb = Callable[..., list[str]]
@@ -190,3 +200,24 @@ def test_tcpinfo_of_a_connection_that_is_not_there_is_2_and_says_what_is(
     assert told[-1] == "  to mend it: vnic ss -ta shows what there is"
     assert cli.main(["tcpinfo", "nobody", "--control", "/there"]) == 2
     assert cli.main(["tcpinfo", "10.0.2.2:7", "10.0.2.15:40000", "x", "--control", "/there"]) == 2
+
+
+# -- nstat, sysctl -------------------------------------------------------------------------------------------------
+
+
+def test_nstat_in_a_pipe_is_nstats_and_on_a_terminal_a_table(typed: Verb, terminal: Verb) -> None:
+    arguments = ("nstat", "-a", "-s", "TcpPassiveOpens", "TcpExtTCPPureAcks")
+    piped, shown = typed(*arguments), terminal(*arguments)
+    assert piped[0] == "#kernel"
+    assert shown[0].split() == ["counter", "value"]
+    assert [line.split() for line in shown[1:]] == [line.split() for line in piped[1:]]
+
+
+def test_sysctl_on_a_terminal_is_a_table_of_at_most_80_columns(typed: Verb, terminal: Verb) -> None:
+    assert typed("sysctl", "tcp_rmem") == ["tcp_rmem = 4096\t131072\t6291456"]
+    heads, row = terminal("sysctl", "tcp_rmem")
+    assert (heads.split(), row.split()) == (["sysctl", "value"], ["tcp_rmem", "4096", "131072", "6291456"])
+    lines = terminal("sysctl", "-a")
+    assert max(map(len, lines)) <= 80
+    assert len(lines) > 50
+    assert terminal("sysctl", "-n", "tcp_rmem") == ["4096\t131072\t6291456"]

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -119,6 +120,29 @@ def test_bytes_head_beyond_the_hashing_limit_has_crc_only() -> None:
         assert "x-sha256" not in headers
 
     with_site(check)
+
+
+@pytest.mark.parametrize("begin", ["GET /bytes/1000000000000 HTTP/1.1", "PUT /upload HTTP/1.1"])
+def test_client_that_resets_its_connection_is_no_error_of_ours(
+    begin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As curl does when it is stopped."""
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        site = Http()
+        await site.start(LoopNetwork(), "127.0.0.1", port)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            head = f"{begin}\r\nHost: 10.0.2.2\r\nContent-Length: {100000 if 'PUT' in begin else 0}\r\n\r\n"
+            client.sendall(head.encode() + (bytes(1000) if "PUT" in begin else b""))
+            await asyncio.sleep(0.03)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await asyncio.sleep(0.03)
+        await site.close()
+
+    asyncio.run(run())
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "1.5", "1e9", "9" * 30, "%20"])

@@ -238,6 +238,24 @@ def test_strangers_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatc
     look(talk)
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [b"GET /\xff/ HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", bytes(9) + b"\r\n"],
+)
+def test_request_that_is_none_is_refused_and_fills_no_log(
+    request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def talk(page: Page) -> None:
+        where = urlsplit(page.url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(request_)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+
+    look(talk)
+    assert caplog.text == ""
+
+
 def test_connection_too_many_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
 

@@ -81,6 +81,15 @@ def test_reset_leaves_close_though_a_listener_is_there(world: Looked) -> None:
     assert world.steps() == [("tcp_v4_rcv", "ESTABLISHED", "CLOSE")]
 
 
+def test_reset_of_a_request_leaves_the_listener(world: Looked) -> None:
+    """RFC 9293, section 3.10.7.4; a capture's comment says the same."""
+    world.half_open()
+    world.look()
+    world.client.send("R")
+    world.sim.settle()
+    assert world.steps() == [("tcp_v4_rcv", "NEW_SYN_RECV", "LISTEN")]
+
+
 def test_segment_for_nobody_is_close_before_and_after(world: Looked) -> None:
     world.look()
     world.receive_syn()
