@@ -32,8 +32,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
@@ -41,7 +41,7 @@ from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
-from devmodel.vhost_user.session import PROTOCOL_FEATURES, Session
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Ring
@@ -73,35 +73,73 @@ _COUNTERS = (
 _TX_DROPS = ("tx_drop_too_big", "tx_drop_backlog", "tx_drop_link_down", "tx_drop_malformed", "tx_drop_broken")
 
 
+class Timer(Protocol):
+    """What `call_later()` gives."""
+
+    def cancel(self) -> None: ...
+
+
+class DeviceLoop(Protocol):
+    """The part of an asyncio event loop that a device uses; guest/driver/loop.py has one with a clock of its own."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> bool: ...
+
+    def call_soon(self, callback: Callable[..., object], /, *args: Any) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], /) -> Timer: ...
+
+    def call_exception_handler(self, context: dict[str, Any], /) -> None: ...
+
+
+class Link(Protocol):
+    """A connected frontend: a Connection over a socket, or one in this process."""
+
+    session: Session
+
+    def perform(self, actions: list[Action]) -> None: ...
+
+    def signal(self, index: int) -> bool: ...
+
+    def kick_pending(self, index: int) -> bool: ...
+
+    def hung_up(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 class VhostUserServer:
-    """See the module. Made by `await VhostUserServer.listen(path)`; belongs to the loop that ran it."""
+    """See the module. Made by `await VhostUserServer.listen(path)`; belongs to the loop that ran it. Without a listener
+    it serves whoever `serve()` is called for."""
 
     def __init__(
         self,
-        listener: Listener,
-        loop: asyncio.AbstractEventLoop,
-        name: str,
-        features: int,
-        protocol_features: int,
-        queue_pairs: int,
+        listener: Listener | None,
+        loop: DeviceLoop,
+        name: str = "vhost-user",
+        features: int = DEVICE_FEATURES,
+        protocol_features: int = PROTOCOL_FEATURES,
+        queue_pairs: int = 1,
     ) -> None:
         self.name = name
         self.net = VirtioNet()
-        self._listener: Listener | None = listener
+        self._listener = listener
         self._loop = loop
         self._features = features
         self._protocol_features = protocol_features
         self._queue_pairs = queue_pairs
         self._handler: PortHandler | None = None
-        self._connection: Connection | None = None
+        self._connection: Link | None = None
         self._rx: Ring | None = None  # the guest's receive ring, while the link is up
         self._link: tuple[bool, Offloads] = (False, Offloads())
         self._backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
         self._count = dict.fromkeys(_COUNTERS, 0)
         self._kicked_at = [-1] * (2 * queue_pairs)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._interval = RECHECK_S
-        loop.add_reader(listener.fileno(), self._accept)
+        if listener is not None:
+            loop.add_reader(listener.fileno(), self._accept)
 
     @classmethod
     async def listen(
@@ -218,14 +256,14 @@ class VhostUserServer:
         return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
 
     def close(self) -> None:
-        if self._listener is None:
-            return
-        self._loop.remove_reader(self._listener.fileno())
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove_reader(listener.fileno())
         if self._connection is not None:
             self._connection.close()
             self.disconnected(None)
-        self._listener.close()
-        self._listener = None
+        if listener is not None:
+            listener.close()
 
     # -- frontends --------------------------------------------------------------------------------------
 
@@ -240,6 +278,10 @@ class VhostUserServer:
             sock.close()
             log.warning("%s: a second frontend was refused, one is connected", self.name)
             return
+        self.serve(lambda session: Connection(self._loop, sock, session, self))
+
+    def serve(self, connect: Callable[[Session], Link]) -> None:
+        """A frontend is there: begin a session, over what `connect` makes of it."""
         self._count["connects"] += 1
         session = Session(
             map_fd,
@@ -248,7 +290,7 @@ class VhostUserServer:
             protocol_features=self._protocol_features,
             net=self.net,
         )
-        self._connection = Connection(self._loop, sock, session, self)
+        self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
 
     def disconnected(self, error: FrontendError | None) -> None:
@@ -296,6 +338,7 @@ class VhostUserServer:
         if ring is None:
             return
         if ring.resynchronised:
+            ring.resynchronised = False  # it is told once, though a ring that is enabled starts again
             self._count["resynchronised_rings"] += 1
             log.info(
                 "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
@@ -427,7 +470,7 @@ class VhostUserServer:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)
 
-    def _neglected(self, connection: Connection, ring: Ring) -> bool:
+    def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
         if not ring.index & 1 and not self._backlog:
             return False

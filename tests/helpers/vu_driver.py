@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import mmap
 import os
 import socket
 import struct
@@ -21,10 +20,11 @@ from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
-from devmodel.virtio.memory import GuestMemory, RegionSpec, map_regions
+from devmodel.virtio.memory import GuestMemory, RegionSpec
 from devmodel.virtio.ring_packed import PackedRing, half_of, position_of
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.spec import PVIRTQ_EVENT_SIZE, avail_size, desc_size, used_size
+from guest.driver.memory import DriverMemory
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 0x80, 0x8000
@@ -44,50 +44,34 @@ FRESH = 0x80008000
 LEGACY = vf.mask(vf.VHOST_USER_F_PROTOCOL_FEATURES)
 
 
-class GuestRam:
-    """4 MiB of guest memory in two adjacent regions of one memfd."""
+class GuestRam(DriverMemory):
+    """4 MiB of guest memory in two adjacent regions of one memfd; `next_free` is where the next thing goes, and tests
+    move it to where they want that."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, RAM_SIZE)
-        self.area = mmap.mmap(self.fd, RAM_SIZE)
-        self.specs = [
-            RegionSpec(0, SPLIT, UVA, 0),
-            RegionSpec(SPLIT, RAM_SIZE - SPLIT, UVA + SPLIT + UVA_GAP, SPLIT),
-        ]
+        super().__init__(
+            [
+                RegionSpec(0, SPLIT, UVA, 0),
+                RegionSpec(SPLIT, RAM_SIZE - SPLIT, UVA + SPLIT + UVA_GAP, SPLIT),
+            ]
+        )
         self.next_free = 0x40000
 
     def uva(self, gpa: int) -> int:
-        """The frontend's user address of a guest physical one."""
+        """Also of what is no memory."""
         return UVA + gpa + (UVA_GAP if gpa >= SPLIT else 0)
 
     def alloc(self, size: int, align: int = 4096) -> int:
-        """The gpa of fresh memory inside one region."""
+        """The gpa of fresh memory inside one region; nothing is ever given back."""
         gpa = -(-self.next_free // align) * align
         if gpa < SPLIT < gpa + size:
             gpa = SPLIT
         self.next_free = gpa + size
         return gpa
 
-    def write(self, gpa: int, data: bytes) -> None:
-        self.area[gpa : gpa + len(data)] = data
-
-    def read(self, gpa: int, size: int) -> bytes:
-        return self.area[gpa : gpa + size]
-
-    def put(self, data: bytes) -> tuple[int, int]:
-        """Write data into fresh memory: (gpa, size)."""
-        gpa = self.alloc(len(data), 64)
-        self.write(gpa, data)
-        return gpa, len(data)
-
     def map(self) -> GuestMemory:
         """The device's view of it, as SET_MEM_TABLE would make it."""
-        return map_regions(self.specs, [self.fd] * len(self.specs), map_fd)
-
-    def close(self) -> None:
-        self.area.close()
-        os.close(self.fd)
+        return self.device_view()
 
 
 class Driver:

@@ -23,6 +23,7 @@ from vnic.cli import (
     callgraph,
     capture,
     doctor,
+    driver,
     image,
     ladder,
     negotiate,
@@ -33,6 +34,7 @@ from vnic.cli import (
     serve,
     ss,
     tcpinfo,
+    torture,
     version,
     views,
     vm,
@@ -61,6 +63,8 @@ app.command("ss")(ss.ss)
 app.command("tcpinfo")(tcpinfo.tcpinfo)
 app.command("ladder")(ladder.ladder)
 app.command("plot")(plot.plot)
+app.command("driver")(driver.driver)
+app.command("torture")(torture.torture)
 app.command("doctor")(doctor.doctor)
 app.command("version")(version.version)
 app.add_typer(image.app, name="image")

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Driver, rings and device in one process on a clock that is stepped: no socket, no thread, nothing that sleeps.
+
+    world = World()                        loop, device (a Port), guest memory, frontend
+    world.port.attach(handler)             a stack, or whoever is behind the device
+    driver = world.start(features)         the whole negotiation; rings run
+    driver.send(frame); world.kick(TX)     through memory, as a guest would
+    world.settle()                         everything that is due now, until nobody has anything to do
+    world.sleep(0.005)                     time passes, timers run in order
+
+The device is the one that serves QEMU (`VhostUserServer`): its drains, its suppression of kicks, its re-check of
+lost ones. What is replaced is the event loop under it (`StepLoop`) and the connection (`DirectLink`), whose kicks and
+signals are flags instead of eventfds: set twice before the other side looks they count once, as an eventfd would.
+Messages go to the Session with duplicated descriptors, as SCM_RIGHTS does, since whoever takes one closes it.
+
+Same calls, same order of events: the loop runs callbacks in the order in which they were asked for, timers by time
+and then by that order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any, Final, TypeVar
+
+from devmodel.errors import FrontendError
+from devmodel.vhost_user import message as vu
+from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.connection import Device
+from devmodel.vhost_user.message import Message
+from devmodel.vhost_user.server import VhostUserServer
+from devmodel.virtio.features import DEVICE_FEATURES
+from guest.driver.errors import BackendHungUp, BackendSilent
+from guest.driver.frontend import Call, Frontend, Steps
+from guest.driver.memory import LAYOUTS, DriverMemory
+from guest.driver.virtio_net import DEFAULT_MTU, DRIVER_FEATURES, RX, TX, Frame, VirtioNetDriver
+
+T = TypeVar("T")
+
+MEMORY_SIZE: Final = 8 << 20
+_STEPS_PER_INSTANT: Final = 100_000
+
+
+class StepTimer:
+    """What `StepLoop.call_later()` gives."""
+
+    __slots__ = ("args", "callback", "cancelled", "when")
+
+    def __init__(self, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.when = when
+        self.callback = callback
+        self.args = args
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class StepLoop:
+    """The part of an event loop that a device needs; time moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._soon: deque[StepTimer] = deque()
+        self._timers: list[tuple[float, int, StepTimer]] = []
+        self._count = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., object], /, *args: Any) -> StepTimer:
+        handle = StepTimer(self.now, callback, args)
+        self._soon.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> StepTimer:
+        return self.call_at(self.now + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], /, *args: Any) -> StepTimer:
+        handle = StepTimer(when, callback, args)
+        self._count += 1
+        heappush(self._timers, (when, self._count, handle))
+        return handle
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> None:
+        raise NotImplementedError("no descriptor is waited for on a step clock")
+
+    def remove_reader(self, fd: int, /) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any], /) -> None:
+        """A fault of whoever is behind the port ends the run, as tests want it."""
+        raise context["exception"]
+
+    def run_ready(self) -> bool:
+        """Run what was asked for and is due; whether there was anything."""
+        while self._timers and self._timers[0][0] <= self.now:
+            self._soon.append(heappop(self._timers)[2])
+        ready, self._soon = self._soon, deque()
+        for handle in ready:
+            if not handle.cancelled:
+                handle.callback(*handle.args)
+        return bool(ready)
+
+    def next_deadline(self) -> float | None:
+        """When the next timer is due; None without one."""
+        while self._timers and self._timers[0][2].cancelled:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
+
+
+class DirectLink:
+    """A frontend in this process, seen from the device; and the device, seen from the frontend."""
+
+    def __init__(self, loop: StepLoop, session: vs.Session, device: Device) -> None:
+        self.session = session
+        self.log: list[Call] = []
+        self.signalled: set[int] = set()
+        self.errors: set[int] = set()
+        self.ended: FrontendError | None = None
+        self._loop = loop
+        self._device = device
+        self._open = True
+        self._kicks: set[int] = set()
+        self._replies: deque[bytes] = deque()
+
+    # -- for the frontend -------------------------------------------------------------------------------
+
+    def run(self, steps: Steps[T]) -> T:
+        """Carry a part of the protocol to its end."""
+        answer: bytes | None = None
+        while True:
+            try:
+                call = next(steps) if answer is None else steps.send(answer)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            answer = self.call(call)
+
+    def call(self, call: Call) -> bytes:
+        """Give one message to the session; the payload of its answer, b"" if it has none."""
+        if not self._open:
+            raise BackendHungUp("the session is over", str(self.ended or ""))
+        self.log.append(call)
+        flags = vu.VHOST_USER_VERSION | (vu.VHOST_USER_NEED_REPLY_MASK if call.need_reply else 0)
+        fds = tuple(os.dup(fd) for fd in call.fds)
+        self.perform(self.session.handle(Message(call.request, flags, call.payload, fds)))
+        if not call.replies:
+            return b""
+        if self._replies:
+            return self._replies.popleft()[vu.HEADER.size :]
+        if not self._open:
+            raise BackendHungUp(f"the session ended by {call.name}", str(self.ended or ""))
+        raise BackendSilent(f"the session did not answer {call.name}")
+
+    def kick(self, index: int) -> None:
+        """The device looks at the ring in its next turn."""
+        if self._open and index not in self._kicks:
+            self._kicks.add(index)
+            self._loop.call_soon(self._kicked, index)
+
+    def _kicked(self, index: int) -> None:
+        self._kicks.discard(index)
+        if self._open:
+            self._device.kicked(index)
+
+    def take_signals(self) -> set[int]:
+        """The rings that were signalled since the last call."""
+        signalled, self.signalled = self.signalled, set()
+        return signalled
+
+    def disconnect(self) -> None:
+        """As when the frontend's process ends."""
+        if self._open:
+            self.close()
+            self._device.disconnected(None)
+
+    # -- for the device ---------------------------------------------------------------------------------
+
+    def perform(self, actions: list[vs.Action]) -> None:
+        for action in actions:
+            if self._open or isinstance(action, vs.CloseFd):
+                self._perform_one(action)
+
+    def _perform_one(self, action: vs.Action) -> None:
+        device = self._device
+        match action:
+            case vs.Reply(data):
+                self._replies.append(data)
+            case vs.CloseFd(fd):
+                os.close(fd)
+            case vs.KickFd(_, fd) | vs.CallFd(_, fd) | vs.ErrFd(_, fd):
+                if fd is not None:
+                    os.close(fd)
+            case vs.RingStarted(index):
+                device.ring_started(index)
+            case vs.RingStopped(index):
+                device.ring_stopped(index)
+            case vs.RingBroken(index, error):
+                self.errors.add(index)
+                device.ring_broken(index, error)
+            case vs.StateChanged():
+                device.state_changed()
+            case vs.Rarp(mac):
+                device.rarp(mac)
+            case vs.Disconnect(error):
+                self.ended = error
+                self.close()
+                device.disconnected(error)
+
+    def signal(self, index: int) -> bool:
+        self.signalled.add(index)
+        return True
+
+    def kick_pending(self, index: int) -> bool:
+        return index in self._kicks
+
+    def hung_up(self) -> bool:
+        return not self._open
+
+    def close(self) -> None:
+        if self._open:
+            self.perform(self.session.close())
+            self._open = False
+
+
+class World:
+    """See the module. `lose_kicks` and `lose_signals` take that many of the next ones away."""
+
+    def __init__(
+        self,
+        *,
+        offered: int = DEVICE_FEATURES,
+        protocol_features: int = vs.PROTOCOL_FEATURES,
+        layout: str = "split",
+        memory_size: int = MEMORY_SIZE,
+    ) -> None:
+        self.loop = StepLoop()
+        self.port = VhostUserServer(None, self.loop, "in-process", offered, protocol_features)
+        self.memory = DriverMemory(LAYOUTS[layout](memory_size))
+        self.frontend = Frontend()
+        self.driver: VirtioNetDriver | None = None
+        self.received: list[Frame] = []
+        self.on_frames: Callable[[list[Frame]], None] = self.received.extend
+        self.lose_kicks = 0
+        self.lose_signals = 0
+        self.link = self.connect()
+
+    def connect(self) -> DirectLink:
+        """A frontend connects (again): the device sees a new session."""
+
+        def make(session: vs.Session) -> DirectLink:
+            self.link = DirectLink(self.loop, session, self.port)
+            return self.link
+
+        self.frontend.forget()
+        self.port.serve(make)
+        return self.link
+
+    # -- the guest --------------------------------------------------------------------------------------
+
+    def start(
+        self, features: int = DRIVER_FEATURES, num: int = 64, mtu: int = DEFAULT_MTU
+    ) -> VirtioNetDriver:
+        """Negotiate, and start a new driver's rings. What is not offered is not asked for."""
+        frontend = self.frontend
+        if self.driver is not None:
+            self.driver.release()
+        offered = self.link.run(frontend.connect())
+        if mtu != DEFAULT_MTU:
+            self.link.run(frontend.set_mtu(mtu))
+        self.link.run(frontend.set_features(features & offered))
+        driver = VirtioNetDriver(self.memory, frontend.features, num, mtu)
+        self.driver = driver
+        driver.refill()
+        self.resume()
+        return driver
+
+    def stop(self) -> list[int]:
+        """Stop the rings, as a guest's reset does; where they stand."""
+        assert self.driver is not None
+        return self.link.run(self.frontend.stop(self.driver.queues))
+
+    def resume(self) -> None:
+        """Start the rings of the driver that is there, where they stand."""
+        assert self.driver is not None
+        self.link.run(self.frontend.start(self.memory, self.driver.queues))
+        self.driver.rx.enable_calls()
+        self.settle()
+
+    def send(self, *frames: bytes) -> None:
+        """A batch of frames out of the guest, one kick for all if the device wants one."""
+        assert self.driver is not None
+        for frame in frames:
+            self.driver.queue(frame)
+        if self.driver.tx.publish():
+            self.kick(TX)
+
+    def kick(self, index: int) -> None:
+        if self.lose_kicks:
+            self.lose_kicks -= 1
+        else:
+            self.link.kick(index)
+
+    def _interrupts(self) -> bool:
+        """Let the driver handle what was signalled; whether anything was."""
+        signalled = self.link.take_signals()
+        if not signalled or self.driver is None:
+            return False
+        if self.lose_signals:
+            self.lose_signals -= 1
+            return True
+        if RX in signalled:
+            self.poll()
+        if TX in signalled:
+            self.driver.reclaim()
+        return True
+
+    def poll(self) -> None:
+        """Look at the receive ring as an interrupt would make the driver do."""
+        assert self.driver is not None
+        frames, kick = self.driver.receive()
+        if kick:
+            self.kick(RX)
+        if frames:
+            self.on_frames(frames)
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Run device and driver until neither has anything to do now."""
+        for _ in range(_STEPS_PER_INSTANT):
+            if not (self.loop.run_ready() | self._interrupts()):
+                return
+        raise RuntimeError(f"device and driver never come to rest at {self.loop.now} s")
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, and everything happen at its time."""
+        until = self.loop.now + seconds
+        self.settle()
+        while (due := self.loop.next_deadline()) is not None and due <= until:
+            self.loop.now = max(due, self.loop.now)
+            self.settle()
+        self.loop.now = until
+
+    def close(self) -> None:
+        self.link.disconnect()
+        self.port.close()
+        self.memory.close()
