@@ -33,6 +33,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from devmodel.errors import BrokenRing, FrontendError
@@ -109,6 +110,17 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
+class _Lane:
+    """One receive queue of the guest: its ring while it may be used, and what waits for its buffers."""
+
+    __slots__ = ("backlog", "frames", "ring")
+
+    def __init__(self) -> None:
+        self.frames = 0  # steered here, of several
+        self.ring: Ring | None = None
+        self.backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
+
+
 class VhostUserServer:
     """See the module. Made by `await VhostUserServer.listen(path)`; belongs to the loop that ran it. Without a listener
     it serves whoever `serve()` is called for."""
@@ -131,9 +143,9 @@ class VhostUserServer:
         self._queue_pairs = queue_pairs
         self._handler: PortHandler | None = None
         self._connection: Link | None = None
-        self._rx: Ring | None = None  # the guest's receive ring, while the link is up
+        self._lanes = [_Lane() for _ in range(queue_pairs)]
+        self._used = self._lanes[:1]  # those that frames are steered to: never empty
         self._link: tuple[bool, Offloads] = (False, Offloads())
-        self._backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
         self._count = dict.fromkeys(_COUNTERS, 0)
         self._kicked_at = [-1] * (2 * queue_pairs)
         self._timer: Timer | None = None
@@ -193,12 +205,13 @@ class VhostUserServer:
         return sent
 
     def _send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        ring = self._rx
+        lane = self._used[0] if len(self._used) == 1 else self._steered(parts)
+        ring = lane.ring
         if ring is None:
             self._count["tx_drop_link_down"] += 1
             return False
-        if self._backlog:
-            return self._queue(hdr, parts)
+        if lane.backlog:
+            return self._queue(lane, hdr, parts)
         try:
             verdict = self.net.transmit(ring, hdr, parts)
         except BrokenRing as error:
@@ -206,53 +219,68 @@ class VhostUserServer:
             self._count["tx_drop_broken"] += 1
             return False
         if verdict == NO_BUFFERS:
-            return self._queue(hdr, parts)
+            return self._queue(lane, hdr, parts)
         return verdict == SENT
 
-    def _queue(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        if len(self._backlog) >= BACKLOG_FRAMES:
+    def _steered(self, parts: Sequence[Buffer]) -> _Lane:
+        """The queue for a frame: its flow's, or the first while that one's ring stands still."""
+        lane = self._used[self.net.steering.pair_of(parts[0])]
+        if lane.ring is None:
+            lane = self._used[0]
+        lane.frames += 1
+        return lane
+
+    def _queue(self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        if len(lane.backlog) >= BACKLOG_FRAMES:
             self._count["tx_drop_backlog"] += 1
             return False
         kept = None if hdr is None else VnetHdr(*hdr.astuple())
-        self._backlog.append((kept, [b"".join(parts)]))
-        if len(self._backlog) == 1:
-            self._wait_for_buffers()
+        lane.backlog.append((kept, [b"".join(parts)]))
+        if len(lane.backlog) == 1:
+            self._wait_for_buffers(lane)
         return True
 
-    def _wait_for_buffers(self) -> None:
-        if self._rx is not None and self._rx.arm_kicks():
-            self._loop.call_soon(self._send_backlog)
+    def _wait_for_buffers(self, lane: _Lane) -> None:
+        if lane.ring is not None and lane.ring.arm_kicks():
+            self._loop.call_soon(self._send_backlog, lane)
         self._keep_watch()
 
-    def _send_backlog(self) -> None:
+    def _send_backlog(self, lane: _Lane) -> None:
         """Send what waited, as far as there are buffers now."""
-        backlog, ring = self._backlog, self._rx
+        backlog, ring = lane.backlog, lane.ring
         try:
             while backlog and ring is not None:
                 if self.net.transmit(ring, *backlog[0]) == NO_BUFFERS:
-                    self._wait_for_buffers()
+                    self._wait_for_buffers(lane)
                     break
                 backlog.popleft()
         except BrokenRing as error:
-            self._quarantine(0, error)
+            self._quarantine(error.queue, error)
             return
         if ring is not None and not backlog:
             ring.suppress_kicks()
         self.flush()
 
     def flush(self) -> None:
-        ring = self._rx
-        if ring is not None and ring.publish() and ring.needs_signal():
-            self._signal(ring.index)
+        for lane in self._used:
+            ring = lane.ring
+            if ring is not None and ring.publish() and ring.needs_signal():
+                self._signal(ring.index)
 
     def stats(self) -> dict[str, int]:
-        stats = {**self.net.counters.asdict(), **self._count, "tx_queued": len(self._backlog)}
+        stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
         stats["tx_dropped"] = sum(stats[name] for name in _TX_DROPS)
         return stats
+
+    def _queued(self) -> int:
+        return sum(len(lane.backlog) for lane in self._lanes)
 
     def negotiation(self) -> dict[str, Any]:
         """What the frontend and its guest agreed on with us: a dict for JSON; without one there are no features."""
         agreed = {} if self._connection is None else self._connection.session.negotiation()
+        for ring in agreed.get("rings", []):
+            if not ring["index"] & 1:
+                ring["steered"] = self._lanes[ring["index"] // 2].frames
         return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
 
     def close(self) -> None:
@@ -317,16 +345,25 @@ class VhostUserServer:
     def _running(self, index: int) -> Ring | None:
         return None if self._connection is None else self._connection.session.running(index)
 
+    def _pair_runs(self, pair: int) -> bool:
+        return self._running(2 * pair) is not None and (
+            self._running(2 * pair + 1) is not None or self._broken(2 * pair + 1)
+        )
+
     def state_changed(self) -> None:
-        """The link is up while the first pair's rings run and are enabled.
+        """The link is up while the first pair's rings run and are enabled; pairs behind it are used as far as they do
+        without a gap.
 
         A transmit ring in quarantine does not take it down: the other direction goes on.
         """
-        up = self._running(0) is not None and (self._running(1) is not None or self._broken(1))
-        self._rx = self._running(0) if up else None
+        up = self._pair_runs(0)
+        for pair, lane in enumerate(self._lanes):
+            lane.ring = self._running(2 * pair) if up and self._pair_runs(pair) else None
+            if lane.ring is None:
+                lane.backlog.clear()
+        self._used = list(takewhile(lambda lane: lane.ring is not None, self._lanes)) or self._lanes[:1]
+        self.net.steering.use(len(self._used))
         link = (up, self.net.offloads if up else Offloads())
-        if not up:
-            self._backlog.clear()
         if link != self._link:
             self._link = link
             if self._handler is not None:
@@ -350,8 +387,8 @@ class VhostUserServer:
         self._keep_watch()
 
     def ring_stopped(self, index: int) -> None:
-        if self._rx is not None and index == self._rx.index:
-            self._rx = None
+        if not index & 1:
+            self._lanes[index // 2].ring = None
 
     def ring_broken(self, index: int, error: BrokenRing) -> None:
         self._count["broken_rings"] += 1
@@ -376,8 +413,8 @@ class VhostUserServer:
         self._kicked_at[index] = mark
         if index & 1:
             self._drain(index)
-        elif self._backlog:
-            self._send_backlog()
+        elif self._lanes[index // 2].backlog:
+            self._send_backlog(self._lanes[index // 2])
         return news
 
     def _drain(self, index: int) -> None:
@@ -414,6 +451,9 @@ class VhostUserServer:
         if self._running(index) is None:
             count["rx_drop_disabled"] += len(frames)
         elif frames:
+            if len(self._used) > 1:
+                for _, frame in frames:
+                    self.net.steering.sent_on(frame, index // 2)
             self._deliver(frames)
         if count["signals"] == signals:
             self._signal_completions(index)
@@ -465,13 +505,13 @@ class VhostUserServer:
                 if vring.index & 1:
                     self._drain(vring.index)
                 else:
-                    self._send_backlog()
+                    self._send_backlog(self._lanes[vring.index // 2])
         if self._timer is None and self._connection is not None:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
-        if not ring.index & 1 and not self._backlog:
+        if not ring.index & 1 and not self._lanes[ring.index // 2].backlog:
             return False
         return ring.unseen() and not connection.kick_pending(ring.index)

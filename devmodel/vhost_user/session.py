@@ -347,6 +347,7 @@ class Session:
         rings = [
             {"index": vring.index, "size": vring.num, "running": vring.ring is not None}
             for vring in self.vrings
+            if vring.num  # what the frontend has not said anything of is none of its rings
         ]
         return {"features": features, "protocol_features": protocol, "rings": rings}
 

@@ -213,7 +213,8 @@ class ControlQueue:
     def _use(self, pairs: int, rss: RssConfig | None) -> None:
         if not 1 <= pairs <= self._max_pairs:
             raise Refused
-        self._steering.pairs, self._steering.rss = pairs, rss
+        self._steering.use(pairs)
+        self._steering.rss = rss
         if rss is not None:
             self.hash = rss.hash
         self._on_pairs(pairs)

@@ -38,6 +38,7 @@ from devmodel.virtio.features import (
     effective,
 )
 from devmodel.virtio.ring import Chain, Ring
+from devmodel.virtio.rss import Steering
 from devmodel.virtio.spec import (
     ETH_HLEN,
     MAX_GSO_FRAME,
@@ -118,10 +119,12 @@ class VirtioNet:
         "features",
         "mtu",
         "offloads",
+        "steering",
     )
 
     def __init__(self) -> None:
         self.counters = NetCounters()
+        self.steering = Steering()
         self.mtu = DEFAULT_MTU
         self.negotiate(0)
 

@@ -7,8 +7,9 @@ depend on its place and value alone, so they are looked up: a table of 256 for e
 set.  What is hashed follows from the frame and from the types that the driver wants: ports of TCP or UDP if it wants
 those, else addresses, else nothing.
 
-Without RSS a flow keeps to the queue that the guest last sent on for it (5.1.6.5.5, automatic receive steering): the
-table of flows has FLOWS places, and a flow that shares one with another shares its queue.
+Without RSS a flow keeps to the queue that the guest last sent on for it (5.1.6.5.5, automatic receive steering), and
+one that the guest has said nothing on has any; what is no TCP or UDP goes to the first.  Of FLOWS flows the queue is
+remembered; with more all are forgotten and learnt anew.
 
 Left out: the hash types of IPv6 with extension headers (IP_EX, TCP_EX, UDP_EX), which are not offered.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
+from zlib import crc32
 
 from devmodel.port import Buffer
 
@@ -41,13 +43,11 @@ VIRTIO_NET_HASH_REPORT_UDPv6: Final = 6
 MAX_KEY: Final = 40
 MAX_INDIRECTION: Final = 128
 
-FLOWS: Final = 1024
+FLOWS: Final = 4096
 _LONGEST: Final = 36  # two IPv6 addresses and two ports
 _ETH_HLEN, _TCP, _UDP = 14, 6, 17
+_PORTED: Final = (_TCP, _UDP)
 NOTHING: Final = (0, VIRTIO_NET_HASH_REPORT_NONE)
-
-DEFAULT_KEY: Final = bytes(range(1, MAX_KEY + 1))
-"""Of the automatic steering alone, where nobody sees it."""
 
 
 def toeplitz_tables(key: bytes) -> list[list[int]]:
@@ -77,8 +77,8 @@ def toeplitz(tables: list[list[int]], data: bytes) -> int:
 class HashConfig:
     """Which types the driver wants, and its key."""
 
-    types: int = SUPPORTED_HASH_TYPES
-    key: bytes = DEFAULT_KEY
+    types: int
+    key: bytes
     tables: list[list[int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -131,18 +131,28 @@ class Steering:
     def __init__(self) -> None:
         self.pairs = 1
         self.rss: RssConfig | None = None
-        self._hash = HashConfig()
-        self._flows = bytearray(FLOWS)  # pair + 1; 0: nothing came of that flow
+        self._flows: dict[bytes, int] = {}
 
     def reset(self) -> None:
         self.pairs = 1
         self.rss = None
-        self._flows = bytearray(FLOWS)
+        self._flows = {}
+
+    def use(self, pairs: int) -> None:
+        """So many from now on; what is known of flows is forgotten if that is another number."""
+        if pairs != self.pairs:
+            self.pairs = pairs
+            self._flows = {}
 
     def sent_on(self, frame: Buffer, pair: int) -> None:
         """The guest sent a frame: its flow's answers go the same way."""
         if self.pairs > 1 and self.rss is None:
-            self._flows[self._place(_reversed(frame))] = pair + 1
+            ends = _ends(frame)
+            if ends is not None:
+                half, place = (4, 8) if len(ends) == 12 else (16, 32)
+                self._learn(
+                    ends[half:place] + ends[:half] + ends[place + 2 :] + ends[place : place + 2], pair
+                )
 
     def pair_of(self, frame: Buffer) -> int:
         """For a frame to the guest."""
@@ -150,23 +160,27 @@ class Steering:
             return 0
         if self.rss is not None:
             return self.rss.pair_of(frame)
-        pair = self._flows[self._place(frame)]
-        return pair - 1 if 0 < pair <= self.pairs else self._hash.of(frame)[0] % self.pairs
+        ends = _ends(frame)
+        if ends is None:
+            return 0
+        pair = self._flows.get(ends)
+        if pair is None:
+            pair = crc32(ends) % self.pairs
+            self._learn(ends, pair)
+        return pair
 
-    def _place(self, frame: Buffer) -> int:
-        return self._hash.of(frame)[0] % FLOWS
+    def _learn(self, ends: bytes, pair: int) -> None:
+        if len(self._flows) >= FLOWS and ends not in self._flows:
+            self._flows.clear()
+        self._flows[ends] = pair
 
 
-def _reversed(frame: Buffer) -> bytes:
-    """A frame of the opposite direction as far as the hash looks: addresses and ports exchanged."""
+def _ends(frame: Buffer) -> bytes | None:
+    """Addresses and ports of a TCP or UDP packet without options and extension headers; None for anything else."""
     kind = bytes(frame[12:14])
-    head = bytearray(frame[:100])
-    if kind == b"\x08\x00" and len(head) >= _ETH_HLEN + 20:
-        ends, size, at = 26, 4, _ETH_HLEN + (head[_ETH_HLEN] & 15) * 4
-    elif kind == b"\x86\xdd" and len(head) >= _ETH_HLEN + 40:
-        ends, size, at = 22, 16, _ETH_HLEN + 40
-    else:
-        return bytes(head)
-    head[ends : ends + 2 * size] = head[ends + size : ends + 2 * size] + head[ends : ends + size]
-    head[at : at + 4] = head[at + 2 : at + 4] + head[at : at + 2]
-    return bytes(head)
+    if kind == b"\x08\x00" and len(frame) >= 38:
+        plain = frame[14] == 0x45 and frame[23] in _PORTED and not (frame[20] & 0x3F or frame[21])
+        return bytes(frame[26:38]) if plain else None
+    if kind == b"\x86\xdd" and len(frame) >= 58 and frame[20] in _PORTED:
+        return bytes(frame[22:58])
+    return None

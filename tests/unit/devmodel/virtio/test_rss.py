@@ -48,7 +48,7 @@ def _packed(address: str) -> bytes:
 @pytest.mark.parametrize("vector", VECTORS)
 def test_hash_is_that_of_the_verification_suite(vector: tuple[str, int, str, int, int, int]) -> None:
     *flow, with_ports, without = vector
-    hashes = HashConfig(key=KEY)
+    hashes = HashConfig(rss.SUPPORTED_HASH_TYPES, KEY)
     six = ":" in flow[0]
     tcp = rss.VIRTIO_NET_HASH_REPORT_TCPv6 if six else rss.VIRTIO_NET_HASH_REPORT_TCPv4
     plain = rss.VIRTIO_NET_HASH_REPORT_IPv6 if six else rss.VIRTIO_NET_HASH_REPORT_IPv4
@@ -68,19 +68,19 @@ def test_udp_is_hashed_by_its_own_type() -> None:
 
 def test_fragment_is_hashed_by_its_addresses_as_the_later_ones_have_no_ports() -> None:
     whole, part = (frame("10.0.2.15", 1000, "10.0.2.2", 7, fragment=some) for some in (False, True))
-    hashes = HashConfig(key=KEY)
+    hashes = HashConfig(rss.SUPPORTED_HASH_TYPES, KEY)
     assert hashes.of(whole)[1] == rss.VIRTIO_NET_HASH_REPORT_TCPv4
     assert hashes.of(part)[1] == rss.VIRTIO_NET_HASH_REPORT_IPv4
 
 
 def test_arp_is_not_hashed() -> None:
     arp = bytes(dpkt.ethernet.Ethernet(type=dpkt.ethernet.ETH_TYPE_ARP, data=dpkt.arp.ARP()))
-    assert HashConfig(key=KEY).of(arp) == rss.NOTHING
+    assert HashConfig(rss.SUPPORTED_HASH_TYPES, KEY).of(arp) == rss.NOTHING
 
 
 @given(st.binary(max_size=120))
 def test_any_bytes_have_a_hash_or_none(data: bytes) -> None:
-    value, report = HashConfig(key=KEY).of(data)
+    value, report = HashConfig(rss.SUPPORTED_HASH_TYPES, KEY).of(data)
     assert 0 <= value < 1 << 32
     assert 0 <= report <= rss.VIRTIO_NET_HASH_REPORT_UDPv6
 
@@ -105,23 +105,44 @@ def test_one_pair_gets_everything() -> None:
 
 def test_answer_goes_where_the_guest_sent_last() -> None:
     steering = Steering()
-    steering.pairs = 4
+    steering.use(4)
     for pair in (3, 1, 2):
         steering.sent_on(frame("10.0.2.15", 1000, "10.0.2.2", 7), pair)
         assert steering.pair_of(frame("10.0.2.2", 7, "10.0.2.15", 1000)) == pair
 
 
-def test_flow_keeps_to_a_pair_that_is_still_used() -> None:
+@pytest.mark.parametrize("flow", [("10.0.2.15", 1000, "10.0.2.2", 7), ("fd00::15", 1000, "fd00::2", 7)])
+def test_ipv4_and_ipv6_flows_are_told_apart_by_their_ends(flow: tuple[str, int, str, int]) -> None:
     steering = Steering()
-    steering.pairs = 4
+    steering.use(8)
+    guest, gport, server, sport = flow
+    for pair in range(8):
+        steering.sent_on(frame(guest, gport + pair, server, sport), pair)
+    answers = [steering.pair_of(frame(server, sport, guest, gport + pair)) for pair in range(8)]
+    assert answers == list(range(8))
+
+
+def test_another_number_of_pairs_begins_anew() -> None:
+    steering = Steering()
+    steering.use(4)
     steering.sent_on(frame("10.0.2.15", 1000, "10.0.2.2", 7), 3)
-    steering.pairs = 2
+    steering.use(2)
     assert steering.pair_of(frame("10.0.2.2", 7, "10.0.2.15", 1000)) < 2
+
+
+def test_flows_beyond_the_bound_are_learnt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rss, "FLOWS", 10)
+    steering = Steering()
+    steering.use(4)
+    for port in range(1000, 1100):
+        steering.sent_on(frame("10.0.2.15", port, "10.0.2.2", 7), 3)
+        assert steering.pair_of(frame("10.0.2.2", 7, "10.0.2.15", port)) == 3
+        assert len(steering._flows) <= 10
 
 
 def test_flows_that_nothing_is_known_of_are_spread() -> None:
     steering = Steering()
-    steering.pairs = 4
+    steering.use(4)
     pairs = [steering.pair_of(frame("10.0.2.2", 7, "10.0.2.15", port)) for port in range(1000, 1200)]
     assert all(pairs.count(pair) > 20 for pair in range(4))
 
@@ -129,8 +150,8 @@ def test_flows_that_nothing_is_known_of_are_spread() -> None:
 def test_rss_chooses_by_the_low_bits_of_the_hash() -> None:
     one = frame("66.9.149.187", 2794, "161.142.100.80", 1766)
     steering = Steering()
-    steering.pairs = 4
-    steering.rss = RssConfig(HashConfig(key=KEY), (0, 1, 2, 3), 1)
+    steering.use(4)
+    steering.rss = RssConfig(HashConfig(rss.SUPPORTED_HASH_TYPES, KEY), (0, 1, 2, 3), 1)
     assert steering.pair_of(one) == 0x51CCC178 & 3
     steering.sent_on(one, 2)  # means nothing now
     assert steering.pair_of(one) == 0x51CCC178 & 3
@@ -140,7 +161,7 @@ def test_rss_chooses_by_the_low_bits_of_the_hash() -> None:
 
 def test_reset_forgets_everything() -> None:
     steering = Steering()
-    steering.pairs = 4
+    steering.use(4)
     steering.sent_on(frame("10.0.2.15", 1000, "10.0.2.2", 7), 3)
     steering.reset()
     assert (steering.pairs, steering.rss) == (1, None)
