@@ -5,7 +5,7 @@ QEMU keeps this queue to itself; User-Mode Linux and the driver in guest/driver 
 takes the device-readable bytes of one command and gives those that are written back: the ack, then a result where the
 command has one.  It never raises: whatever a driver writes is done as a whole or refused with VIRTIO_NET_ERR, and a
 command of a class whose feature was not negotiated is refused.  Who leaves no room for the ack has a broken driver: the
-result is then empty, and the device needs a reset.
+result is then empty.
 
 State lives where it is used: modes and tables in RxFilter, queues in Steering, offloads and coalescing here.
 """
@@ -77,8 +77,8 @@ class Refused(Exception):
 
 
 class ControlQueue:
-    """Of one device.  ``on_offloads`` is told the features that the driver lets us use from now on, ``on_pairs`` how
-    many queue pairs it uses."""
+    """Of one device.  ``on_offloads`` is told the features that the driver lets us use from now on; ``pairs`` and the
+    steering's ``rss`` are for whoever has the rings: it uses pairs that run."""
 
     def __init__(
         self,
@@ -86,18 +86,17 @@ class ControlQueue:
         steering: Steering,
         max_pairs: int,
         on_offloads: Callable[[int], object] = lambda features: None,
-        on_pairs: Callable[[int], object] = lambda pairs: None,
     ) -> None:
         self._filter, self._steering, self._max_pairs = rx_filter, steering, max_pairs
-        self._on_offloads, self._on_pairs = on_offloads, on_pairs
+        self._on_offloads = on_offloads
         self.counters = {"ok": 0, "refused": 0}
-        self.needs_reset = False
+        self.pairs = 1  # that the driver uses
         self.negotiate(0)
 
     def negotiate(self, features: int) -> None:
         """Begin anew with the driver's features: 5.1.6.5.*.1, everything is as after a reset."""
         self.features = features
-        self.needs_reset = False
+        self.pairs = 1
         self.announce = False  # a gratuitous packet of the guest's is wanted
         self.coalescing = {"tx": Coalescing(), "rx": Coalescing()}
         self.hash: HashConfig | None = None  # for VIRTIO_NET_F_HASH_REPORT
@@ -114,7 +113,6 @@ class ControlQueue:
     def process(self, command: bytes, room: int) -> bytes:
         """One command; ``room`` is the size of the device-writable part.  What to write there, b"" without room."""
         if room < 1:
-            self.needs_reset = True
             return b""
         try:
             self._dispatch(command)
@@ -213,11 +211,10 @@ class ControlQueue:
     def _use(self, pairs: int, rss: RssConfig | None) -> None:
         if not 1 <= pairs <= self._max_pairs:
             raise Refused
-        self._steering.use(pairs)
+        self.pairs = pairs
         self._steering.rss = rss
         if rss is not None:
             self.hash = rss.hash
-        self._on_pairs(pairs)
 
     def _rss(self, data: bytes) -> tuple[int, RssConfig]:
         types, mask, unclassified = _RSS_HEAD.unpack_from(data)

@@ -91,6 +91,17 @@ DEVICE_FEATURES: Final = mask(
     VHOST_USER_F_PROTOCOL_FEATURES,
 )
 
+# For a frontend that forwards the control queue; NOTF_COAL and HASH_REPORT are understood by it, and not offered, as
+# nothing is made of them yet.
+CONTROL_FEATURES: Final = mask(
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_VLAN,
+    VIRTIO_NET_F_CTRL_MAC_ADDR,
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+)
+
 # 5.1.3.1 Feature bit requirements: a bit, and the bits of which at least one must come with it
 _REQUIRES: Final = (
     (VIRTIO_NET_F_GUEST_TSO4, mask(VIRTIO_NET_F_GUEST_CSUM)),

@@ -8,11 +8,12 @@ NOBCAST.  With VIRTIO_NET_F_CTRL_VLAN a tagged frame passes if its VLAN is in th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from devmodel.port import Buffer
 
+UNKNOWN: Final = bytes(6)
+"""The card's address, which is configuration space's, until the driver sets it: every unicast may be for it."""
 BROADCAST: Final = b"\xff" * 6
 MAX_TABLE: Final = 64  # addresses of each kind; a driver with more asks for the whole kind (as Linux does)
 VLANS: Final = 4096
@@ -26,19 +27,19 @@ class RxFilter:
     """``filtering``: CTRL_RX was negotiated; ``vlan_filtering``: CTRL_VLAN was.  ``dropped`` counts by reason."""
 
     def __init__(self) -> None:
-        self.mac = bytes(6)
+        self.mac = UNKNOWN
         self.dropped = {"mac": 0, "vlan": 0}
         self.reset(filtering=False, vlan_filtering=False)
 
     def reset(self, *, filtering: bool, vlan_filtering: bool) -> None:
         """5.1.6.5.2.1: the table is empty after a reset.  A device is promiscuous until its driver says otherwise, as
         QEMU's is: a driver that never says anything would hear nobody."""
+        self.mac = UNKNOWN
         self.modes = dict.fromkeys(MODES, False) | {"promisc": True}
         self.unicast: frozenset[bytes] = frozenset()
         self.multicast: frozenset[bytes] = frozenset()
         self.vlans: set[int] = set()
         self.filtering, self.vlan_filtering = filtering, vlan_filtering
-        self._choose()
 
     def set_mode(self, mode: str, on: bool) -> None:
         self.modes[mode] = on
@@ -46,18 +47,13 @@ class RxFilter:
     def set_table(self, unicast: frozenset[bytes], multicast: frozenset[bytes]) -> None:
         self.unicast, self.multicast = unicast, multicast
 
-    def accepts(self, parts: list[Buffer] | tuple[Buffer, ...]) -> bool:
-        """Whether the guest gets that frame, given as consecutive pieces whose first has the Ethernet header; counted
-        if not."""
-        return self._accepts(parts[0])
+    @property
+    def active(self) -> bool:
+        """Whether a frame can be kept off at all."""
+        return self.filtering or self.vlan_filtering
 
-    def _choose(self) -> None:
-        if self.filtering or self.vlan_filtering:
-            self._accepts: Callable[[Buffer], bool] = self._check
-        else:
-            self._accepts = _everything
-
-    def _check(self, frame: Buffer) -> bool:
+    def accepts(self, frame: Buffer) -> bool:
+        """Whether the guest gets that frame, of which the Ethernet header is enough; counted if not."""
         if self.vlan_filtering and bytes(frame[12:14]) in _TAGS:
             if int.from_bytes(frame[14:16], "big") & (VLANS - 1) not in self.vlans:
                 self.dropped["vlan"] += 1
@@ -77,8 +73,6 @@ class RxFilter:
             return not modes["nomulti"] and (modes["allmulti"] or mac in self.multicast)
         if modes["nouni"]:
             return False
+        if self.mac == UNKNOWN:
+            return True
         return modes["alluni"] or mac == self.mac or mac in self.unicast
-
-
-def _everything(frame: Buffer) -> bool:
-    return True

@@ -386,13 +386,13 @@ class PackedDriverRing(Driver):
 class Frontend:
     """Payloads, and the order in which QEMU sends them. Subclasses carry them."""
 
-    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1) -> None:
+    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1, control: bool = False) -> None:
         self.ram = GuestRam()
         layout = PackedDriverRing if packed else DriverRing
         # The tests of packed rings know which they have.
-        self.fresh = ((FRESH, FRESH) if packed else (0, 0)) * pairs
+        self.fresh = (FRESH if packed else 0,) * (2 * pairs + control)
         self.features = PACKED if packed else MODERN
-        self.rings: list[Any] = [layout(self.ram, num) for _ in range(2 * pairs)]
+        self.rings: list[Any] = [layout(self.ram, num) for _ in self.fresh]
         self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
         self.call = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
         self.err = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
@@ -548,8 +548,8 @@ class SessionFrontend(Frontend):
 class SocketFrontend(Frontend):
     """Talks to a back end that listens at a unix socket."""
 
-    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1) -> None:
-        super().__init__(num, packed, pairs)
+    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1, control: bool = False) -> None:
+        super().__init__(num, packed, pairs, control)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.setblocking(False)
 
