@@ -30,6 +30,8 @@ from vnic.errors import UsageError
 
 GUEST_SUFFIX = ".guest"
 """Of the path that a guest's own datagram socket gets where nobody named one."""
+QUEUE_PAIRS = 8
+"""That a vhost-user frontend may use; one that uses fewer does not notice."""
 FIRST_MAC = 0x525400123456
 """The address that QEMU gives to a guest's card by itself; of several guests each needs its own."""
 
@@ -98,7 +100,7 @@ class VhostUser(Place):
         return (self.text,)
 
     async def open(self, name: str, mtu: int) -> Transport:
-        return await VhostUserServer.listen(self.text, name=name)
+        return await VhostUserServer.listen(self.text, name=name, queue_pairs=QUEUE_PAIRS)
 
     def qemu(self, net: str) -> list[str]:
         chardev = net.replace("net", "chr")

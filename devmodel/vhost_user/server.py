@@ -23,7 +23,7 @@ What it decides:
 
 Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_bytes, tx_frames, tx_bytes;
 reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
-tx_drop_{too_big,backlog,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
+tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
 signals, broken_rings, resynchronised_rings, connects, clients_refused, frontend_errors, tx_queued (now).
 """
 
@@ -33,6 +33,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 from devmodel.errors import BrokenRing, FrontendError
@@ -43,8 +44,8 @@ from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
-from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet
-from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Ring
+from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
+from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ RECHECK_IDLE_S = 0.080
 _COUNTERS = (
     "rx_drop_disabled",
     "tx_drop_backlog",
+    "tx_drop_filtered",
     "tx_drop_link_down",
     "tx_drop_malformed",
     "tx_drop_broken",
@@ -70,7 +72,14 @@ _COUNTERS = (
     "clients_refused",
     "frontend_errors",
 )
-_TX_DROPS = ("tx_drop_too_big", "tx_drop_backlog", "tx_drop_link_down", "tx_drop_malformed", "tx_drop_broken")
+_TX_DROPS = (
+    "tx_drop_too_big",
+    "tx_drop_backlog",
+    "tx_drop_filtered",
+    "tx_drop_link_down",
+    "tx_drop_malformed",
+    "tx_drop_broken",
+)
 
 
 class Timer(Protocol):
@@ -109,6 +118,17 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
+class _Lane:
+    """One receive queue of the guest: its ring while it may be used, and what waits for its buffers."""
+
+    __slots__ = ("backlog", "frames", "ring")
+
+    def __init__(self) -> None:
+        self.frames = 0  # steered here, of several
+        self.ring: Ring | None = None
+        self.backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
+
+
 class VhostUserServer:
     """See the module. Made by `await VhostUserServer.listen(path)`; belongs to the loop that ran it. Without a listener
     it serves whoever `serve()` is called for."""
@@ -121,21 +141,23 @@ class VhostUserServer:
         features: int = DEVICE_FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
         queue_pairs: int = 1,
+        control_queue: bool = False,
     ) -> None:
         self.name = name
-        self.net = VirtioNet()
+        self.net = VirtioNet(queue_pairs)
         self._listener = listener
         self._loop = loop
         self._features = features
         self._protocol_features = protocol_features
         self._queue_pairs = queue_pairs
+        self._control_queue = control_queue
         self._handler: PortHandler | None = None
         self._connection: Link | None = None
-        self._rx: Ring | None = None  # the guest's receive ring, while the link is up
+        self._lanes = [_Lane() for _ in range(queue_pairs)]
+        self._used = self._lanes[:1]  # those that frames are steered to: never empty
         self._link: tuple[bool, Offloads] = (False, Offloads())
-        self._backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
         self._count = dict.fromkeys(_COUNTERS, 0)
-        self._kicked_at = [-1] * (2 * queue_pairs)
+        self._kicked_at = [-1] * (2 * queue_pairs + control_queue)
         self._timer: Timer | None = None
         self._interval = RECHECK_S
         if listener is not None:
@@ -150,10 +172,12 @@ class VhostUserServer:
         features: int = DEVICE_FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
         queue_pairs: int = 1,
+        control_queue: bool = False,
     ) -> VhostUserServer:
-        """Listen at `path` now. TransportError says why not. `features` narrows what is offered."""
+        """Listen at `path` now. TransportError says why not. `features` narrows what is offered; `control_queue` is for
+        a frontend that forwards it, which QEMU does not."""
         loop = asyncio.get_running_loop()
-        return cls(listen_unix(path), loop, name, features, protocol_features, queue_pairs)
+        return cls(listen_unix(path), loop, name, features, protocol_features, queue_pairs, control_queue)
 
     # -- Port -------------------------------------------------------------------------------------------
 
@@ -193,12 +217,17 @@ class VhostUserServer:
         return sent
 
     def _send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        ring = self._rx
+        rx_filter = self.net.rx_filter
+        if rx_filter.active and not rx_filter.accepts(parts[0]):
+            self._count["tx_drop_filtered"] += 1
+            return False
+        lane = self._used[0] if len(self._used) == 1 else self._steered(parts)
+        ring = lane.ring
         if ring is None:
             self._count["tx_drop_link_down"] += 1
             return False
-        if self._backlog:
-            return self._queue(hdr, parts)
+        if lane.backlog:
+            return self._queue(lane, hdr, parts)
         try:
             verdict = self.net.transmit(ring, hdr, parts)
         except BrokenRing as error:
@@ -206,53 +235,68 @@ class VhostUserServer:
             self._count["tx_drop_broken"] += 1
             return False
         if verdict == NO_BUFFERS:
-            return self._queue(hdr, parts)
+            return self._queue(lane, hdr, parts)
         return verdict == SENT
 
-    def _queue(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        if len(self._backlog) >= BACKLOG_FRAMES:
+    def _steered(self, parts: Sequence[Buffer]) -> _Lane:
+        """The queue for a frame: its flow's, or the first while that one's ring stands still."""
+        lane = self._used[self.net.steering.pair_of(parts[0])]
+        if lane.ring is None:
+            lane = self._used[0]
+        lane.frames += 1
+        return lane
+
+    def _queue(self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+        if len(lane.backlog) >= BACKLOG_FRAMES:
             self._count["tx_drop_backlog"] += 1
             return False
         kept = None if hdr is None else VnetHdr(*hdr.astuple())
-        self._backlog.append((kept, [b"".join(parts)]))
-        if len(self._backlog) == 1:
-            self._wait_for_buffers()
+        lane.backlog.append((kept, [b"".join(parts)]))
+        if len(lane.backlog) == 1:
+            self._wait_for_buffers(lane)
         return True
 
-    def _wait_for_buffers(self) -> None:
-        if self._rx is not None and self._rx.arm_kicks():
-            self._loop.call_soon(self._send_backlog)
+    def _wait_for_buffers(self, lane: _Lane) -> None:
+        if lane.ring is not None and lane.ring.arm_kicks():
+            self._loop.call_soon(self._send_backlog, lane)
         self._keep_watch()
 
-    def _send_backlog(self) -> None:
+    def _send_backlog(self, lane: _Lane) -> None:
         """Send what waited, as far as there are buffers now."""
-        backlog, ring = self._backlog, self._rx
+        backlog, ring = lane.backlog, lane.ring
         try:
             while backlog and ring is not None:
                 if self.net.transmit(ring, *backlog[0]) == NO_BUFFERS:
-                    self._wait_for_buffers()
+                    self._wait_for_buffers(lane)
                     break
                 backlog.popleft()
         except BrokenRing as error:
-            self._quarantine(0, error)
+            self._quarantine(error.queue, error)
             return
         if ring is not None and not backlog:
             ring.suppress_kicks()
         self.flush()
 
     def flush(self) -> None:
-        ring = self._rx
-        if ring is not None and ring.publish() and ring.needs_signal():
-            self._signal(ring.index)
+        for lane in self._used:
+            ring = lane.ring
+            if ring is not None and ring.publish() and ring.needs_signal():
+                self._signal(ring.index)
 
     def stats(self) -> dict[str, int]:
-        stats = {**self.net.counters.asdict(), **self._count, "tx_queued": len(self._backlog)}
+        stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
         stats["tx_dropped"] = sum(stats[name] for name in _TX_DROPS)
         return stats
+
+    def _queued(self) -> int:
+        return sum(len(lane.backlog) for lane in self._lanes)
 
     def negotiation(self) -> dict[str, Any]:
         """What the frontend and its guest agreed on with us: a dict for JSON; without one there are no features."""
         agreed = {} if self._connection is None else self._connection.session.negotiation()
+        for ring in agreed.get("rings", []):
+            if not ring["index"] & 1 and not self._is_control(ring["index"]):
+                ring["steered"] = self._lanes[ring["index"] // 2].frames
         return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
 
     def close(self) -> None:
@@ -289,6 +333,7 @@ class VhostUserServer:
             features=self._features,
             protocol_features=self._protocol_features,
             net=self.net,
+            control_queue=self._control_queue,
         )
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
@@ -317,16 +362,32 @@ class VhostUserServer:
     def _running(self, index: int) -> Ring | None:
         return None if self._connection is None else self._connection.session.running(index)
 
+    def _is_control(self, index: int) -> bool:
+        return self._connection is not None and self._connection.session.control_index == index
+
+    def _pair_runs(self, pair: int) -> bool:
+        if self._is_control(2 * pair):
+            return False
+        return self._running(2 * pair) is not None and (
+            self._running(2 * pair + 1) is not None or self._broken(2 * pair + 1)
+        )
+
     def state_changed(self) -> None:
-        """The link is up while the first pair's rings run and are enabled.
+        """The link is up while the first pair's rings run and are enabled; pairs behind it are used as far as they do
+        without a gap.
 
         A transmit ring in quarantine does not take it down: the other direction goes on.
         """
-        up = self._running(0) is not None and (self._running(1) is not None or self._broken(1))
-        self._rx = self._running(0) if up else None
+        up = self._pair_runs(0)
+        for pair, lane in enumerate(self._lanes):
+            lane.ring = self._running(2 * pair) if up and self._pair_runs(pair) else None
+            if lane.ring is None:
+                lane.backlog.clear()
+        self._used = list(takewhile(lambda lane: lane.ring is not None, self._lanes)) or self._lanes[:1]
+        if self._connection is not None and self._connection.session.control_index >= 0:
+            self._used = self._used[: self.net.control.pairs]
+        self.net.steering.use(len(self._used))
         link = (up, self.net.offloads if up else Offloads())
-        if not up:
-            self._backlog.clear()
         if link != self._link:
             self._link = link
             if self._handler is not None:
@@ -343,15 +404,17 @@ class VhostUserServer:
             log.info(
                 "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
             )
-        if index & 1:
+        if self._is_control(index):
+            self._loop.call_soon(self._obey, index)
+        elif index & 1:
             self._loop.call_soon(self._drain, index)
         else:
             ring.suppress_kicks()
         self._keep_watch()
 
     def ring_stopped(self, index: int) -> None:
-        if self._rx is not None and index == self._rx.index:
-            self._rx = None
+        if not index & 1 and not self._is_control(index):
+            self._lanes[index // 2].ring = None
 
     def ring_broken(self, index: int, error: BrokenRing) -> None:
         self._count["broken_rings"] += 1
@@ -374,11 +437,41 @@ class VhostUserServer:
         mark = ring.mark()
         news = mark != self._kicked_at[index]
         self._kicked_at[index] = mark
-        if index & 1:
+        if self._is_control(index):
+            self._obey(index)
+        elif index & 1:
             self._drain(index)
-        elif self._backlog:
-            self._send_backlog()
+        elif self._lanes[index // 2].backlog:
+            self._send_backlog(self._lanes[index // 2])
         return news
+
+    def _obey(self, index: int) -> None:
+        """Carry out the driver's commands: virtio 1.2, section 5.1.6.5."""
+        ring = self._ring(index)
+        if ring is None:
+            return
+        try:
+            while True:
+                chain = ring.pop()
+                if chain is not None:
+                    self._answer(ring, chain)
+                elif not ring.arm_kicks():
+                    break
+        except BrokenRing as error:
+            self._quarantine(index, error)
+            return
+        if ring.publish() and ring.needs_signal():
+            self._signal(index)
+        self.state_changed()
+
+    def _answer(self, ring: Ring, chain: Chain) -> None:
+        room = sum(map(len, chain.writable))
+        answer = self.net.control.process(b"".join(chain.readable), room)
+        if not answer:
+            rule = "a control command without room for its ack"
+            raise BrokenRing(ring.index, rule, "5.1.6.5", chain.head)
+        scatter(chain.writable, (answer,))
+        ring.push(chain.head, len(answer))
 
     def _drain(self, index: int) -> None:
         """Empty a transmit ring, or as much of it as one turn may take."""
@@ -414,6 +507,9 @@ class VhostUserServer:
         if self._running(index) is None:
             count["rx_drop_disabled"] += len(frames)
         elif frames:
+            if len(self._used) > 1:
+                for _, frame in frames:
+                    self.net.steering.sent_on(frame, index // 2)
             self._deliver(frames)
         if count["signals"] == signals:
             self._signal_completions(index)
@@ -457,21 +553,24 @@ class VhostUserServer:
         found = False
         for vring in connection.session.vrings:
             ring = vring.ring
-            if ring is not None and vring.index & 1:
+            if ring is not None and vring.index & 1 and not self._is_control(vring.index):
                 self._signal_completions(vring.index)
             if ring is not None and self._neglected(connection, ring):
                 found = True
                 self._count["lost_kicks"] += 1
-                if vring.index & 1:
+                if self._is_control(vring.index):
+                    self._obey(vring.index)
+                elif vring.index & 1:
                     self._drain(vring.index)
                 else:
-                    self._send_backlog()
+                    self._send_backlog(self._lanes[vring.index // 2])
         if self._timer is None and self._connection is not None:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
-        if not ring.index & 1 and not self._backlog:
+        idle = not ring.index & 1 and not self._is_control(ring.index)
+        if idle and not self._lanes[ring.index // 2].backlog:
             return False
         return ring.unseen() and not connection.kick_pending(ring.index)

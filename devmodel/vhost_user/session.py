@@ -222,9 +222,13 @@ class Session:
         features: int = vf.DEVICE_FEATURES,
         protocol_features: int = PROTOCOL_FEATURES,
         net: VirtioNet | None = None,
+        control_queue: bool = False,
     ) -> None:
+        """`control_queue`: the frontend may forward it, as a ring behind the pairs."""
         if queue_pairs > 1:
             features |= vf.mask(vf.VIRTIO_NET_F_MQ)
+        if control_queue:
+            features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
         self.queue_pairs = queue_pairs
         self.offered = features
         self.offered_protocol = protocol_features
@@ -233,7 +237,7 @@ class Session:
         self.status = 0
         self.memory = GuestMemory()
         self.net = net if net is not None else VirtioNet()
-        self.vrings = [Vring(index) for index in range(2 * queue_pairs)]
+        self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
         self._mapper = mapper
         self._specs: list[RegionSpec] = []
         self._handlers = self._table()
@@ -331,6 +335,15 @@ class Session:
     def _take_fd(self) -> int:
         return self._pending_fds.pop(0)
 
+    @property
+    def control_index(self) -> int:
+        """The ring of the control queue, -1 if there is none: the last, which a driver that does not know of several
+        pairs finds behind the first (virtio 1.2, section 5.1.2)."""
+        if not self.features >> vf.VIRTIO_NET_F_CTRL_VQ & 1:
+            return -1
+        several = self.features & vf.mask(vf.VIRTIO_NET_F_MQ, vf.VIRTIO_NET_F_RSS)
+        return 2 * self.queue_pairs if several else 2
+
     def negotiation(self) -> dict[str, Any]:
         """Each feature bit and who has it, and the rings: a dict for JSON."""
         both = (
@@ -347,6 +360,7 @@ class Session:
         rings = [
             {"index": vring.index, "size": vring.num, "running": vring.ring is not None}
             for vring in self.vrings
+            if vring.num  # what the frontend has not said anything of is none of its rings
         ]
         return {"features": features, "protocol_features": protocol, "rings": rings}
 

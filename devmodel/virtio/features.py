@@ -22,7 +22,15 @@ VIRTIO_NET_F_HOST_UFO: Final = 14
 VIRTIO_NET_F_MRG_RXBUF: Final = 15
 VIRTIO_NET_F_STATUS: Final = 16
 VIRTIO_NET_F_CTRL_VQ: Final = 17
+VIRTIO_NET_F_CTRL_RX: Final = 18
+VIRTIO_NET_F_CTRL_VLAN: Final = 19
+VIRTIO_NET_F_CTRL_RX_EXTRA: Final = 20
+VIRTIO_NET_F_GUEST_ANNOUNCE: Final = 21
 VIRTIO_NET_F_MQ: Final = 22
+VIRTIO_NET_F_CTRL_MAC_ADDR: Final = 23
+VIRTIO_NET_F_NOTF_COAL: Final = 53
+VIRTIO_NET_F_HASH_REPORT: Final = 57
+VIRTIO_NET_F_RSS: Final = 60
 
 # 5.1.3.2 Legacy: feature bits
 VIRTIO_NET_F_GSO: Final = 6
@@ -81,6 +89,17 @@ DEVICE_FEATURES: Final = mask(
     VIRTIO_F_RING_PACKED,
     VIRTIO_F_IN_ORDER,
     VHOST_USER_F_PROTOCOL_FEATURES,
+)
+
+# For a frontend that forwards the control queue; NOTF_COAL and HASH_REPORT are understood by it, and not offered, as
+# nothing is made of them yet.
+CONTROL_FEATURES: Final = mask(
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_VLAN,
+    VIRTIO_NET_F_CTRL_MAC_ADDR,
+    VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
 )
 
 # 5.1.3.1 Feature bit requirements: a bit, and the bits of which at least one must come with it

@@ -14,7 +14,8 @@ Limits: a frame has 14 to 65550 bytes, the latter being the 65562 that a driver 
 supply for TSO (5.1.6.3.1) less the header. The header has 12 bytes with VERSION_1 or MRG_RXBUF, else 10
 (5.1.6.1): one connection may see both, firmware first.
 
-Left to the frontend, which owns configuration space: MAC, STATUS, the control queue.
+Left to the frontend, which owns configuration space: MAC and STATUS, and the control queue unless it forwards that one
+(`ctrl`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer, Offloads, VnetHdr
+from devmodel.virtio.ctrl import ControlQueue
 from devmodel.virtio.features import (
     VIRTIO_F_VERSION_1,
     VIRTIO_NET_F_CSUM,
@@ -38,6 +40,8 @@ from devmodel.virtio.features import (
     effective,
 )
 from devmodel.virtio.ring import Chain, Ring
+from devmodel.virtio.rss import Steering
+from devmodel.virtio.rxfilter import RxFilter
 from devmodel.virtio.spec import (
     ETH_HLEN,
     MAX_GSO_FRAME,
@@ -110,18 +114,25 @@ class VirtioNet:
     __slots__ = (
         "_csum",
         "_gso_in",
+        "_guest_features",
         "_hdr",
         "_hdr_size",
         "_mergeable",
         "_plain",
+        "control",
         "counters",
         "features",
         "mtu",
         "offloads",
+        "rx_filter",
+        "steering",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, max_pairs: int = 1) -> None:
         self.counters = NetCounters()
+        self.steering = Steering()
+        self.rx_filter = RxFilter()
+        self.control = ControlQueue(self.rx_filter, self.steering, max_pairs, self._let_use)
         self.mtu = DEFAULT_MTU
         self.negotiate(0)
 
@@ -135,12 +146,18 @@ class VirtioNet:
         self._plain = self._header(None, 1)
         self._csum = bool(features >> VIRTIO_NET_F_CSUM & 1)
         self._gso_in = self._accepted_gso(features)
+        self.control.negotiate(features)
+        self._let_use(features)
+
+    def _let_use(self, features: int) -> None:
+        """The driver takes what these say, of what it acknowledged, until it says otherwise (5.1.6.5.6)."""
+        self._guest_features = features
         self.offloads = self._offloads(features)
 
     def set_mtu(self, mtu: int) -> None:
         """The MTU that the frontend announced to the guest."""
         self.mtu = mtu
-        self.offloads = self._offloads(self.features)
+        self.offloads = self._offloads(self._guest_features)
 
     @staticmethod
     def _accepted_gso(features: int) -> frozenset[int]:

@@ -386,17 +386,33 @@ class PackedDriverRing(Driver):
 class Frontend:
     """Payloads, and the order in which QEMU sends them. Subclasses carry them."""
 
-    def __init__(self, num: int = 16, packed: bool = False) -> None:
+    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1, control: bool = False) -> None:
         self.ram = GuestRam()
         layout = PackedDriverRing if packed else DriverRing
         # The tests of packed rings know which they have.
-        self.fresh = (FRESH, FRESH) if packed else (0, 0)
+        self.fresh = (FRESH if packed else 0,) * (2 * pairs + control)
         self.features = PACKED if packed else MODERN
-        self.rx: Any = layout(self.ram, num)
-        self.tx: Any = layout(self.ram, num)
-        self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-        self.call = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-        self.err = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
+        self.rings: list[Any] = [layout(self.ram, num) for _ in self.fresh]
+        self.kick = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
+        self.call = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
+        self.err = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in self.rings]
+
+    @property
+    def rx(self) -> Any:
+        """The first pair's receive ring."""
+        return self.rings[0]
+
+    @rx.setter
+    def rx(self, ring: Any) -> None:
+        self.rings[0] = ring
+
+    @property
+    def tx(self) -> Any:
+        return self.rings[1]
+
+    @tx.setter
+    def tx(self, ring: Any) -> None:
+        self.rings[1] = ring
 
     def close_guest(self) -> None:
         for fd in (*self.kick, *self.call, *self.err):
@@ -412,7 +428,7 @@ class Frontend:
         return vu.VRING_STATE.pack(index, num)
 
     def ring(self, index: int) -> Any:
-        return (self.rx, self.tx)[index]
+        return self.rings[index]
 
     def addr(self, index: int, **changes: int) -> bytes:
         """SET_VRING_ADDR's payload; `changes` are other values for desc, used, avail."""
@@ -434,10 +450,10 @@ class Frontend:
             (Request.VHOST_USER_SET_OWNER, b"", []),
             (Request.VHOST_USER_GET_FEATURES, b"", []),
         ]
-        for index in range(2):
+        for index in range(len(self.rings)):
             messages.append((Request.VHOST_USER_SET_VRING_CALL, self.u64(index), [self.call[index]]))
             messages.append((Request.VHOST_USER_SET_VRING_ERR, self.u64(index), [self.err[index]]))
-        for index in range(2):
+        for index in range(len(self.rings)):
             messages.append((Request.VHOST_USER_SET_VRING_ENABLE, self.state(index, 1), []))
         return messages
 
@@ -452,7 +468,7 @@ class Frontend:
             (Request.VHOST_USER_SET_FEATURES, self.u64(features), []),
             (Request.VHOST_USER_SET_MEM_TABLE, table, [self.ram.fd] * len(self.ram.specs)),
         ]
-        for index in range(2):
+        for index in range(len(self.rings)):
             num = self.ring(index).num
             messages += [
                 (Request.VHOST_USER_SET_VRING_NUM, self.state(index, num), []),
@@ -532,8 +548,8 @@ class SessionFrontend(Frontend):
 class SocketFrontend(Frontend):
     """Talks to a back end that listens at a unix socket."""
 
-    def __init__(self, num: int = 16, packed: bool = False) -> None:
-        super().__init__(num, packed)
+    def __init__(self, num: int = 16, packed: bool = False, pairs: int = 1, control: bool = False) -> None:
+        super().__init__(num, packed, pairs, control)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.setblocking(False)
 

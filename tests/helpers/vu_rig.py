@@ -24,10 +24,15 @@ class Rig:
         port.attach(self.behind)
 
     async def frontend(
-        self, features: int | None = MODERN, num: int = 16, packed: bool = False
+        self,
+        features: int | None = MODERN,
+        num: int = 16,
+        packed: bool = False,
+        pairs: int = 1,
+        control: bool = False,
     ) -> SocketFrontend:
         """A connected frontend; its rings run unless `features` is None."""
-        fe = SocketFrontend(num, packed)
+        fe = SocketFrontend(num, packed, pairs, control)
         self.frontends.append(fe)
         await fe.connect(self.path)
         if features is not None:

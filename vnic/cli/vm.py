@@ -53,7 +53,7 @@ from vnic.cli import output
 from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
 from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
-from vnic.places import GUEST_SUFFIX
+from vnic.places import GUEST_SUFFIX, QUEUE_PAIRS
 
 NetKind = Literal["vhost-user", "stream", "dgram"]
 Watch = Callable[[Guest], contextlib.AbstractContextManager[None]]
@@ -78,6 +78,7 @@ class Plan:
     interactive: bool
     qmp: Path | None = None
     mac: str | None = None
+    queues: int = 1
 
     def vm(self, image: images.Image | None, socket: Path) -> Vm:
         """The guest; with no image yet (a dry run) its files have the names that a built one has."""
@@ -89,6 +90,7 @@ class Plan:
             machine=self.machine,
             accel=self.accel,
             memory_mib=self.memory_mib,
+            smp=self.queues,
             append=() if self.interactive else ("vnic.quiet", "vnic.plain"),
             tsc_khz=probe.tsc_khz() if self.accel == "tcg" else None,
             reboot=True,
@@ -99,7 +101,13 @@ class Plan:
 
     def nic(self, socket: Path) -> Nic:
         if self.net == "vhost-user":
-            return VhostUser(path=socket, mac=self.mac, reconnect_s=RECONNECT_S, packed=self.packed)
+            return VhostUser(
+                path=socket,
+                mac=self.mac,
+                reconnect_s=RECONNECT_S,
+                packed=self.packed,
+                queues=self.queues,
+            )
         if self.net == "dgram":
             return Dgram(path=socket, mac=self.mac, local=socket.with_name(socket.name + GUEST_SUFFIX))
         again = RECONNECT_S if self.qemu.version >= (8, 0) else 0
@@ -115,6 +123,10 @@ def vm(
     ] = None,
     machine: Annotated[MachineType, typer.Option(help="QEMU's machine type.")] = "microvm",
     net: Annotated[NetKind, typer.Option(help="How QEMU talks to the back end.")] = "vhost-user",
+    queues: Annotated[
+        int,
+        typer.Option(min=1, max=QUEUE_PAIRS, help="Queue pairs of the card; as many processors."),
+    ] = 1,
     packed: Annotated[
         bool, typer.Option("--packed", help="Packed virtqueues instead of split ones.")
     ] = False,
@@ -167,6 +179,12 @@ def vm(
             " ".join(options),
             "give them to that back end, or leave --socket out",
         )
+    if queues > 1 and net != "vhost-user":
+        raise errors.UsageError(
+            f"--queues is about the rings between guest and back end, and with --net {net} QEMU has those",
+            "its netdev has one queue",
+            "leave --queues out, or use --net vhost-user",
+        )
     if packed and net != "vhost-user":
         raise errors.UsageError(
             f"--packed is about the rings between guest and back end, and with --net {net} QEMU has those",
@@ -177,7 +195,19 @@ def vm(
     qemu.require(netdev=net, machine=machine)
     chosen, said = _accelerator(accel, qemu)
     plan = Plan(
-        machine, net, packed, image, memory, tuple(options), socket, qemu, chosen, not command, qmp, mac
+        machine,
+        net,
+        packed,
+        image,
+        memory,
+        tuple(options),
+        socket,
+        qemu,
+        chosen,
+        not command,
+        qmp,
+        mac,
+        queues,
     )
     check(plan.vm(None, Path("backend.sock")))  # what cannot be is refused before anything is started
     if dry_run:
