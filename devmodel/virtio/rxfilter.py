@@ -40,17 +40,13 @@ class RxFilter:
         self.multicast: frozenset[bytes] = frozenset()
         self.vlans: set[int] = set()
         self.filtering, self.vlan_filtering = filtering, vlan_filtering
+        self.active = filtering or vlan_filtering  # else no frame is kept off
 
     def set_mode(self, mode: str, on: bool) -> None:
         self.modes[mode] = on
 
     def set_table(self, unicast: frozenset[bytes], multicast: frozenset[bytes]) -> None:
         self.unicast, self.multicast = unicast, multicast
-
-    @property
-    def active(self) -> bool:
-        """Whether a frame can be kept off at all."""
-        return self.filtering or self.vlan_filtering
 
     def accepts(self, frame: Buffer) -> bool:
         """Whether the guest gets that frame, of which the Ethernet header is enough; counted if not."""
