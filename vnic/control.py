@@ -281,7 +281,7 @@ class ControlServer:
             )
         packets: _Bounded[Answer] = _Bounded(STREAM_BUFFER)
         subscription = self._feed.subscribe(
-            Callback(lambda *packet: packets.put({"packet": plain_packet(*packet)})), known[comments]
+            Callback(lambda packet: packets.put({"packet": plain_packet(packet)})), known[comments]
         )
         try:
             await _send(writer, {"ok": "watching"})

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
-from devmodel.middleware.capture import CapturePort, Writer
-from devmodel.port import Buffer
+from devmodel.middleware.capture import Captured, CapturePort, Point, Writer
 from stack.trace.packets import PacketComments
 
 if TYPE_CHECKING:
@@ -41,12 +40,9 @@ class Subscription:
         self.failed = ""
         self._feed, self.writer = feed, writer
 
-    def write(
-        self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str, interface: int
-    ) -> None:
-        said = "" if self.comments == "none" else comment
+    def write(self, packet: Captured) -> None:
         try:
-            self.writer.write(stamp_ns, direction, parts, said, interface)
+            self.writer.write(packet._replace(comment="") if self.comments == "none" else packet)
             self.packets += 1
         except OSError as error:
             self._fail(error)
@@ -84,6 +80,7 @@ class PacketFeed:
         self._port: CapturePort | None = None
         self._comments = PacketComments(adapter.net, adapter.dev.ifindex, hub)
         self._subscriptions: list[Subscription] = []
+        self._all = _All(self._subscriptions)
 
     @property
     def interfaces(self) -> tuple[str, ...]:
@@ -103,12 +100,11 @@ class PacketFeed:
         self._comment([*self._subscriptions, subscription])
         self._subscriptions.append(subscription)
         if self._port is None:
-            self._port = CapturePort(
-                self._adapter.port, _Point(self._subscriptions, STACK), time.time_ns, self._commenter()
-            )
+            at_stack = Point(self._all, STACK)
+            self._port = CapturePort(self._adapter.port, at_stack, time.time_ns, self._commenter())
             self._adapter.plug(self._port)
             if self._wire is not None:
-                self._wire.writer = _Point(self._subscriptions, WIRE)
+                self._wire.writer = Point(self._all, WIRE)
         self._port.comments = self._commenter()
         return subscription
 
@@ -143,22 +139,15 @@ class PacketFeed:
         return self._comments if any(one.comments != "none" for one in self._subscriptions) else None
 
 
-class _Point:
-    """The Writer of one port: it hands on to the subscribers, and closing it is not their end."""
+class _All:
+    """A Writer that hands on to the subscribers; closing it is not their end."""
 
-    def __init__(self, subscriptions: list[Subscription], interface: int) -> None:
-        self._subscriptions, self._interface = subscriptions, interface
+    def __init__(self, subscriptions: list[Subscription]) -> None:
+        self._subscriptions = subscriptions
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
+    def write(self, packet: Captured) -> None:
         for one in tuple(self._subscriptions):
-            one.write(stamp_ns, direction, parts, comment, self._interface)
+            one.write(packet)
 
     def flush(self) -> None:
         for one in tuple(self._subscriptions):
@@ -171,14 +160,7 @@ class _Point:
 class Discard:
     """A Writer that does nothing."""
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
+    def write(self, packet: Captured) -> None:
         """A packet."""
 
     def flush(self) -> None:
@@ -189,19 +171,11 @@ class Discard:
 
 
 class Callback(Discard):
-    """A Writer that calls a function with the packets at the stack's port: stamp in ns, direction, the frame's pieces,
-    comment."""
+    """A Writer that calls a function with the packets at the stack's port."""
 
-    def __init__(self, take: Callable[[int, int, Sequence[Buffer], str], None]) -> None:
+    def __init__(self, take: Callable[[Captured], object]) -> None:
         self._take = take
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
-        if interface == STACK:
-            self._take(stamp_ns, direction, parts, comment)
+    def write(self, packet: Captured) -> None:
+        if packet.interface == STACK:
+            self._take(packet)

@@ -32,7 +32,7 @@ from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
 
-from devmodel.middleware.capture import CapturePort, PcapngInterface, PcapngWriter, Writer, open_file
+from devmodel.middleware.capture import CapturePort, PcapngWriter, Point, Writer, open_file
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Offloads, Port, VnetHdr
 from devmodel.switch import Switch
@@ -389,7 +389,7 @@ def _line(transports: Sequence[Transport], options: Options) -> tuple[Port, Capt
     switch = Switch(time.monotonic)
     switch.own(MAC)
     for number, transport in enumerate(transports):
-        part = None if writer is None else PcapngInterface(writer, number)
+        part = None if writer is None else Point(writer, number)
         switch.join(_around(transport, options, part, options.seed + number)[0])
     return switch.stack, None
 

@@ -16,12 +16,11 @@ JSON; times in it are nanoseconds since 1970.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from devmodel.middleware.capture import OUTBOUND
-from devmodel.port import Buffer
+from devmodel.middleware.capture import OUTBOUND, Captured
 from stack.inspect.conversation import MAX_OPEN, Conversation, Packet, Segment, Tracker
 from stack.inspect.snapshot import counters, tcp_tables
 from stack.trace.notation import render
@@ -142,18 +141,18 @@ class Observation:
 
     # -- from within the traffic -------------------------------------------------------------------------------------
 
-    def _packet(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> None:
+    def _packet(self, packet: Captured) -> None:
         self._agreed = self._agreed or self._negotiation()
-        head = headers_of(parts)
-        outbound = direction == OUTBOUND
+        head = headers_of(packet.parts)
+        outbound = packet.direction == OUTBOUND
         flow = flow_of_frame(head, outbound=outbound)
         if flow is None or not self._wanted.takes(flow[1:3], flow[3:5]):
             return
         if len(self._packets) < MAX_PACKETS:
-            self._packets.append(plain_packet(stamp_ns, direction, (head,), comment))
+            self._packets.append(plain_packet(packet._replace(parts=(head,))))
         else:
             self._dropped["packets"] += 1
-        found = self._tracker.add(Packet(stamp_ns, outbound, head, comment))
+        found = self._tracker.add(Packet(packet.stamp_ns, outbound, head, packet.comment))
         if found is not None:
             self._follow(flow, *found)
 

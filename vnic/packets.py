@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Any, Final
 
-from devmodel.middleware.capture import OUTBOUND
+from devmodel.middleware.capture import OUTBOUND, Captured
 from devmodel.port import Buffer
 from stack.inspect.conversation import Packet
 
@@ -22,13 +22,13 @@ def headers_of(parts: Sequence[Buffer]) -> bytes:
     return b"".join(parts)[:HEADERS]
 
 
-def plain_packet(stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str) -> dict[str, Any]:
+def plain_packet(packet: Captured) -> dict[str, Any]:
     """What ``vnic.feed.Callback`` hands over, for json.dumps."""
     return {
-        "stamp_ns": stamp_ns,
-        "outbound": direction == OUTBOUND,
-        "frame": b64encode(headers_of(parts)).decode(),
-        "comment": comment,
+        "stamp_ns": packet.stamp_ns,
+        "outbound": packet.direction == OUTBOUND,
+        "frame": b64encode(headers_of(packet.parts)).decode(),
+        "comment": packet.comment,
     }
 
 

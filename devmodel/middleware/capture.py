@@ -25,7 +25,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from devmodel.port import Buffer, Offloads, Port, PortHandler, VnetHdr
 
@@ -53,17 +53,20 @@ class Sink(Protocol):
     def close(self) -> object: ...
 
 
+class Captured(NamedTuple):
+    """A frame that passed, given as consecutive pieces; `interface` counts the points that are captured, from 0."""
+
+    stamp_ns: int
+    direction: int
+    parts: Sequence[Buffer]
+    comment: str = ""
+    interface: int = 0
+
+
 class Writer(Protocol):
     """What a capture is written to."""
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None: ...
+    def write(self, packet: Captured, /) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -111,15 +114,9 @@ class PcapngWriter:
             self._append(_block(_INTERFACE_DESCRIPTION, described))
         sink.flush()
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
-        """Append one frame, given as consecutive pieces."""
+    def write(self, packet: Captured) -> None:
+        """Append one frame."""
+        stamp_ns, direction, parts, comment, interface = packet
         frame = b"".join(parts)
         size = len(frame)
         padding = -size % 4
@@ -146,24 +143,17 @@ class PcapngWriter:
         self._sink.close()
 
 
-class PcapngInterface:
-    """One port's part in a file of several; whoever closes first closes it for all."""
+class Point:
+    """One of several ports that write to the same; whoever closes first closes it for all."""
 
-    __slots__ = ("_number", "_shared")
+    __slots__ = ("_interface", "_shared")
 
-    def __init__(self, shared: PcapngWriter, number: int) -> None:
-        self._shared, self._number = shared, number
+    def __init__(self, shared: Writer, interface: int) -> None:
+        self._shared, self._interface = shared, interface
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
-        """Append one frame to that interface's, whatever ``interface`` says."""
-        self._shared.write(stamp_ns, direction, parts, comment, self._number)
+    def write(self, packet: Captured) -> None:
+        """Hand a frame on as that interface's."""
+        self._shared.write(packet._replace(interface=self._interface))
 
     def flush(self) -> None:
         self._shared.flush()
@@ -207,20 +197,13 @@ class PcapngRing:
             self._kept.popleft().unlink(missing_ok=True)
         return writer
 
-    def write(
-        self,
-        stamp_ns: int,
-        direction: int,
-        parts: Sequence[Buffer],
-        comment: str = "",
-        interface: int = 0,
-    ) -> None:
+    def write(self, packet: Captured) -> None:
         """Append one frame, to a new file if this one is full."""
-        coming = 56 + sum(map(len, parts)) + len(comment)
+        coming = 56 + sum(map(len, packet.parts)) + len(packet.comment)
         if self._writer.size > self._empty and self._writer.size + coming > self._limit:
             self._writer.close()
             self._writer = self._next()
-        self._writer.write(stamp_ns, direction, parts, comment, interface)
+        self._writer.write(packet)
 
     def flush(self) -> None:
         self._writer.flush()
@@ -309,7 +292,7 @@ class CapturePort:
     def _record(self, stamp_ns: int, direction: int, parts: Sequence[Buffer], comment: str = "") -> None:
         if self.writer is not None:
             try:
-                self.writer.write(stamp_ns, direction, parts, comment)
+                self.writer.write(Captured(stamp_ns, direction, parts, comment))
             except OSError as error:
                 self._give_up(error)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.transfer import Download, Scenario, World
-from devmodel.middleware.capture import INBOUND, OUTBOUND, PcapngWriter, open_file
+from devmodel.middleware.capture import INBOUND, OUTBOUND, Captured, PcapngWriter, open_file
 from stack.api.path import Nth, complete_checksum
 from stack.api.sim import MSEC, SEC, Frame, Sim, StackEnd
 from stack.include.netdevice import net_device
@@ -99,6 +99,6 @@ def write(path: Path, *captures: list[Packet]) -> Path:
     writer = PcapngWriter(open_file(path), "eth0")
     for packet in (packet for packets in captures for packet in packets):
         direction = OUTBOUND if packet.outbound else INBOUND
-        writer.write(packet.stamp_ns, direction, [packet.frame], packet.comment)
+        writer.write(Captured(packet.stamp_ns, direction, [packet.frame], packet.comment))
     writer.close()
     return path

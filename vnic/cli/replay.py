@@ -33,7 +33,7 @@ def replay(
     It ends with 1 at the first call that returns something else or lets other frames out than when it was recorded,
     and if the state at the end is not the same, byte for byte.
     """
-    from devmodel.middleware.capture import PcapngWriter
+    from devmodel.middleware.capture import Captured, PcapngWriter, open_file
     from stack.freeze.record import Replay
     from stack.freeze.writer import freeze as frozen
 
@@ -41,8 +41,10 @@ def replay(
         with file.open(encoding="ascii", errors="replace") as lines:
             running = Replay(lines)
             if pcap is not None:
-                writer = PcapngWriter(pcap.open("wb"), "eth0")
-                running.seen = lambda direction, frame: writer.write(running.now_ns, direction, [frame])
+                writer = PcapngWriter(open_file(pcap), "eth0")
+                running.seen = lambda direction, frame: writer.write(
+                    Captured(running.now_ns, direction, [frame])
+                )
             try:
                 running.run(calls)
             finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from devmodel.middleware.capture import INBOUND, OUTBOUND, CapturePort
+from devmodel.middleware.capture import INBOUND, OUTBOUND, Captured, CapturePort
 from devmodel.middleware.fault import FaultPort, Faults
 from devmodel.port import Buffer
 from stack.include.sk_buff import sk_buff
@@ -34,9 +34,9 @@ class Heard:
         self.directions: list[int] = []
         self.writer = Callback(self.take)
 
-    def take(self, stamp_ns: int, direction: int, parts: object, comment: str) -> None:
-        self.directions.append(direction)
-        self.comments.append(comment)
+    def take(self, packet: Captured) -> None:
+        self.directions.append(packet.direction)
+        self.comments.append(packet.comment)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_tracing_ends_with_the_one_who_wanted_paths(bench: Bench) -> None:
 
 def test_subscriber_that_fails_takes_no_other_with_it(bench: Bench) -> None:
     class Full(Discard):
-        def write(self, *arguments: object) -> None:  # type: ignore[override]
+        def write(self, packet: Captured) -> None:
             raise OSError("no space")
 
     heard = Heard()
@@ -99,7 +99,7 @@ def test_subscriber_that_fails_takes_no_other_with_it(bench: Bench) -> None:
 def test_subscriber_with_a_fault_is_logged_and_stops_no_packet(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
+    def take(packet: Captured) -> None:
         raise ZeroDivisionError
 
     heard = Heard()
@@ -113,7 +113,7 @@ def test_subscriber_with_a_fault_is_logged_and_stops_no_packet(
 
 
 def test_subscription_that_ends_within_a_packet_leaves_the_port_to_the_stack(bench: Bench) -> None:
-    def take(stamp_ns: int, direction: int, parts: object, comment: str) -> None:
+    def take(packet: Captured) -> None:
         subscription.end()
 
     subscription = bench.feed.subscribe(Callback(take), "states")
@@ -172,7 +172,7 @@ def test_drop_hook_that_was_put_round_ours_is_called_once_a_packet(bench: Bench)
 
 def test_frame_in_pieces_is_heard_as_it_is_sent(bench: Bench) -> None:
     pieces: list[list[Buffer]] = []
-    bench.feed.subscribe(Callback(lambda stamp, direction, parts, comment: pieces.append(list(parts))))
+    bench.feed.subscribe(Callback(lambda packet: pieces.append(list(packet.parts))))
     bench.give(segment(SYN, 1000))
     assert b"".join(pieces[1]) == bench.frames[-1]
 

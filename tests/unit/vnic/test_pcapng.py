@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from devmodel.middleware.capture import INBOUND, OUTBOUND, PcapngWriter, open_file
+from devmodel.middleware.capture import INBOUND, OUTBOUND, Captured, PcapngWriter, open_file
 from stack.inspect.conversation import Packet
 from vnic import pcapng
 from vnic.errors import HostIOError, UsageError
@@ -32,8 +32,8 @@ def read(path: Path, data: bytes) -> list[Packet]:
 @pytest.fixture
 def ours(path: Path) -> Path:
     writer = PcapngWriter(open_file(path), "vhost0")
-    writer.write(STAMP, INBOUND, [FRAME[:10], FRAME[10:]], "tcp_v4_rcv; LISTEN -> NEW_SYN_RECV")
-    writer.write(STAMP + 1, OUTBOUND, [FRAME])
+    writer.write(Captured(STAMP, INBOUND, [FRAME[:10], FRAME[10:]], "tcp_v4_rcv; LISTEN -> NEW_SYN_RECV"))
+    writer.write(Captured(STAMP + 1, OUTBOUND, [FRAME]))
     writer.close()
     return path
 
@@ -56,8 +56,8 @@ def test_file_that_is_being_written_is_read_up_to_there(ours: Path) -> None:
 def test_interface_that_is_read_is_the_first_of_the_file_not_that_of_the_first_packet(path: Path) -> None:
     """With --loss a received frame passes the wire before the stack."""
     writer = PcapngWriter(open_file(path), "eth0", "vhost0")
-    writer.write(STAMP, INBOUND, [FRAME], interface=1)
-    writer.write(STAMP, INBOUND, [FRAME], "LISTEN -> NEW_SYN_RECV", interface=0)
+    writer.write(Captured(STAMP, INBOUND, [FRAME], interface=1))
+    writer.write(Captured(STAMP, INBOUND, [FRAME], "LISTEN -> NEW_SYN_RECV", interface=0))
     writer.close()
     assert [packet.interface for packet in pcapng.read(path)] == ["eth0"]
     assert [packet.interface for packet in pcapng.read_all(path)] == ["vhost0", "eth0"]
@@ -65,8 +65,8 @@ def test_interface_that_is_read_is_the_first_of_the_file_not_that_of_the_first_p
 
 def test_first_interface_without_packets_is_passed_over(path: Path) -> None:
     writer = PcapngWriter(open_file(path), "eth0", "vhost0", "eth1")
-    writer.write(STAMP, INBOUND, [FRAME], interface=2)
-    writer.write(STAMP, INBOUND, [FRAME], interface=1)
+    writer.write(Captured(STAMP, INBOUND, [FRAME], interface=2))
+    writer.write(Captured(STAMP, INBOUND, [FRAME], interface=1))
     writer.close()
     assert [packet.interface for packet in pcapng.read(path)] == ["vhost0"]
 

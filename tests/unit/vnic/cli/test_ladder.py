@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from devmodel.middleware.capture import INBOUND, OUTBOUND, PcapngWriter, open_file
+from devmodel.middleware.capture import INBOUND, OUTBOUND, Captured, PcapngWriter, open_file
 from stack.api.sim import flags_to_bits
 from stack.inspect import ladder as drawing
 from vnic import cli
@@ -55,7 +55,7 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "net.pcapng"
     writer = PcapngWriter(open_file(path), "eth0")
     for n, (outbound, data, comment) in enumerate(connection() + connection(40001)):
-        writer.write(n * 1_000_000, OUTBOUND if outbound else INBOUND, [data], comment)
+        writer.write(Captured(n * 1_000_000, OUTBOUND if outbound else INBOUND, [data], comment))
     writer.close()
     return path
 
@@ -188,7 +188,7 @@ def test_many_connections_are_not_all_named(refused: Verb, tmp_path: Path) -> No
     path = tmp_path / "many.pcapng"
     writer = PcapngWriter(open_file(path), "eth0")
     for port in range(1000, 1030):
-        writer.write(0, INBOUND, [frame(False, "S", 1, 0, port)])
+        writer.write(Captured(0, INBOUND, [frame(False, "S", 1, 0, port)]))
     writer.close()
     told = refused(path, "-n", 77)
     assert "10  10.0.2.15:1009 > 10.0.2.2:7" in told
@@ -209,7 +209,7 @@ def test_capture_is_not_replaced_by_what_is_drawn_of_it(
 def test_file_without_tcp_is_told(refused: Verb, tmp_path: Path) -> None:
     path = tmp_path / "udp.pcapng"
     writer = PcapngWriter(open_file(path), "eth0")
-    writer.write(0, INBOUND, [bytes(60)])
+    writer.write(Captured(0, INBOUND, [bytes(60)]))
     writer.close()
     told = refused(path)
     assert f"no TCP connection is in {path}" in told
