@@ -16,6 +16,7 @@ from vnic.cli.views import Control, Json
 app = typer.Typer(help="Capture packets of a running back end as pcapng.", no_args_is_help=True)
 
 _SIZE = re.compile(r"(\d+)([kKmMgG]?)")
+FILES = 2
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -35,7 +36,9 @@ def start(
     ring: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Begin a new file when one has that size: 10M.")
     ] = None,
-    files: Annotated[int, typer.Option(min=1, help="So many files of the ring are kept.")] = 2,
+    files: Annotated[
+        int | None, typer.Option(min=1, help="So many files of the ring are kept: 2 unless given.")
+    ] = None,
     comments: Annotated[
         bool,
         typer.Option(
@@ -48,7 +51,11 @@ def start(
     control: Control = None,
 ) -> int:
     """Begin to write what passes between stack and port."""
-    wanted = {"file": str(file.absolute()), "files": files, "comments": comments}
+    if files is not None and ring is None:
+        raise errors.UsageError(
+            "--files is about a ring", "without --ring there is one file", f"--ring 10M --files {files}"
+        )
+    wanted = {"file": str(file.absolute()), "files": files or FILES, "comments": comments}
     return _tell("start", wanted | {"ring": size_of(ring) if ring is not None else None}, json_, control)
 
 

@@ -42,6 +42,13 @@ Peer = Annotated[
     str | None, typer.Option(metavar="ADDRESS:PORT", help="Only those with this end: 10.0.2.15:40000")
 ]
 
+Interface = Annotated[
+    str | None,
+    typer.Option(
+        "-i", "--interface", metavar="NAME", help="The capture's interface; its first unless given."
+    ),
+]
+
 
 def ladder(
     file: Annotated[Path | None, typer.Argument(help="A capture: pcapng or pcap.")] = None,
@@ -50,6 +57,7 @@ def ladder(
     ] = False,
     port: Port = None,
     peer: Peer = None,
+    interface: Interface = None,
     numbers: Annotated[
         list[int] | None,
         typer.Option("-n", "--connection", min=1, metavar="N", help="The file's Nth; again for more."),
@@ -83,7 +91,7 @@ def ladder(
     if json_ and format_ == "svg":
         raise errors.UsageError("--json and --format svg contradict each other", remedy="give one of them")
     if live:
-        _check_live(file, format_ if not json_ else "json", out, wanted)
+        _check_live(file, format_ if not json_ else "json", out, wanted, interface)
         return _live(wanted, count, control, every=every, paths=paths)
     if file is None:
         raise errors.UsageError(
@@ -94,7 +102,7 @@ def ladder(
             "--count and --control are about a running back end", f"{file} is a file", "leave them out"
         )
     spare(file, out)
-    found = chosen(file, wanted)
+    found = chosen(file, wanted, interface)
     if json_ or format_ == "json":
         text = json.dumps([{"connection": n} | drawing.plain(one) for n, one in found]) + "\n"
     elif format_ == "svg":
@@ -209,7 +217,9 @@ def painted(line: drawing.Line, colour: bool) -> str:
 # -- while it happens ----------------------------------------------------------------------------------------
 
 
-def _check_live(file: Path | None, format_: str, out: Path | None, wanted: Wanted) -> None:
+def _check_live(
+    file: Path | None, format_: str, out: Path | None, wanted: Wanted, interface: str | None
+) -> None:
     if file is not None:
         raise errors.UsageError(
             "a file and --live exclude each other", f"{file} is a file", "leave one of them out"
@@ -227,6 +237,10 @@ def _check_live(file: Path | None, format_: str, out: Path | None, wanted: Wante
     if wanted.numbers:
         raise errors.UsageError(
             "--connection is about a file", "what passes has no numbers beforehand", "--port or --peer"
+        )
+    if interface is not None:
+        raise errors.UsageError(
+            "--interface is about a file", "--live shows what passes the stack's port", "leave it out"
         )
 
 

@@ -12,7 +12,7 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of, line
+from vnic.cli.ladder import Interface, Peer, Port, Wanted, chosen, end_of, line
 from vnic.cli.pictures import spare, write
 
 if TYPE_CHECKING:
@@ -46,12 +46,7 @@ def plot(
     only: Annotated[
         str | None, typer.Option(metavar="PANEL,...", help="Of sequence, cwnd, rtt and throughput; all.")
     ] = None,
-    interface: Annotated[
-        str | None,
-        typer.Option(
-            "-i", "--interface", metavar="NAME", help="The capture's interface; its first unless given."
-        ),
-    ] = None,
+    interface: Interface = None,
     list_: Annotated[
         bool, typer.Option("--list", "-l", help="List the connections that fit and draw none.")
     ] = False,

@@ -11,7 +11,7 @@ import typer
 
 from vnic import errors
 from vnic.cli import output
-from vnic.cli.ladder import Peer, Port, Wanted, chosen, end_of
+from vnic.cli.ladder import Interface, Peer, Port, Wanted, chosen, end_of
 from vnic.cli.pictures import spare
 from vnic.cli.serve import write_whole
 from vnic.cli.views import Control, say_if_nobody
@@ -26,9 +26,11 @@ def report(
     ),
     port: Port = None,
     peer: Peer = None,
+    interface: Interface = None,
     level: Annotated[
-        Literal["notes", "full", "times"], typer.Option(help="Of the call trees; as of vnic trace.")
-    ] = "notes",
+        Literal["notes", "full", "times"] | None,
+        typer.Option(help="Of the call trees; as of vnic trace: notes unless given."),
+    ] = None,
     count: Annotated[
         int | None, typer.Option("-c", "--count", min=1, help="End when so many connections have ended.")
     ] = None,
@@ -48,21 +50,31 @@ def report(
     from vnic import report as reports
 
     if file is not None:
-        if count is not None or seconds is not None or control is not None or json_:
+        if json_ or any(one is not None for one in (level, count, seconds, control)):
             raise errors.UsageError(
-                "--count, --seconds, --json and --control are about a running back end",
+                "--level, --count, --seconds, --json and --control are about a running back end",
                 f"{file} is a file",
                 "leave them out, or leave the file out",
             )
         spare(file, out)
         wanted = Wanted(port, None if peer is None else end_of(peer))
-        found = [one for _, one in chosen(file, wanted)]
+        found = [one for _, one in chosen(file, wanted, interface)]
         run = reports.of_capture(found, file.name)
         write_whole(out, reports.page(run))
     else:
+        if interface is not None:
+            raise errors.UsageError(
+                "--interface is about a capture", "a running back end is observed at its port", "leave it out"
+            )
         if not json_:
             write_whole(out, "")  # what cannot be written is said before anybody waits for it
-        wishes = {"port": port, "peer": peer, "level": level, "connections": count, "seconds": seconds}
+        wishes = {
+            "port": port,
+            "peer": peer,
+            "level": level or "notes",
+            "connections": count,
+            "seconds": seconds,
+        }
         record, where = _observed(control, wishes)
         if json_:
             typer.echo(json.dumps(record))

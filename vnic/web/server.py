@@ -206,6 +206,7 @@ class WebServer:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._checked])
         app.on_response_prepare.append(_with_headers)
+        app.router.add_get("/{token}", self._page)
         app.router.add_get("/{token}/live", self._live)
         app.router.add_get("/{token}/{name:[^/]*}", self._file)
         return app
@@ -223,6 +224,10 @@ class WebServer:
         if self._door is not None:
             self._door.admit(request.protocol)
         return await handler(request)
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        """Its address without the last slash, which the names of its files begin behind."""
+        raise web.HTTPPermanentRedirect(f"{request.path}/")
 
     async def _file(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

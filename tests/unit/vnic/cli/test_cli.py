@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 import images
 from guest.vm import probe
 from guest.vm.errors import GuestPanic
+from vnic import __main__ as entry
 from vnic import cli
 from vnic.cli import output
 from vnic.cli import version as version_verb
@@ -29,6 +33,21 @@ def any_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "find_qemu", lambda: QEMU.path)
     monkeypatch.setattr(probe, "ask_qemu", lambda path: QEMU)
     monkeypatch.setattr(probe, "tsc_khz", lambda: None)
+
+
+def test_interrupt_while_the_command_line_is_loaded_leaves_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C in the first half of a second; typer stands for the modules that take so long."""
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(cli.__file__).parents[2]}"}
+    argv = [sys.executable, "-m", "vnic", "version"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_interrupt_of_a_verb_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(version_verb.platform, "release", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(sys, "argv", ["vnic", "version"])
+    assert entry.main() == 130
 
 
 def test_version_json(capsys: pytest.CaptureFixture[str]) -> None:

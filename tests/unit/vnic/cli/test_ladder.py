@@ -166,6 +166,8 @@ def test_terminal_has_its_width_and_colours(typed: Verb, file: Path, monkeypatch
         (["--live", "--json"], ["--live draws text, no JSON"]),
         (["--live", "-o", "x"], ["--live writes to stdout", "vnic ladder --live > x"]),
         (["--live", "-n", "1"], ["--connection is about a file"]),
+        (["--live", "-i", "eth0"], ["--interface is about a file"]),
+        (["FILE", "-i", "vhost0"], ["no TCP connection"]),
         (["FILE", "--peer", "10.0.2.15"], ["'10.0.2.15' is no address with a port"]),
         (["FILE", "--peer", "10.0.2.15:70000"], ["70000 is no port"]),
         (
@@ -182,6 +184,49 @@ def test_what_cannot_be_is_refused(refused: Verb, file: Path, options: list[str]
     told = refused(*(file if option == "FILE" else option for option in options))
     for word in words:
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "FILE", "--level", "full"], "--level, --count, --seconds"),
+        (["report", "-i", "eth0"], "--interface is about a capture"),
+        (["capture", "start", "a.pcapng", "--files", "3"], "--files is about a ring"),
+    ],
+)
+def test_option_that_would_do_nothing_is_refused(
+    arguments: list[str], words: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(file) if word == "FILE" else word for word in arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.fixture
+def both_sides(tmp_path: Path) -> Path:
+    """A connection that the stack saw, and another one that only the wire did."""
+    path = tmp_path / "lossy.pcapng"
+    writer = PcapngWriter(open_file(path), "eth0", "vhost0")
+    for interface, port in ((0, 40000), (1, 40001)):
+        for n, (outbound, data, _) in enumerate(connection(port)):
+            direction = OUTBOUND if outbound else INBOUND
+            writer.write(Captured(n * 1_000_000, direction, [data], interface=interface))
+    writer.close()
+    return path
+
+
+def test_ladder_of_another_interface(both_sides: Path, typed: Verb) -> None:
+    assert "40000" in typed(both_sides)
+    told = typed(both_sides, "--interface", "vhost0")
+    assert "40001" in told
+    assert "40000" not in told
+
+
+def test_report_of_another_interface(both_sides: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert cli.main(["report", str(both_sides), "-i", "vhost0", "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "40001" in text
+    assert "40000" not in text
 
 
 def test_many_connections_are_not_all_named(refused: Verb, tmp_path: Path) -> None:

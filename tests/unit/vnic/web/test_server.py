@@ -184,6 +184,16 @@ def test_websocket_of_another_origin_is_refused(origin: str) -> None:
     look(talk)
 
 
+def test_address_without_its_last_slash_leads_to_the_page() -> None:
+    async def talk(page: Page) -> None:
+        answer = await page.get(page.url.removesuffix("/"))
+        assert (answer.status, str(answer.url)) == (200, page.url)
+        wrong = await page.get(f"{page.origin}/guessed")
+        assert (wrong.status, str(wrong.url)) == (403, f"{page.origin}/guessed")
+
+    look(talk)
+
+
 @pytest.mark.parametrize("name", ["nothing", "../server.py", "%2e%2e%2fserver.py", "page.js/", "live/"])
 def test_file_that_is_not_the_pages_is_404(name: str) -> None:
     async def talk(page: Page) -> None:
