@@ -137,9 +137,10 @@ def test_poweroff_is_seen_and_is_no_failure(boot: Boot, machine: str) -> None:
         guest.run("true")
 
 
-def test_shell_left_powers_the_guest_off(boot: Boot) -> None:
+@pytest.mark.parametrize("typed", ["exit", "poweroff", "halt"])
+def test_what_people_type_to_leave_ends_the_guest(boot: Boot, typed: str) -> None:
     guest = boot()
-    guest.console.send(b"exit\n")
+    guest.console.send(f"{typed}\n".encode())
     guest.machine.wait_poweroff(60)
 
 
