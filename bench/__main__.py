@@ -8,7 +8,9 @@ idle; ratios are formed inside a round (bench/stats.py).  Every back end serves 
 (bench/apps.py): vnic's on vnic's stack, QEMU's user networking leads to the same asyncio protocols on the machine's
 own TCP.  Three more on request: ``--compiled``, the stack compiled by tools/compile; ``--before DIR``, the vhost-user
 back end of another checkout, to see what a change costs; and ``--ceiling``, a responder without a stack
-(bench/ceiling.py), which tells what the machine, QEMU and the device allow.  Prints the table as Markdown.
+(bench/ceiling.py), which tells what the machine, QEMU and the device allow.  ``--rings`` compares our own back end
+with itself instead: packed rings with split ones, and four queue pairs with one, in guests of four processors.  Prints
+the tables as Markdown.
 """
 
 from __future__ import annotations
@@ -81,11 +83,16 @@ class Backend:
     name: str
     kind: str
     trees: tuple[Path, ...] = ()
+    packed: bool = False
+    queues: int = 1
+    smp: int = 1
 
     def nic(self, path: Path) -> Nic:
         if self.kind == "host":
             return User(options=("net=10.0.2.0/24", "host=10.0.2.2"))
-        return Stream(path=path) if self.kind == "stream" else VhostUser(path=path)
+        if self.kind == "stream":
+            return Stream(path=path)
+        return VhostUser(path=path, packed=self.packed, queues=self.queues)
 
     def arguments(self, path: Path) -> list[str]:
         return [self.kind, "127.0.0.1"] if self.kind == "host" else [self.kind, str(path), f"{ADDRESS}/24"]
@@ -112,6 +119,14 @@ def backends(compiled: bool, ceiling: bool, before: Path | None = None) -> list[
     if ceiling:
         ours.append(Backend("ceiling", "ceiling"))
     return [*ours, Backend(PEER, "host")]
+
+
+RINGS = (
+    Backend("split", "vhost-user"),
+    Backend("packed", "vhost-user", packed=True),
+    Backend("one pair", "vhost-user", smp=4),
+    Backend("four pairs", "vhost-user", queues=4, smp=4),
+)
 
 
 @contextlib.contextmanager
@@ -141,7 +156,7 @@ def running(backend: Backend, plan: Vm) -> Iterator[Guest]:
     with RunDir.create() as rundir:
         path = rundir.socket_path("nic.sock")
         with server(backend, path):
-            guest = boot(replace(plan, nics=(backend.nic(path),)), rundir)
+            guest = boot(replace(plan, smp=backend.smp, nics=(backend.nic(path),)), rundir)
             with contextlib.closing(guest):
                 own = ADDRESS.rsplit(".", 1)[0] + ".77/24"
                 guest.check(f"ip addr flush dev eth0; ip addr add {own} dev eth0; ip link set eth0 up")
@@ -215,11 +230,16 @@ def main(argv: list[str] | None = None) -> int:
         "--before", type=Path, metavar="DIR", help="another checkout's vhost-user back end too"
     )
     parser.add_argument("--ceiling", action="store_true", help="a responder without a stack too")
+    parser.add_argument("--rings", action="store_true", help="packed and several rings against split and one")
     options = parser.parse_args(argv)
+    if options.rings and (options.compiled or options.before or options.ceiling):
+        parser.error(
+            "--rings compares vnic with itself: it goes with none of --compiled, --before and --ceiling"
+        )
     image = images.ensure(options.image, lambda line: print(line, file=sys.stderr))
     rows = figures(options.seconds)
     plan = vm(image, options.machine)
-    columns = backends(options.compiled, options.ceiling, options.before)
+    columns = list(RINGS) if options.rings else backends(options.compiled, options.ceiling, options.before)
     with contextlib.ExitStack() as cleanup:
         guests = {}
         for backend in columns:
@@ -227,7 +247,10 @@ def main(argv: list[str] | None = None) -> int:
             guests[backend.name] = cleanup.enter_context(running(backend, plan))
         rounds = run_rounds(guests, options.rounds, rows, options.seconds)
     print(f"{environment(plan.machine, plan.accel)}; medians of {len(rounds)} rounds\n")
-    print(table(rounds, [backend.name for backend in columns[:-1]], PEER))
+    if options.rings:
+        print(table(rounds, ["packed"], "split") + "\n\n" + table(rounds, ["four pairs"], "one pair"))
+    else:
+        print(table(rounds, [backend.name for backend in columns[:-1]], PEER))
     if options.before:
         print("\n" + table(rounds, ["vhost-user"], BEFORE))
     if options.json:
