@@ -396,9 +396,13 @@ class Session:
         self.status = status
 
     def _reset_device(self, _payload: bytes) -> None:
+        """All rings stop, and do not start where they were because memory is shared again before they are described."""
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
+            vring.has_kick = False
+            vring.addr = None
+            self._actions.append(KickFd(vring.index, None))
         self.features = 0
         self.status = 0
         self.net.negotiate(0)

@@ -159,6 +159,29 @@ def test_reset_device_stops_and_disables(fe: SessionFrontend) -> None:
     assert (fe.session.features, fe.session.vrings[0].enabled) == (0, False)
 
 
+def test_ring_of_a_reset_device_stays_where_it_is_when_memory_comes_before_its_new_place(
+    fe: SessionFrontend,
+) -> None:
+    """The old place belongs to nobody now: a driver that starts anew shares memory first, and says then where its rings
+    are, of which size, and where to kick."""
+    fe.start()
+    assert fe.ack(R.VHOST_USER_RESET_DEVICE) == 0
+    assert fe.ack(R.VHOST_USER_SET_FEATURES, U64(MODERN)) == 0
+    assert fe.ack(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2) == 0
+    assert fe.running() == [False, False]
+    assert fe.ack(R.VHOST_USER_SET_VRING_NUM, fe.state(1, 8)) == 0
+    assert fe.running() == [False, False]
+
+
+def test_reset_device_gives_the_kick_descriptors_back(fe: SessionFrontend) -> None:
+    fe.start()
+    actions = fe.request(R.VHOST_USER_RESET_DEVICE)
+    assert [action for action in actions if isinstance(action, vs.KickFd)] == [
+        vs.KickFd(0, None),
+        vs.KickFd(1, None),
+    ]
+
+
 def test_reply_only_when_asked_for(fe: SessionFrontend) -> None:
     assert fe.request(R.VHOST_USER_SET_OWNER) == []
     assert fe.ack(R.VHOST_USER_SET_OWNER) == 0
