@@ -159,6 +159,13 @@ def test_reset_device_stops_and_disables(fe: SessionFrontend) -> None:
     assert (fe.session.features, fe.session.vrings[0].enabled) == (0, False)
 
 
+def test_reset_owner_is_deprecated_and_drops_nothing(fe: SessionFrontend) -> None:
+    fe.start()
+    assert fe.ack(R.VHOST_USER_RESET_OWNER) == 0
+    assert fe.running() == [True, True]
+    assert fe.session.features == MODERN
+
+
 def test_ring_of_a_reset_device_stays_where_it_is_when_memory_comes_before_its_new_place(
     fe: SessionFrontend,
 ) -> None:
