@@ -334,7 +334,9 @@ class Guest:
         self.line.hang_up()
         self.let_go()
         if self.memory.taken:
-            raise AssertionError(f"{self.memory.taken} pieces of its memory were not given back by the driver")
+            raise AssertionError(
+                f"{self.memory.taken} pieces of its memory were not given back by the driver"
+            )
         self.memory.close()
         self.memory = None
         self.frontend.forget()
