@@ -199,7 +199,9 @@ class RingInput:
         found = []
         for number in range(count):
             addr, size, third, fourth = self.source.fields(_SHORT_DESC)
-            addr = addr & 0xFFFFF if addr >> 31 else ((addr & 0xFFFFFF) << 40 if addr >> 30 else addr & 0x2FFFF)
+            addr = (
+                addr & 0xFFFFF if addr >> 31 else ((addr & 0xFFFFFF) << 40 if addr >> 30 else addr & 0x2FFFF)
+            )
             length = size if size < 0xFF00 else size << 16
             body = _DESC.pack(addr, length, third, fourth)
             self.painted.write(gpa + 16 * number, body)
