@@ -600,9 +600,12 @@ class Session:
         self._actions += [RingStopped(vring.index), StateChanged()]
 
     def _break(self, vring: Vring, error: BrokenRing) -> None:
-        """Quarantine: nothing is written to this ring after, not even what was pushed and not published."""
+        """Quarantine: nothing is written to this ring after, not even what was pushed and not published.
+
+        The error is kept without its traceback, whose frames hold views of guest memory that then stays mapped.
+        """
         ring, vring.ring = vring.ring, None
-        vring.broken = error
+        vring.broken = error.with_traceback(None)
         if ring is not None:
             vring.base = ring.base
             ring.release()

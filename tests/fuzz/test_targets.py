@@ -117,7 +117,7 @@ def test_device_that_writes_beside_its_used_ring_is_found(monkeypatch: pytest.Mo
 
     def slipping(ring: SplitRing) -> bool:
         (piece,) = ring._memory.pieces(DEVICE + 6 + 8 * ring.num, 1) or []
-        piece[0] ^= 0xFF
+        piece[0] = 0xEE
         return publish(ring)
 
     monkeypatch.setattr(SplitRing, "publish", slipping)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
 
 import pytest
-from vu_driver import LEGACY, MODERN, RAM_SIZE, SPLIT, UVA, SessionFrontend
+from vu_driver import LEGACY, MODERN, PACKED, RAM_SIZE, SPLIT, UVA, SessionFrontend
 
 from devmodel.errors import BrokenRing
 from devmodel.vhost_user import message as vu
@@ -481,3 +482,25 @@ def test_broken_ring_stays_out_until_stopped_and_started(fe: SessionFrontend) ->
     fe.request(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 0))
     fe.start()
     assert fe.running() == [True, True]
+
+
+def test_error_of_a_ring_that_could_not_start_does_not_keep_the_guests_memory_mapped() -> None:
+    """Its traceback would: its frames hold the views of a ring that was half made, and each other in a circle."""
+    fe = SessionFrontend(packed=True)
+    fe.negotiate()
+    fe.request(R.VHOST_USER_SET_FEATURES, U64(PACKED))
+    more_in_flight_than_16 = fe.state(1, 0x10000)
+    fe.request(R.VHOST_USER_SET_VRING_BASE, more_in_flight_than_16)
+    for request, payload, given in fe.start_messages(PACKED):
+        if request != R.VHOST_USER_SET_VRING_BASE:
+            fe.request(request, payload, given)
+    assert fe.running() == [True, False]
+    mappings = len(fe.ram.specs)  # each has a descriptor of its own
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        fe.carry_out(fe.session.close())
+        assert len(os.listdir("/proc/self/fd")) == before - mappings
+    finally:
+        gc.enable()
+    fe.close()
