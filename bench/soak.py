@@ -635,18 +635,24 @@ def _print(result: Result, unit: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    logging.getLogger("devmodel").setLevel(logging.ERROR)  # rings are broken by the hundred
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__.split("\n\n")[0])
     parser.add_argument("--hours", type=float, default=24.0, help="of virtual time, for each seed")
     parser.add_argument("--rounds", type=int, default=2000, help="events over a socket, for each seed")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args(argv)
+    logger = logging.getLogger("devmodel")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # rings are broken by the hundred
+    try:
+        return _soak_all(options.hours, options.rounds, options.seeds)
+    finally:
+        logger.setLevel(level)
+
+
+def _soak_all(hours: float, rounds: int, seeds: int) -> int:
     bad = 0
-    for seed in range(1, options.seeds + 1):
-        for result, unit in (
-            (in_process(options.hours, seed), "hours"),
-            (over_socket(options.rounds, seed), "rounds"),
-        ):
+    for seed in range(1, seeds + 1):
+        for result, unit in ((in_process(hours, seed), "hours"), (over_socket(rounds, seed), "rounds")):
             _print(result, unit)
             bad += len(result.leaks)
     return 1 if bad else 0
