@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from vu_driver import LEGACY, MODERN, PACKED, RAM_SIZE, SPLIT, UVA, SessionFrontend
@@ -484,23 +485,41 @@ def test_broken_ring_stays_out_until_stopped_and_started(fe: SessionFrontend) ->
     assert fe.running() == [True, True]
 
 
+@contextmanager
+def no_mapping_stays(fe: SessionFrontend) -> Iterator[None]:
+    """At the session's end, without waiting for the collector: each mapping has a descriptor of its own."""
+    gc.disable()
+    try:
+        yield
+        before = len(os.listdir("/proc/self/fd"))
+        fe.carry_out(fe.session.close())
+        assert len(os.listdir("/proc/self/fd")) == before - len(fe.ram.specs)
+    finally:
+        gc.enable()
+        fe.close()
+
+
 def test_error_of_a_ring_that_could_not_start_does_not_keep_the_guests_memory_mapped() -> None:
     """Its traceback would: its frames hold the views of a ring that was half made, and each other in a circle."""
     fe = SessionFrontend(packed=True)
     fe.negotiate()
-    fe.request(R.VHOST_USER_SET_FEATURES, U64(PACKED))
-    more_in_flight_than_16 = fe.state(1, 0x10000)
-    fe.request(R.VHOST_USER_SET_VRING_BASE, more_in_flight_than_16)
-    for request, payload, given in fe.start_messages(PACKED):
-        if request != R.VHOST_USER_SET_VRING_BASE:
-            fe.request(request, payload, given)
-    assert fe.running() == [True, False]
-    mappings = len(fe.ram.specs)  # each has a descriptor of its own
-    before = len(os.listdir("/proc/self/fd"))
-    gc.disable()
-    try:
-        fe.carry_out(fe.session.close())
-        assert len(os.listdir("/proc/self/fd")) == before - mappings
-    finally:
-        gc.enable()
-    fe.close()
+    with no_mapping_stays(fe):
+        fe.request(R.VHOST_USER_SET_FEATURES, U64(PACKED))
+        more_in_flight_than_16 = fe.state(1, 0x10000)
+        fe.request(R.VHOST_USER_SET_VRING_BASE, more_in_flight_than_16)
+        for request, payload, given in fe.start_messages(PACKED):
+            if request != R.VHOST_USER_SET_VRING_BASE:
+                fe.request(request, payload, given)
+        assert fe.running() == [True, False]
+
+
+def test_error_that_ends_a_session_does_not_keep_the_guests_memory_mapped() -> None:
+    """The first area of the ring lies in memory, the second does not, and nobody asked for an answer."""
+    fe = SessionFrontend()
+    fe.negotiate()
+    with no_mapping_stays(fe):
+        fe.request(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2)
+        fe.request(R.VHOST_USER_SET_VRING_NUM, fe.state(1, 16))
+        desc, nowhere = fe.ram.uva(fe.tx.desc_gpa), 1 << 50
+        actions = fe.request(R.VHOST_USER_SET_VRING_ADDR, vu.VRING_ADDR.pack(1, 0, desc, nowhere, nowhere, 0))
+        assert any(isinstance(action, vs.Disconnect) for action in actions)
