@@ -6,7 +6,7 @@ SHELL := /bin/sh
 VENV := .venv
 VNIC := $(VENV)/bin/vnic
 
-.PHONY: help setup setup-test vm vm-compiled test check unit test-vm conformance bench bench-compiled clean
+.PHONY: help setup setup-test vm vm-compiled test check unit test-vm conformance bench bench-compiled fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
@@ -49,6 +49,12 @@ bench-compiled: setup ## the same, with the compiled stack and with no stack at 
 	@tools/compile
 	@echo "$(VENV)/bin/python -m bench --compiled --ceiling $(ARGS)"
 	@exec $(VENV)/bin/python -m bench --compiled --ceiling $(ARGS)
+
+fuzz: setup ## look for inputs that break the device's parsers, with atheris, for FUZZ_SECONDS (60) in all
+	@$(VENV)/bin/python -c 'import atheris' 2>/dev/null || \
+	  $(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[fuzz]' || true
+	@echo "$(VENV)/bin/python tools/fuzz $(ARGS)"
+	@exec $(VENV)/bin/python tools/fuzz $(ARGS)
 
 clean: ## remove .venv, caches of the checks and artifacts of failed tests (the image cache stays: vnic image prune)
 	rm -rf $(VENV) artifacts build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

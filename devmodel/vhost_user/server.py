@@ -295,8 +295,9 @@ class VhostUserServer:
         """What the frontend and its guest agreed on with us: a dict for JSON; without one there are no features."""
         agreed = {} if self._connection is None else self._connection.session.negotiation()
         for ring in agreed.get("rings", []):
-            if not ring["index"] & 1 and not self._is_control(ring["index"]):
-                ring["steered"] = self._lanes[ring["index"] // 2].frames
+            lane = self._lane(ring["index"])
+            if lane is not None:
+                ring["steered"] = lane.frames
         return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
 
     def close(self) -> None:
@@ -365,6 +366,13 @@ class VhostUserServer:
     def _is_control(self, index: int) -> bool:
         return self._connection is not None and self._connection.session.control_index == index
 
+    def _lane(self, index: int) -> _Lane | None:
+        """The receive queue of a ring. None for any other, also for the last one of a device with a control queue that
+        was not negotiated: nothing forbids to start that."""
+        if index & 1 or self._is_control(index) or index // 2 >= len(self._lanes):
+            return None
+        return self._lanes[index // 2]
+
     def _pair_runs(self, pair: int) -> bool:
         if self._is_control(2 * pair):
             return False
@@ -413,8 +421,9 @@ class VhostUserServer:
         self._keep_watch()
 
     def ring_stopped(self, index: int) -> None:
-        if not index & 1 and not self._is_control(index):
-            self._lanes[index // 2].ring = None
+        lane = self._lane(index)
+        if lane is not None:
+            lane.ring = None
 
     def ring_broken(self, index: int, error: BrokenRing) -> None:
         self._count["broken_rings"] += 1
@@ -441,9 +450,15 @@ class VhostUserServer:
             self._obey(index)
         elif index & 1:
             self._drain(index)
-        elif self._lanes[index // 2].backlog:
-            self._send_backlog(self._lanes[index // 2])
+        else:
+            self._buffers_came(index)
         return news
+
+    def _buffers_came(self, index: int) -> None:
+        """The driver posted buffers to a receive queue: frames that wait may go."""
+        lane = self._lane(index)
+        if lane is not None and lane.backlog:
+            self._send_backlog(lane)
 
     def _obey(self, index: int) -> None:
         """Carry out the driver's commands: virtio 1.2, section 5.1.6.5."""
@@ -563,14 +578,15 @@ class VhostUserServer:
                 elif vring.index & 1:
                     self._drain(vring.index)
                 else:
-                    self._send_backlog(self._lanes[vring.index // 2])
+                    self._buffers_came(vring.index)
         if self._timer is None and self._connection is not None:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
-        idle = not ring.index & 1 and not self._is_control(ring.index)
-        if idle and not self._lanes[ring.index // 2].backlog:
-            return False
+        if not ring.index & 1 and not self._is_control(ring.index):
+            lane = self._lane(ring.index)
+            if lane is None or not lane.backlog:
+                return False
         return ring.unseen() and not connection.kick_pending(ring.index)

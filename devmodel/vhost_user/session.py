@@ -210,6 +210,14 @@ def _packed_plan(num: int) -> _Plan:
     )
 
 
+def _forget_frames(error: BaseException | None) -> None:
+    """Before an error is kept: frames of its traceback, and of the errors that led to it, hold views of guest memory,
+    which would stay mapped as long, or until the collector finds the circle that a frame and the error make."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 class Session:
     """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1
     sends)."""
@@ -330,6 +338,7 @@ class Session:
         if message.need_reply and self._reply_ack:
             self._actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(1))))
         else:
+            _forget_frames(error)
             self._actions.append(Disconnect(error))
 
     def _take_fd(self) -> int:
@@ -396,9 +405,13 @@ class Session:
         self.status = status
 
     def _reset_device(self, _payload: bytes) -> None:
+        """All rings stop, and do not start where they were because memory is shared again before they are described."""
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
+            vring.has_kick = False
+            vring.addr = None
+            self._actions.append(KickFd(vring.index, None))
         self.features = 0
         self.status = 0
         self.net.negotiate(0)
@@ -599,6 +612,7 @@ class Session:
         """Quarantine: nothing is written to this ring after, not even what was pushed and not published."""
         ring, vring.ring = vring.ring, None
         vring.broken = error
+        _forget_frames(error)
         if ring is not None:
             vring.base = ring.base
             ring.release()

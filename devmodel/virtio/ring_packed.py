@@ -45,8 +45,10 @@ queue size, on which 2.8.22 relies, or that is in flight already (2.8.21.1).
 
 Starting. The base of SET_VRING_BASE is 16 bits of slot and wrap counter for each of `last_avail` and `_used`. QEMU
 sends both. DPDK leaves the used half 0: then it is the other one. User-mode Linux sends 0 for a fresh ring, whose
-wrap counters are 1: slot 0 tells whether that, or a ring that was stopped there, is meant. Where the two halves
-differ, a back end had taken what lies between and is gone: the used one is right, as it is `used.idx` for split.
+wrap counters are 1. A ring that was stopped at slot 0 with counters of 0 has the same base, and other descriptors:
+the first list, or run of IN_ORDER, that began in the lap before was given back with USED = 1, and what was made
+available over it since has USED = 1 too. In a fresh ring no descriptor has. Where the two halves differ, a back end had
+taken what lies between and is gone: the used one is right, as it is `used.idx` for split.
 
 After a crash of the back end nothing in memory says where the ring stood, and QEMU sends the base that the ring was
 last started with. What can be told from the ring itself is told: each descriptor given back or made available again has
@@ -175,9 +177,8 @@ class PackedRing(Ring):
         wrong = bad_base(base, num)
         if wrong:
             raise BrokenRing(self.index, wrong, "2.8.1")
-        flags = self._desc_words[1] >> 48 & _BOTH
-        if base == 0 and (flags == 0 or (flags == _AVAIL and not resumed)):
-            base = _WRAP  # fresh: no lap with w = 0 leaves slot 0 like that, unless it was a list's tail
+        if base == 0 and not any(word >> 48 & _USED for word in self._desc_words[1::2].tolist()):
+            base = _WRAP  # fresh
         start = position_of(base >> 16 or base & 0xFFFF, num)
         if not resumed and not self._in_order:
             start = self._survey(start)

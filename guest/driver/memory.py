@@ -153,6 +153,11 @@ class DriverMemory:
         """Whether a hole ends where another starts, inside one region."""
         return hole[0] + hole[1] == start and all(spec.gpa != start for spec in self.specs)
 
+    @property
+    def taken(self) -> int:
+        """How many pieces were given out and not given back."""
+        return len(self._taken)
+
     def put(self, data: bytes) -> tuple[int, int]:
         """Fresh memory with these contents: gpa and size."""
         gpa = self.alloc(max(len(data), 1), 64)

@@ -11,6 +11,10 @@ What is decided here, with its reason:
 * vectors=0 for virtio-net-pci with vhost-user under TCG: QEMU 7.2 crashes (SIGSEGV in
   msix_set_vector_notifiers) when the guest turns MSI-X on.  Whether later versions do is unknown, so all
   get it.
+* event_idx=off for packed rings over a socket netdev: when the socket was full and can be written again, QEMU 7.2
+  (virtio_net_tx_complete) asks to be kicked for the next descriptor, takes those that are there, and does not ask
+  again. The place it asked for is behind it then; the guest, which kicks only for that one, never kicks again. Without
+  EVENT_IDX it is asked for every kick. Split rings and TAPs are not affected.
 * microvm has no reset a kernel finds by itself ("Restarting system" and then nothing): reboot=t, a triple
   fault, works.
 * Under TCG the guest gets the host's TSC; tsc_early_khz with tsc=reliable keeps it from distrusting that
@@ -93,10 +97,12 @@ class Socket(Card):
 
 @dataclass(frozen=True, kw_only=True)
 class Tap(Card):
-    """An interface of QEMU's network namespace; made by QEMU if it does not exist."""
+    """An interface of QEMU's network namespace; made by QEMU if it does not exist. With several queues it has to be
+    one with multi_queue."""
 
     ifname: str
     vnet_hdr: bool = True
+    queues: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +158,7 @@ def check(vm: Vm) -> None:
                 "reconnect on a stream netdev",
                 f"QEMU 8.0 brought it, this is {found}",
             )
-        if isinstance(nic, VhostUser):
+        if isinstance(nic, VhostUser | Tap):
             _demand(
                 1 <= nic.queues <= MAX_QUEUE_PAIRS, f"{nic.queues} queue pairs", f"1 to {MAX_QUEUE_PAIRS}"
             )
@@ -287,7 +293,8 @@ def _netdev(vm: Vm, nic: Stream | Dgram | Socket | Tap | User, net: str) -> str:
         return f"socket,id={net},{nic.options}"
     if isinstance(nic, Tap):
         vnet_hdr = "on" if nic.vnet_hdr else "off"
-        return f"tap,id={net},ifname={nic.ifname},script=no,downscript=no,vnet_hdr={vnet_hdr}"
+        several = f",queues={nic.queues}" if nic.queues > 1 else ""
+        return f"tap,id={net},ifname={nic.ifname},script=no,downscript=no,vnet_hdr={vnet_hdr}{several}"
     if isinstance(nic, Dgram):
         ends = (("local", nic.local), ("remote", nic.path))
         addresses = ",".join(f"{end}.type=unix,{end}.path={_escape(path)}" for end, path in ends)
@@ -309,11 +316,12 @@ def _device(vm: Vm, nic: Nic, net: str) -> list[str]:
         parts.append(f"mac={nic.mac}")
     if nic.mtu is not None:
         parts.append(f"host_mtu={nic.mtu}")
-    queues = nic.queues if isinstance(nic, VhostUser) else 1
+    queues = nic.queues if isinstance(nic, VhostUser | Tap) else 1
     if queues > 1:
         parts.append("mq=on")
     if nic.packed:
         parts.append("packed=on")
+        parts += ["event_idx=off"] if isinstance(nic, Stream | Dgram | Socket) else []
     if vm.machine == "q35":
         parts += _pci_properties(vm, nic, queues)
     return [*parts, *nic.properties]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import os
 import queue
+import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -19,12 +21,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pyroute2 import IPRoute
+
 from devmodel.errors import TapUnavailable
-from devmodel.netdev.tap import TapPort
+from devmodel.netdev.tap import DEVICE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF, TapPort
 
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+TUNSETPERSIST = 0x400454CB  # linux/if_tun.h
+IFF_MULTI_QUEUE = 0x0100
 
 
 class NoNamespace(Exception):
@@ -128,3 +134,28 @@ def namespace() -> Iterator[Namespace]:
     """One for the block."""
     with Namespace() as made:
         yield made
+
+
+# -- for those who call from within ---------------------------------------------------------------------------------
+
+
+def bridge(*interfaces: str) -> None:
+    """br0 with these in it, all up."""
+    with IPRoute() as route:
+        route.link("add", ifname="br0", kind="bridge")
+        master = route.link_lookup(ifname="br0")[0]
+        route.link("set", index=master, state="up")
+        for name in interfaces:
+            route.link("set", index=route.link_lookup(ifname=name)[0], master=master, state="up")
+
+
+def make_tap(name: str, several_queues: bool) -> None:
+    """A TAP that stays while the namespace does, for a program that is to find it there. IFF_MULTI_QUEUE has to be as
+    that program will ask for it."""
+    flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if several_queues else 0)
+    fd = os.open(DEVICE, os.O_RDWR)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        fcntl.ioctl(fd, TUNSETPERSIST, 1)
+    finally:
+        os.close(fd)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from netns import Namespace, why_no_tap
-from pyroute2 import IPRoute
+from netns import Namespace, bridge, why_no_tap
 
 from guest.vm.args import Dgram, Nic, Socket, Stream, Tap, VhostUser, Vm
 from guest.vm.machine import Guest
@@ -152,16 +151,6 @@ def test_two_guests_of_one_segment_reach_each_other_and_the_stack(
 def private() -> Iterator[Namespace]:
     with Namespace() as made:
         yield made
-
-
-def bridge(*interfaces: str) -> None:
-    """br0 with these in it, all up."""
-    with IPRoute() as route:
-        route.link("add", ifname="br0", kind="bridge")
-        master = route.link_lookup(ifname="br0")[0]
-        route.link("set", index=master, state="up")
-        for name in interfaces:
-            route.link("set", index=route.link_lookup(ifname=name)[0], master=master, state="up")
 
 
 @pytest.mark.root

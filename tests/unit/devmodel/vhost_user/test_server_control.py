@@ -128,3 +128,28 @@ def test_frontend_without_a_control_queue_is_not_offered_its_commands(tmp_path: 
         assert "VIRTIO_NET_F_CTRL_VQ" not in offered
 
     run(tmp_path, script)
+
+
+def test_ring_of_the_control_queue_that_was_not_negotiated_disturbs_nobody(tmp_path: Path) -> None:
+    """It is there, may be described and kicked, and is no receive queue."""
+
+    async def script(rig: Rig) -> None:
+        fe = await rig.frontend(MODERN, control=True)
+        await rig.until(lambda: rig.port.link_up)
+        last = len(fe.rings) - 1
+        fe.rings[last].add_in(64)
+        kicks = rig.port.stats()["kicks"]
+        fe.kick_ring(last)
+        await rig.until(lambda: rig.port.stats()["kicks"] > kicks)
+        assert received(rig, fe, OWN + bytes(60))
+        assert [ring.get("steered") is not None for ring in rig.port.negotiation()["rings"]] == [
+            True,
+            False,
+            False,
+        ]
+        fe.close()
+        await rig.until(lambda: not rig.port.connected)
+        rig.frontends.remove(fe)
+        assert await rig.frontend(MODERN)
+
+    run(tmp_path, script, control_queue=1)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from vu_driver import LEGACY, MODERN, RAM_SIZE, SPLIT, UVA, SessionFrontend
+from vu_driver import LEGACY, MODERN, PACKED, RAM_SIZE, SPLIT, UVA, SessionFrontend
 
 from devmodel.errors import BrokenRing
 from devmodel.vhost_user import message as vu
@@ -157,6 +159,36 @@ def test_reset_device_stops_and_disables(fe: SessionFrontend) -> None:
     assert fe.ack(R.VHOST_USER_RESET_DEVICE) == 0
     assert fe.running() == [False, False]
     assert (fe.session.features, fe.session.vrings[0].enabled) == (0, False)
+
+
+def test_reset_owner_is_deprecated_and_drops_nothing(fe: SessionFrontend) -> None:
+    fe.start()
+    assert fe.ack(R.VHOST_USER_RESET_OWNER) == 0
+    assert fe.running() == [True, True]
+    assert fe.session.features == MODERN
+
+
+def test_ring_of_a_reset_device_stays_where_it_is_when_memory_comes_before_its_new_place(
+    fe: SessionFrontend,
+) -> None:
+    """The old place belongs to nobody now: a driver that starts anew shares memory first, and says then where its rings
+    are, of which size, and where to kick."""
+    fe.start()
+    assert fe.ack(R.VHOST_USER_RESET_DEVICE) == 0
+    assert fe.ack(R.VHOST_USER_SET_FEATURES, U64(MODERN)) == 0
+    assert fe.ack(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2) == 0
+    assert fe.running() == [False, False]
+    assert fe.ack(R.VHOST_USER_SET_VRING_NUM, fe.state(1, 8)) == 0
+    assert fe.running() == [False, False]
+
+
+def test_reset_device_gives_the_kick_descriptors_back(fe: SessionFrontend) -> None:
+    fe.start()
+    actions = fe.request(R.VHOST_USER_RESET_DEVICE)
+    assert [action for action in actions if isinstance(action, vs.KickFd)] == [
+        vs.KickFd(0, None),
+        vs.KickFd(1, None),
+    ]
 
 
 def test_reply_only_when_asked_for(fe: SessionFrontend) -> None:
@@ -451,3 +483,43 @@ def test_broken_ring_stays_out_until_stopped_and_started(fe: SessionFrontend) ->
     fe.request(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 0))
     fe.start()
     assert fe.running() == [True, True]
+
+
+@contextmanager
+def no_mapping_stays(fe: SessionFrontend) -> Iterator[None]:
+    """At the session's end, without waiting for the collector: each mapping has a descriptor of its own."""
+    gc.disable()
+    try:
+        yield
+        before = len(os.listdir("/proc/self/fd"))
+        fe.carry_out(fe.session.close())
+        assert len(os.listdir("/proc/self/fd")) == before - len(fe.ram.specs)
+    finally:
+        gc.enable()
+        fe.close()
+
+
+def test_error_of_a_ring_that_could_not_start_does_not_keep_the_guests_memory_mapped() -> None:
+    """Its traceback would: its frames hold the views of a ring that was half made, and each other in a circle."""
+    fe = SessionFrontend(packed=True)
+    fe.negotiate()
+    with no_mapping_stays(fe):
+        fe.request(R.VHOST_USER_SET_FEATURES, U64(PACKED))
+        more_in_flight_than_16 = fe.state(1, 0x10000)
+        fe.request(R.VHOST_USER_SET_VRING_BASE, more_in_flight_than_16)
+        for request, payload, given in fe.start_messages(PACKED):
+            if request != R.VHOST_USER_SET_VRING_BASE:
+                fe.request(request, payload, given)
+        assert fe.running() == [True, False]
+
+
+def test_error_that_ends_a_session_does_not_keep_the_guests_memory_mapped() -> None:
+    """The first area of the ring lies in memory, the second does not, and nobody asked for an answer."""
+    fe = SessionFrontend()
+    fe.negotiate()
+    with no_mapping_stays(fe):
+        fe.request(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2)
+        fe.request(R.VHOST_USER_SET_VRING_NUM, fe.state(1, 16))
+        desc, nowhere = fe.ram.uva(fe.tx.desc_gpa), 1 << 50
+        actions = fe.request(R.VHOST_USER_SET_VRING_ADDR, vu.VRING_ADDR.pack(1, 0, desc, nowhere, nowhere, 0))
+        assert any(isinstance(action, vs.Disconnect) for action in actions)

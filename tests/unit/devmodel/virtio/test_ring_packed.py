@@ -598,12 +598,18 @@ def test_base_of_zero_on_a_ring_that_was_stopped_there_is_taken_as_it_is(
     ring.release()
 
 
-def test_base_of_zero_given_out_by_ourselves_is_believed_behind_a_list_across_the_end(
-    driver: PackedDriverRing, memory: GuestMemory
+@pytest.mark.parametrize(
+    ("features", "resumed"),
+    [(PACKED, True), (IN_ORDER, True), (IN_ORDER, False)],
+    ids=["lists", "in order", "in order, of another back end"],
+)
+def test_base_of_zero_is_believed_behind_a_list_or_a_run_across_the_end(
+    driver: PackedDriverRing, memory: GuestMemory, features: int, resumed: bool
 ) -> None:
+    """Slot 0 looks like one of a fresh ring; the ring does not, as some slot was given back in the lap before."""
     driver.reset(16)
-    driver.desc(0, 0, 0, 0, AVAIL)  # the tail of a list of the lap before
-    ring = driver.device(memory, base=0, resumed=True)
+    driver.desc(0, 0, 0, 0, AVAIL)  # the tail of a list of the lap before, or what IN_ORDER skipped
+    ring = driver.device(memory, features, base=0, resumed=resumed)
     assert ring.last_avail == 16
     ring.release()
 

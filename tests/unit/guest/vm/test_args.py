@@ -77,6 +77,22 @@ def test_vhost_user_on_q35_under_kvm_has_a_vector_for_each_ring_and_two_more() -
     assert device(vm).endswith(",vectors=10")
 
 
+@pytest.mark.parametrize("nic", [Stream(path=SOCK), Dgram(path=SOCK, local=SOCK), Socket(options="udp=1")])
+def test_packed_rings_over_a_socket_netdev_do_without_event_idx(nic: args.Nic) -> None:
+    assert "packed=on,event_idx=off" in device(replace(BASE, nics=(replace(nic, packed=True),)))
+
+
+@pytest.mark.parametrize("nic", [VhostUser(path=SOCK), Tap(ifname="tap0"), User()])
+def test_packed_rings_over_other_netdevs_keep_event_idx(nic: args.Nic) -> None:
+    assert "event_idx" not in device(replace(BASE, nics=(replace(nic, packed=True),)))
+
+
+def test_tap_of_several_queues_on_q35_has_a_vector_for_each_ring_and_two_more() -> None:
+    vm = replace(BASE, machine="q35", nics=(Tap(ifname="tap0", queues=4),))
+    assert device(vm) == "virtio-net-pci,netdev=net0,mq=on,romfile=,vectors=10"
+    assert option(args.command(vm), "-netdev").endswith(",vnet_hdr=on,queues=4")
+
+
 @pytest.mark.parametrize("nic", [Stream(path=SOCK), Dgram(path=SOCK, local=SOCK), Tap(ifname="tap0"), User()])
 def test_other_netdevs_on_q35_keep_msix(nic: args.Nic) -> None:
     assert "vectors" not in device(replace(BASE, machine="q35", nics=(nic,)))
@@ -163,7 +179,13 @@ def test_mtu_outside_68_to_65535_is_refused(mtu: int, good: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"memory_mib": 32}, {"smp": 0}, {"nics": (VhostUser(path=SOCK, queues=0),)}]
+    "change",
+    [
+        {"memory_mib": 32},
+        {"smp": 0},
+        {"nics": (VhostUser(path=SOCK, queues=0),)},
+        {"nics": (Tap(ifname="tap0", queues=0),)},
+    ],
 )
 def test_machine_that_cannot_be_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(BadArguments):
