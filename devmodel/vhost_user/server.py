@@ -51,6 +51,8 @@ from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
+from devmodel.virtio.ringfaults import DeviceFaults
+from devmodel.virtio.spec import VIRTIO_CONFIG_S_NEEDS_RESET
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +169,7 @@ class VhostUserServer:
         self._kicked_at = [-1] * (2 * queue_pairs + control_queue)
         self._audits = [RingAudit() for _ in self._kicked_at]
         self._breaks = [Breaks() for _ in self._kicked_at]
+        self.faults: DeviceFaults | None = None
         self._timer: Timer | None = None
         self._interval = RECHECK_S
         if listener is not None:
@@ -323,7 +326,8 @@ class VhostUserServer:
             ring["audit"] = self._audits[ring["index"]].asdict()
             if not ring["index"] & 1 and not self._is_control(ring["index"]):
                 ring["steered"] = self._lanes[ring["index"] // 2].frames
-        return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
+        told = {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
+        return told if self.faults is None else {**told, "faults": self.faults.asdict()}
 
     def close(self) -> None:
         listener, self._listener = self._listener, None
@@ -363,6 +367,7 @@ class VhostUserServer:
         )
         for vring, breaks in zip(session.vrings, self._breaks, strict=True):
             vring.breaks = breaks
+        session.around = None if self.faults is None else self.faults.around
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
 
@@ -444,6 +449,7 @@ class VhostUserServer:
         self._audits[index].kicks.at_start += bool(look(index))
 
     def ring_stopped(self, index: int) -> None:
+        self._audits[index].interrupts.pending = False
         if not index & 1 and not self._is_control(index):
             self._lanes[index // 2].ring = None
 
@@ -594,6 +600,50 @@ class VhostUserServer:
         body = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
         frame = b"\xff" * 6 + mac + b"\x80\x35" + body
         self._deliver([(None, frame.ljust(60, b"\0"))])
+
+    # -- faults on purpose (virtio/ringfaults.py) ---------------------------------------------------------
+
+    def inject(self, faults: DeviceFaults) -> None:
+        """Break the rules as these say, on rings that run too. Once: faults are added to the ones that are there."""
+        self.faults = faults
+        faults.attach(self)
+        faults.on_injected = lambda done: log.warning("%s: %s", self.name, done)
+        if self._connection is None:
+            return
+        session = self._connection.session
+        session.around = faults.around
+        for vring in session.vrings:
+            if vring.ring is not None:
+                vring.ring = faults.around(vring.ring, session.features)
+        self.state_changed()
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def later(self, delay: float, callback: Callable[[], None]) -> object:
+        return self._loop.call_later(delay, callback)
+
+    def settle(self, index: int) -> None:
+        """Show the driver what was given back on a ring, and tell it if it wants to know."""
+        ring = self._ring(index)
+        if ring is not None and ring.publish():
+            self._shown(ring)
+
+    def interrupt(self, index: int) -> None:
+        """Tell a driver, whether it wants to know or not."""
+        self._signal(index)
+
+    def demand_reset(self) -> None:
+        """VIRTIO_CONFIG_S_NEEDS_RESET (virtio 1.2, section 2.1.2): for a frontend that asks for the status, as nothing
+        in vhost-user tells one."""
+        if self._connection is not None:
+            self._connection.session.status |= VIRTIO_CONFIG_S_NEEDS_RESET
+
+    def hang_up(self) -> None:
+        """Close the frontend's connection; one that comes back is served anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self.disconnected(None)
 
     # -- lost kicks -------------------------------------------------------------------------------------
 

@@ -177,7 +177,18 @@ Action = (
 class Vring:
     """What the frontend said about one ring, and the ring while it runs."""
 
-    __slots__ = ("addr", "base", "breaks", "broken", "enabled", "given_base", "has_kick", "index", "num", "ring")
+    __slots__ = (
+        "addr",
+        "base",
+        "breaks",
+        "broken",
+        "enabled",
+        "given_base",
+        "has_kick",
+        "index",
+        "num",
+        "ring",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index

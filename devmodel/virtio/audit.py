@@ -35,8 +35,8 @@ Interrupts (the device tells the driver). A *decision* asks once whether the dri
     needed == sent + unsent, if nobody injects interrupts (ringfaults.py)
     lost + settled <= coalesced
 
-What cannot be seen from here: an interrupt that was written and that the frontend or the guest's kernel lost, and a kick
-that the driver did not send since it was asked for none.
+What cannot be seen from here: an interrupt that was written and that the frontend or the guest's kernel lost, and a
+kick that the driver did not send since it was asked for none.
 """
 
 from __future__ import annotations
