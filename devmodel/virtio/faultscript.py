@@ -63,18 +63,20 @@ FULL: Final = "full"
 KINDS: Final[dict[str, Kind]] = {
     "late-used": Kind(
         "buffer",
-        "given back late: after `ms` milliseconds, or as soon as `more` others were (0: only after the time)",
+        "given back late: after `ms` milliseconds, or as soon as `more` others were (0: only after the time); "
+        "on a receive queue whole frames, counted by their first buffers",
         {"ms": 10.0, "more": 0},
     ),
     "reorder-used": Kind(
         "buffer",
-        "given back behind the next `more` ones, or after 5 ms; legal without VIRTIO_F_IN_ORDER, but for the "
-        "buffers of one merged frame",
+        "given back behind the next `more` ones, or after 5 ms: legal without VIRTIO_F_IN_ORDER; "
+        "on a receive queue whole frames",
         {"more": 1},
     ),
     "duplicate-used": Kind(
         "buffer",
-        "given back twice; on a packed ring the second time takes the place of the next buffer, which is lost",
+        "given back twice; on a packed ring the second time takes the place of the next buffer, which is lost, "
+        "if one comes within a second",
     ),
     "wrong-length": Kind(
         "buffer",

@@ -38,6 +38,10 @@ from devmodel.virtio.spec import VIRTIO_NET_HDR, VIRTIO_NET_HDR_LEGACY
 KEPT: Final = 1000
 """Faults that were injected, for whoever asks; those before are forgotten but for their number."""
 REORDER_S: Final = 0.005
+TWIN_S: Final = 1.0
+"""How long a packed ring's duplicate waits for the buffer whose place it takes."""
+_WHOLE_FRAMES: Final = ("late-used", "reorder-used")
+"""Of a receive queue: a frame's buffers have to come together and in order, or the frame is another one."""
 
 
 class Random(Protocol):
@@ -217,13 +221,13 @@ class DeviceFaults:
 
 
 class _Held:
-    """A buffer that is given back later: when so `many` others were (0: never because of that), or by a timer."""
+    """A buffer, or all those of a frame, with the bytes written, which are given back later: when so `many` others were
+    (0: never because of that), or by a timer."""
 
-    __slots__ = ("head", "many", "written")
+    __slots__ = ("buffers", "many")
 
     def __init__(self, head: int, written: int, many: int) -> None:
-        self.head = head
-        self.written = written
+        self.buffers = [(head, written)]
         self.many = many
 
 
@@ -235,6 +239,7 @@ class FaultyRing(Ring):
         "_faults",
         "_hdr",
         "_held",
+        "_holding",
         "_inner",
         "_left",
         "_packed",
@@ -256,6 +261,7 @@ class FaultyRing(Ring):
         self._receives = not inner.index & 1
         self._taken: dict[int, Chain] = {}
         self._held: list[_Held] = []
+        self._holding: _Held | None = None  # what the further buffers of this frame join
         self._left = 0  # buffers of the frame that is being given back
         self._twin: tuple[Rule, int, int, int] | None = None  # rule, occasion, head, bytes written
         self._stuck = False
@@ -340,12 +346,15 @@ class FaultyRing(Ring):
     def push(self, head: int, written: int) -> None:
         chain = self._taken.pop(head, None)
         room = sum(map(len, chain.writable)) if chain is not None else written
-        if self._receives and chain is not None:
-            self._frame(chain, head)
+        begins = not self._receives or chain is None or self._frame(chain, head)
         rule = self._faults.draw(self.index, "buffer")
+        if begins:
+            self._holding = None
         if self._stuck:
             self._hold(head, written)
-        elif rule is None:
+        elif self._holding is not None:
+            self._holding.buffers.append((head, written))
+        elif rule is None or (not begins and rule.fault.what in _WHOLE_FRAMES):
             self._give(head, written)
         else:
             self._wrong(rule, head, written, room)
@@ -359,6 +368,8 @@ class FaultyRing(Ring):
             self._give_twin(head)
         else:
             self._inner.push(head, written)
+        if self._left:
+            return  # nothing may come between the buffers of a frame
         for held in list(self._held):
             if held.many:
                 held.many -= 1
@@ -388,7 +399,7 @@ class FaultyRing(Ring):
             case "duplicate-used" if self._packed:
                 if self._twin is None:
                     self._twin = twin = (rule, rule.seen, head, written)  # told when it is done
-                    self._faults.device.later(REORDER_S, lambda: self._drop_twin(twin))
+                    self._faults.device.later(TWIN_S, lambda: self._drop_twin(twin))
                 else:
                     self._give(head, written)
             case "duplicate-used":
@@ -428,7 +439,12 @@ class FaultyRing(Ring):
         if rule.fault.what == "bad-head":
             claimed = claimed if claimed >= 0 else self.num
         else:
-            busy = {head, *self.waiting_heads(), *self._taken, *(held.head for held in self._held)}
+            busy = {
+                head,
+                *self.waiting_heads(),
+                *self._taken,
+                *(one for held in self._held for one, _ in held.buffers),
+            }
             idle = [other for other in range(self.num) if other not in busy]
             if not idle:
                 self._give(head, written)
@@ -440,7 +456,7 @@ class FaultyRing(Ring):
     # -- later ------------------------------------------------------------------------------------------
 
     def _hold(self, head: int, written: int, many: int = 0, seconds: float = -1.0) -> None:
-        held = _Held(head, written, many)
+        held = self._holding = _Held(head, written, many)
         self._held.append(held)
         if seconds >= 0:
             self._faults.device.later(seconds, lambda: self._due(held))
@@ -453,7 +469,8 @@ class FaultyRing(Ring):
 
     def _let_go(self, held: _Held) -> None:
         self._held.remove(held)
-        self._inner.push(held.head, held.written)
+        for head, written in held.buffers:
+            self._inner.push(head, written)
 
     def _drop_twin(self, twin: tuple[Rule, int, int, int]) -> None:
         """No further buffer came for a packed ring's duplicate: it is given back once, and nothing was injected."""
@@ -465,21 +482,21 @@ class FaultyRing(Ring):
 
     # -- headers ----------------------------------------------------------------------------------------
 
-    def _frame(self, chain: Chain, head: int) -> None:
-        """A buffer that begins a frame to the guest: its header may be overwritten where it lies."""
+    def _frame(self, chain: Chain, head: int) -> bool:
+        """Whether the buffer begins a frame to the guest; if so, its header may be overwritten where it lies."""
         if self._left:
             self._left -= 1
-            return
+            return False
         pieces = chain.writable
         size = self._hdr.size
         header = b"".join(bytes(piece[:size]) for piece in pieces[:size])[:size]
         if len(header) < size:
-            return
+            return True
         fields = list(self._hdr.unpack(header))
         self._left = max(fields[6], 1) - 1 if len(fields) > 6 else 0
         rule = self._faults.draw(self.index, "frame")
         if rule is None:
-            return
+            return True
         lies = {name: value for name, value in rule.fault.values().items() if value != -1}
         for name, value in lies.items():
             at = HEADER_FIELDS.index(name)
@@ -488,6 +505,7 @@ class FaultyRing(Ring):
         _overwrite(pieces, self._hdr.pack(*fields))
         told = ", ".join(f"{name} {value}" for name, value in lies.items())
         self._faults.tell(rule, self, head, f"the header says {told}")
+        return True
 
     # -- notifications ----------------------------------------------------------------------------------
 
