@@ -12,6 +12,11 @@ import typer
 from vnic import errors
 from vnic.cli.views import Control, Json
 
+HELP = (
+    "WHERE is rx, tx, rx0, tx3 or ring4. WHEN is one of at=N, every=N and p=P, and if wanted times=N, after=SECONDS,"
+    " until=SECONDS, with the fault's own keys: rx:late-used:every=10,ms=50,times=3"
+)
+
 
 def inject(
     script: Annotated[
@@ -45,11 +50,15 @@ def _list(json_: bool) -> int:
         return errors.EXIT_OK
     for name, kind in KINDS.items():
         keys = ", ".join(kind.keys)
-        typer.echo(f"{name}  (each {kind.occasion}{f'; {keys}' if keys else ''})")
-        typer.echo(textwrap.fill(kind.text, 78, initial_indent="    ", subsequent_indent="    "))
-    typer.echo("\nWHERE is rx, tx, rx0, tx3 or ring4. WHEN is one of at=N, every=N and p=P, and times=N,")
-    typer.echo("after=SECONDS, until=SECONDS: rx:late-used:every=10,ms=50,times=3")
+        typer.echo(_folded(f"{name}  (each {kind.occasion}{f'; {keys}' if keys else ''})", "", "  "))
+        typer.echo(_folded(kind.text, "    ", "    "))
+    typer.echo("")
+    typer.echo(_folded(HELP, "", ""))
     return errors.EXIT_OK
+
+
+def _folded(text: str, first: str, further: str) -> str:
+    return textwrap.fill(text, 80, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
 
 
 def lines(told: dict[str, Any]) -> list[str]:
