@@ -95,7 +95,15 @@ class Injected:
 
     def asdict(self) -> dict[str, Any]:
         """A dict for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {
+            "at_s": self.at_s,
+            "ring_s": self.ring_s,
+            "queue": self.queue,
+            "number": self.number,
+            "head": self.head,
+            "fault": self.fault,
+            "detail": self.detail,
+        }
 
 
 class Rule:
