@@ -302,12 +302,17 @@ class VhostUserServer:
 
     def _shown(self, ring: Ring) -> None:
         """Tell the driver of the batch that it was shown, if it wants to know."""
+        self._audits[ring.index].interrupts.shown += 1
+        self._decide(ring)
+
+    def _decide(self, ring: Ring) -> None:
         audit = self._audits[ring.index].interrupts
-        audit.shown += 1
-        wanted = ring.needs_signal()
-        audit.decided(wanted)
-        if wanted:
+        audit.pending = False
+        if ring.needs_signal():
+            audit.needed += 1
             self._signal(ring.index)
+        else:
+            audit.suppressed += 1
 
     def stats(self) -> dict[str, int]:
         stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
@@ -476,12 +481,15 @@ class VhostUserServer:
         audit = self._audits[index].kicks
         ring = self._ring(index)
         if ring is None:
-            audit.kicked(0)
+            audit.kicks += 1
+            audit.spurious += 1
             return False
         mark = ring.mark()
         news = mark != self._kicked_at[index]
         self._kicked_at[index] = mark
-        audit.kicked(self._look(index))
+        audit.kicks += 1
+        if not self._look(index):
+            audit.spurious += 1
         return news
 
     def _look(self, index: int) -> int:
@@ -574,10 +582,7 @@ class VhostUserServer:
         elif self._ring(index) is not ring:
             audit.stopped += 1
         else:
-            wanted = ring.needs_signal()
-            audit.decided(wanted)
-            if wanted:
-                self._signal(index)
+            self._decide(ring)
 
     def _signal_completions(self, ring: Ring) -> None:
         """Tell the driver of what was given back to it without its being told, if it still wants to know."""

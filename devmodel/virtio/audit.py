@@ -62,12 +62,6 @@ class KickAudit:
             self.suppressed += batches - caused
         return batches
 
-    def kicked(self, batches: int) -> None:
-        """A kick was read, and its look found so many."""
-        self.kicks += 1
-        if not batches:
-            self.spurious += 1
-
     def asdict(self) -> dict[str, int]:
         return {
             "kicks": self.kicks,
@@ -108,14 +102,6 @@ class InterruptAudit:
         self.sent = 0
         self.unsent = 0
         self.pending = False
-
-    def decided(self, wanted: bool) -> None:
-        """For the batch that was shown just now, and all before it."""
-        self.pending = False
-        if wanted:
-            self.needed += 1
-        else:
-            self.suppressed += 1
 
     def rechecked(self, wanted: bool) -> None:
         """With no batch of its own."""

@@ -27,11 +27,12 @@ pytestmark = pytest.mark.xdist_group("driver-faults")
 
 TABLE = Path(__file__).parents[2] / "docs/driver-faults.md"
 SERVER, GUEST = "10.0.2.2", "10.0.2.15"
-HANGS_S = 4.0
+HANGS_S = 3.0
 """A guest that has not answered by then, where it takes a tenth of a second, is taken for hung."""
 COUNTERS = "rx_length_errors", "rx_frame_errors", "tx_fifo_errors"
 HEAVY = {
     "split-rx:stuck:at=1",
+    "split-rx:wrong-head:at=1",
     "split-rx:wrong-length:at=1,to=0",
     "split-rx:header:at=1,num_buffers=3",
     "split-rx:header:at=1,gso_type=77,gso_size=100",
