@@ -110,6 +110,8 @@ KINDS: Final[dict[str, Kind]] = {
 
 _WHERE: Final = re.compile(r"(rx|tx|ring)(\d*)")
 _WHEN: Final = ("at", "every", "p")
+_ANY: Final = ("at", "every", "p", "times", "after", "until")
+"""Keys of every fault."""
 _EXAMPLE: Final = "rx:duplicate-used:at=100"
 
 
@@ -190,8 +192,8 @@ def parse(text: str) -> Fault:
     for pair in filter(None, pairs.split(",")):
         key, equals, value = pair.partition("=")
         own = KINDS[what].keys if what in KINDS else {}
-        if not equals or (key not in own and key not in (*_WHEN, "times", "after", "until")):
-            known = ", ".join((*_WHEN, "times", "after", "until", *own))
+        if not equals or (key not in own and key not in _ANY):
+            known = ", ".join([*_ANY, *own])
             raise FaultScriptError(f"{text!r}: {pair!r} is not understood", f"{what} knows {known}", _EXAMPLE)
         (args if key in own else settings)[key] = _number(text, key, value)
     return Fault(where, what, **settings, args=args)

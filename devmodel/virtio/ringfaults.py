@@ -239,6 +239,19 @@ class _Held:
         self.many = many
 
 
+class _Twin:
+    """A buffer of a packed ring that is to be given back twice; `number` is the occasion. An object, as a compiled
+    tuple has no identity."""
+
+    __slots__ = ("head", "number", "rule", "written")
+
+    def __init__(self, rule: Rule, number: int, head: int, written: int) -> None:
+        self.rule = rule
+        self.number = number
+        self.head = head
+        self.written = written
+
+
 class FaultyRing(Ring):
     """See the module."""
 
@@ -271,7 +284,7 @@ class FaultyRing(Ring):
         self._held: list[_Held] = []
         self._holding: _Held | None = None  # what the further buffers of this frame join
         self._left = 0  # buffers of the frame that is being given back
-        self._twin: tuple[Rule, int, int, int] | None = None  # rule, occasion, head, bytes written
+        self._twin: _Twin | None = None
         self._stuck = False
         self._alive = True
         self._sync()
@@ -387,12 +400,12 @@ class FaultyRing(Ring):
     def _give_twin(self, head: int) -> None:
         """A packed ring's second half of duplicate-used: this buffer's element names the one before once more."""
         assert self._twin is not None
-        rule, number, twin, written = self._twin
+        twin = self._twin
         self._twin = None
-        self._inner.push(twin, written)
-        self._inner.forge(head, twin, written)
+        self._inner.push(twin.head, twin.written)
+        self._inner.forge(head, twin.head, twin.written)
         detail = f"given back twice, the second time in the place of buffer {head}"
-        self._faults.tell(rule, self, twin, detail, number)
+        self._faults.tell(twin.rule, self, twin.head, detail, twin.number)
 
     def _wrong(self, rule: Rule, head: int, written: int, room: int) -> None:
         tell = self._faults.tell
@@ -406,7 +419,7 @@ class FaultyRing(Ring):
                 tell(rule, self, head, f"held back behind the next {values['more']}")
             case "duplicate-used" if self._packed:
                 if self._twin is None:
-                    self._twin = twin = (rule, rule.seen, head, written)  # told when it is done
+                    self._twin = twin = _Twin(rule, rule.seen, head, written)  # told when it is done
                     self._faults.device.later(TWIN_S, lambda: self._drop_twin(twin))
                 else:
                     self._give(head, written)
@@ -480,12 +493,11 @@ class FaultyRing(Ring):
         for head, written in held.buffers:
             self._inner.push(head, written)
 
-    def _drop_twin(self, twin: tuple[Rule, int, int, int]) -> None:
+    def _drop_twin(self, twin: _Twin) -> None:
         """No further buffer came for a packed ring's duplicate: it is given back once, and nothing was injected."""
         if self._alive and self._twin is twin:
-            _rule, _number, head, written = twin
             self._twin = None
-            self._inner.push(head, written)
+            self._inner.push(twin.head, twin.written)
             self._faults.device.settle(self.index)
 
     # -- headers ----------------------------------------------------------------------------------------
