@@ -221,6 +221,23 @@ def test_guest_that_hangs_is_seen_by_its_own_watchdog(fresh: BenchBy) -> None:
         bench.until_console("soft lockup - CPU#0 stuck for", 60.0)
 
 
+def test_what_is_late_or_in_another_order_but_legal_loses_no_byte(split: Bench) -> None:
+    split.sh("up; p")
+    split.inject(
+        "rx:late-used:p=0.2,ms=5",
+        "rx:reorder-used:p=0.1",
+        "tx:late-used:p=0.1,ms=5",
+        "tx:reorder-used:p=0.1",
+        "rx:late-interrupt:p=0.05,ms=5",
+        "rx:spurious-interrupt:p=0.1",
+    )
+    fetch = f"curl -sS -D /tmp/headers -o /tmp/body http://{SERVER}/bytes/500000"
+    head, digest = split.sh(f"{fetch}; grep SHA256 /tmp/headers; sha256sum /tmp/body", 60.0).splitlines()
+    assert head.split()[1] == digest.split()[0]
+    assert all(split.injected()), split.injected()
+    split.heal()
+
+
 @pytest.mark.heavy
 def test_transmit_queue_that_is_stuck_is_seen_by_the_watchdog_of_the_network(split: Bench) -> None:
     # A socket waits for its buffers to come back: many are needed to fill a queue of 1024, 41 fragments a ping.
