@@ -103,6 +103,28 @@ def test_batch_that_came_while_no_kick_was_wanted_is_one_without(world: World) -
     assert change.of(TX, "kicks") == {"kicks": 1, "suppressed": 1, "batches": 2}
 
 
+def test_rest_of_a_long_look_needs_no_kick_either() -> None:
+    world = World(memory_size=32 << 20)
+    world.start(num=2048)
+    settle_down(world)
+    change = Change(world)
+    world.send(*[FRAME] * 1500)  # 1024 chains are looked at in one turn of the loop, 256 in a batch
+    world.settle()
+    assert change.of(TX, "kicks") == {"kicks": 1, "suppressed": 5, "batches": 6}
+    world.close()
+
+
+def test_ring_that_is_stopped_while_its_frames_are_handed_on_is_not_asked(world: World) -> None:
+    answering = Answering(world)
+    world.port.attach(answering)
+    answering.batch_done = lambda: world.stop() and None  # type: ignore[method-assign]
+    change = Change(world)
+    world.send(FRAME)
+    world.settle()
+    assert change.of(TX, "interrupts") == {"shown": 1, "stopped": 1}
+    assert change.of(TX, "kicks") == {"kicks": 1, "batches": 1}
+
+
 def test_lost_kick_is_found_by_the_recheck(world: World) -> None:
     change = Change(world)
     world.lose_kicks = 1
