@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stack.trace.phases import Phase
     from stack.trace.recorder import Tree
     from vnic.capture import Capture
+    from vnic.devicefaults import Injector
     from vnic.feed import Comments, PacketFeed
     from vnic.observe import Observation, Wanted
 
@@ -84,9 +85,10 @@ class ControlServer:
         feed: PacketFeed | None = None,
         observe: Callable[[Wanted], Observation] | None = None,
         negotiation: Callable[[], dict[str, Any]] | None = None,
+        injector: Injector | None = None,
     ) -> None:
-        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed``, ``observe`` and
-        ``negotiation`` there are no such verbs; ``hub`` is the thread's, if there is one already."""
+        """``fixed`` says why sysctls cannot be changed, if they cannot; without ``capture``, ``feed``, ``observe``,
+        ``negotiation`` and ``injector`` there are no such verbs; ``hub`` is the thread's, if there is one already."""
         from stack.trace.hub import TraceHub as Hub
 
         self._net = net
@@ -108,6 +110,8 @@ class ControlServer:
             self._verbs["capture"] = self._captured
         if negotiation is not None:
             self._verbs["negotiation"] = lambda request: negotiation()
+        if injector is not None:
+            self._verbs["inject"] = lambda request: _injected(injector, request)
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[Path]:
@@ -471,6 +475,18 @@ def sysctl_text(value: object) -> str:
     if isinstance(value, tuple | frozenset):
         return "\t".join(map(str, sorted(value) if isinstance(value, frozenset) else value))
     return str(value)
+
+
+def _injected(injector: Injector, request: Request) -> dict[str, Any]:
+    """Add device faults, behind those that are there or in their place; all of them, and what was done last."""
+    script, clear = request.get("script", []), request.get("clear", False)
+    if not isinstance(script, list) or not all(isinstance(text, str) for text in script):
+        raise ControlError("the script is not understood", repr(script)[:200], "a list of WHERE:WHAT:WHEN")
+    if clear:
+        injector.clear()
+    if script:
+        injector.add(script)
+    return injector.asdict()
 
 
 def _is_ours(sock: socket.socket) -> bool:

@@ -68,6 +68,7 @@ from stack.net.ipv6.addrconf import ifaddrs6
 from stack.stack import Stack
 from stack.trace.hub import TraceHub
 from vnic.capture import Capture
+from vnic.devicefaults import Injector
 from vnic.errors import UsageError, from_oserror
 from vnic.feed import PacketFeed
 from vnic.observe import Observation, Wanted
@@ -224,11 +225,13 @@ class Host:
         hub: TraceHub,
         recorder: Recorder | None = None,
         transports: Sequence[Transport] = (),
+        injector: Injector | None = None,
     ) -> None:
         self.port, self.stack, self.runner, self.dev, self.services = port, stack, runner, dev, services
         self.feed, self.hub = feed, hub
         self.capture = Capture(feed)
         self._network, self._recorder, self._transports = network, recorder, tuple(transports)
+        self.injector = injector if injector is not None else Injector(transports, 0)
 
     def negotiation(self) -> dict[str, Any]:
         """What the device and its guest agreed on: a dict for JSON."""
@@ -269,6 +272,7 @@ class Host:
         server6 = server6_of(options.address6)
         async with AsyncExitStack() as cleanup:
             transports = await _transports(options, cleanup)
+            injector = Injector(transports, options.seed, options.device_faults)
             port, wire = _line(transports, options)
             cleanup.callback(port.close)
             if around is not None:
@@ -297,7 +301,7 @@ class Host:
             _resume(application, services, network)
             hub = TraceHub(time.perf_counter_ns)
             feed = PacketFeed(adapter, hub, wire)
-            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transports)
+            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transports, injector)
             cleanup.callback(host.capture.close)
             yield host
 

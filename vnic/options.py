@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 
+from vnic.devicefaults import parse_script
 from vnic.errors import UsageError
 from vnic.places import Place, Stream, VhostUser, check_together
 from vnic.services.dns import valid_name
@@ -30,6 +31,8 @@ class Options:
     reorder: float = 0.0
     duplicate: float = 0.0
     seed: int = 0
+    device_faults: tuple[str, ...] = ()
+    """What the device does wrong on purpose, in the words of devmodel.virtio.faultscript; vhost-user only."""
     address: str = DEFAULT_ADDRESS
     address6: str = DEFAULT_ADDRESS6
     """The server's IPv6 address and the prefix that the guest makes its own from, or "none"; unused below an MTU of
@@ -46,6 +49,13 @@ class Options:
     def __post_init__(self) -> None:
         """UsageError for what cannot be."""
         check_together(self.places, self.mtu)
+        parse_script(self.device_faults)
+        if self.device_faults and not any(isinstance(place, VhostUser) for place in self.places):
+            raise UsageError(
+                "--device-fault is about rings, and only vhost-user has any on our side",
+                ", ".join(map(str, self.places)),
+                "--vhost-user PATH",
+            )
         for name in ("loss", "reorder", "duplicate"):
             chance = getattr(self, name)
             if not 0 <= chance <= 1:

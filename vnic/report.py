@@ -26,6 +26,7 @@ from stack.inspect.ladderrows import clean, counted, span_text, summary
 from vnic import graphviz, plots
 from vnic.errors import VnicError
 from vnic.packets import packet_of
+from vnic.rings import diagnosis
 
 MAX_CONNECTIONS: Final = 20
 _ID: Final = re.compile(r'\sid="[^"]*"')
@@ -389,8 +390,13 @@ def _port(told: dict[str, Any]) -> str:
         if key in told
     ]
     if "rings" in told:
-        rows = ((ring["index"], ring["size"], _yes(ring["running"])) for ring in told["rings"])
-        parts.append("<h3>rings</h3>" + _table(("ring", "size", "runs"), rows))
+        rows = (
+            (ring["index"], ring["name"], ring["size"], ring["state"], ring["breaks"])
+            for ring in told["rings"]
+        )
+        parts.append("<h3>rings</h3>" + _table(("ring", "queue", "size", "state", "broke"), rows))
+        said = "\n".join(line for ring in told["rings"] for line in diagnosis(ring))
+        parts.append(f"<pre>{escape(said)}</pre>" if said else "")
     return facts + "".join(parts)
 
 

@@ -25,6 +25,9 @@ Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_b
 reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
 tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
 signals, broken_rings, resynchronised_rings, connects, clients_refused, frontend_errors, tx_queued (now).
+
+What became of each ring's kicks and interrupts is in its RingAudit (virtio/audit.py), and why and how often it broke in
+its Breaks (virtio/diagnosis.py); `negotiation()` has both.
 """
 
 from __future__ import annotations
@@ -43,9 +46,13 @@ from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
+from devmodel.virtio.audit import RingAudit
+from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
+from devmodel.virtio.ringfaults import DeviceFaults
+from devmodel.virtio.spec import VIRTIO_CONFIG_S_NEEDS_RESET
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +97,8 @@ class Timer(Protocol):
 
 class DeviceLoop(Protocol):
     """The part of an asyncio event loop that a device uses; guest/driver/loop.py has one with a clock of its own."""
+
+    def time(self) -> float: ...
 
     def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
 
@@ -158,6 +167,9 @@ class VhostUserServer:
         self._link: tuple[bool, Offloads] = (False, Offloads())
         self._count = dict.fromkeys(_COUNTERS, 0)
         self._kicked_at = [-1] * (2 * queue_pairs + control_queue)
+        self._audits = [RingAudit() for _ in self._kicked_at]
+        self._breaks = [Breaks() for _ in self._kicked_at]
+        self.faults: DeviceFaults | None = None
         self._timer: Timer | None = None
         self._interval = RECHECK_S
         if listener is not None:
@@ -258,12 +270,13 @@ class VhostUserServer:
 
     def _wait_for_buffers(self, lane: _Lane) -> None:
         if lane.ring is not None and lane.ring.arm_kicks():
-            self._loop.call_soon(self._send_backlog, lane)
+            self._loop.call_soon(self._send_backlog, lane, False)
         self._keep_watch()
 
-    def _send_backlog(self, lane: _Lane) -> None:
-        """Send what waited, as far as there are buffers now."""
+    def _send_backlog(self, lane: _Lane, caused: bool = True) -> int:
+        """Send what waited, as far as there are buffers now; how many batches that was, 0 or 1."""
         backlog, ring = lane.backlog, lane.ring
+        waited = len(backlog)
         try:
             while backlog and ring is not None:
                 if self.net.transmit(ring, *backlog[0]) == NO_BUFFERS:
@@ -272,16 +285,34 @@ class VhostUserServer:
                 backlog.popleft()
         except BrokenRing as error:
             self._quarantine(error.queue, error)
-            return
-        if ring is not None and not backlog:
+            return 0
+        if ring is None:
+            return 0
+        if not backlog:
             ring.suppress_kicks()
+        found = self._audits[ring.index].kicks.looked(int(len(backlog) < waited), caused)
         self.flush()
+        return found
 
     def flush(self) -> None:
         for lane in self._used:
             ring = lane.ring
-            if ring is not None and ring.publish() and ring.needs_signal():
-                self._signal(ring.index)
+            if ring is not None and ring.publish():
+                self._shown(ring)
+
+    def _shown(self, ring: Ring) -> None:
+        """Tell the driver of the batch that it was shown, if it wants to know."""
+        self._audits[ring.index].interrupts.shown += 1
+        self._decide(ring)
+
+    def _decide(self, ring: Ring) -> None:
+        audit = self._audits[ring.index].interrupts
+        audit.pending = False
+        if ring.needs_signal():
+            audit.needed += 1
+            self._signal(ring.index)
+        else:
+            audit.suppressed += 1
 
     def stats(self) -> dict[str, int]:
         stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
@@ -294,11 +325,15 @@ class VhostUserServer:
     def negotiation(self) -> dict[str, Any]:
         """What the frontend and its guest agreed on with us: a dict for JSON; without one there are no features."""
         agreed = {} if self._connection is None else self._connection.session.negotiation()
+        now = self._loop.time()
         for ring in agreed.get("rings", []):
+            ring |= self._breaks[ring["index"]].asdict(now)
+            ring["audit"] = self._audits[ring["index"]].asdict()
             lane = self._lane(ring["index"])
             if lane is not None:
                 ring["steered"] = lane.frames
-        return {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
+        told = {"transport": "vhost-user", "connected": self.connected, "mtu": self.mtu, **agreed}
+        return told if self.faults is None else {**told, "faults": self.faults.asdict()}
 
     def close(self) -> None:
         listener, self._listener = self._listener, None
@@ -336,6 +371,9 @@ class VhostUserServer:
             net=self.net,
             control_queue=self._control_queue,
         )
+        for vring, breaks in zip(session.vrings, self._breaks, strict=True):
+            vring.breaks = breaks
+        session.around = None if self.faults is None else self.faults.around
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
 
@@ -413,20 +451,25 @@ class VhostUserServer:
                 "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
             )
         if self._is_control(index):
-            self._loop.call_soon(self._obey, index)
+            self._loop.call_soon(self._scan, self._obey, index)
         elif index & 1:
-            self._loop.call_soon(self._drain, index)
+            self._loop.call_soon(self._scan, self._drain, index)
         else:
             ring.suppress_kicks()
         self._keep_watch()
 
+    def _scan(self, look: Callable[[int], int], index: int) -> None:
+        self._audits[index].kicks.at_start += bool(look(index))
+
     def ring_stopped(self, index: int) -> None:
+        self._audits[index].interrupts.pending = False
         lane = self._lane(index)
         if lane is not None:
             lane.ring = None
 
     def ring_broken(self, index: int, error: BrokenRing) -> None:
         self._count["broken_rings"] += 1
+        self._breaks[index].at = self._loop.time()
         log.warning("%s: %s", self.name, error)
 
     def _quarantine(self, index: int, error: BrokenRing) -> None:
@@ -434,37 +477,44 @@ class VhostUserServer:
             self._connection.perform(self._connection.session.quarantine(index, error))
 
     def _signal(self, index: int) -> None:
+        audit = self._audits[index].interrupts
         if self._connection is not None and self._connection.signal(index):
             self._count["signals"] += 1
+            audit.sent += 1
+        else:
+            audit.unsent += 1
 
     def kicked(self, index: int) -> bool:
         """Look at the ring; False if the driver has added nothing since its last kick."""
         self._count["kicks"] += 1
+        audit = self._audits[index].kicks
         ring = self._ring(index)
         if ring is None:
+            audit.kicks += 1
+            audit.spurious += 1
             return False
         mark = ring.mark()
         news = mark != self._kicked_at[index]
         self._kicked_at[index] = mark
-        if self._is_control(index):
-            self._obey(index)
-        elif index & 1:
-            self._drain(index)
-        else:
-            self._buffers_came(index)
+        audit.kicks += 1
+        if not self._look(index):
+            audit.spurious += 1
         return news
 
-    def _buffers_came(self, index: int) -> None:
-        """The driver posted buffers to a receive queue: frames that wait may go."""
+    def _look(self, index: int) -> int:
+        """Serve a ring; how many batches were found."""
+        if self._is_control(index):
+            return self._obey(index)
+        if index & 1:
+            return self._drain(index)
         lane = self._lane(index)
-        if lane is not None and lane.backlog:
-            self._send_backlog(lane)
+        return self._send_backlog(lane) if lane is not None and lane.backlog else 0
 
-    def _obey(self, index: int) -> None:
-        """Carry out the driver's commands: virtio 1.2, section 5.1.6.5."""
+    def _obey(self, index: int) -> int:
+        """Carry out the driver's commands: virtio 1.2, section 5.1.6.5. How many batches that was, 0 or 1."""
         ring = self._ring(index)
         if ring is None:
-            return
+            return 0
         try:
             while True:
                 chain = ring.pop()
@@ -474,10 +524,12 @@ class VhostUserServer:
                     break
         except BrokenRing as error:
             self._quarantine(index, error)
-            return
-        if ring.publish() and ring.needs_signal():
-            self._signal(index)
+            return 0
+        found = ring.publish()
+        if found:
+            self._shown(ring)
         self.state_changed()
+        return self._audits[index].kicks.looked(int(found))
 
     def _answer(self, ring: Ring, chain: Chain) -> None:
         room = sum(map(len, chain.writable))
@@ -488,9 +540,11 @@ class VhostUserServer:
         scatter(chain.writable, (answer,))
         ring.push(chain.head, len(answer))
 
-    def _drain(self, index: int) -> None:
-        """Empty a transmit ring, or as much of it as one turn may take."""
+    def _drain(self, index: int, caused: bool = True) -> int:
+        """Empty a transmit ring, or as much of it as one turn may take; how many batches that was. `caused`: something
+        made us look, and it is not the rest of an earlier turn."""
         left = CHAINS_PER_TURN
+        batches = 0
         while left > 0:
             ring = self._ring(index)
             if ring is None:
@@ -505,17 +559,21 @@ class VhostUserServer:
             taken = ring.advance(before)
             left -= taken + (ring.walked - walked) // DESCRIPTORS_PER_CHAIN
             if taken:
+                batches += 1
                 self._complete(ring, index, frames)
             elif not ring.arm_kicks():
                 break
         else:
-            self._loop.call_soon(self._drain, index)
+            self._loop.call_soon(self._drain, index, False)
         if left < CHAINS_PER_TURN:
             self._keep_watch()
+        return self._audits[index].kicks.looked(batches, caused)
 
     def _complete(self, ring: Ring, index: int, frames: list[Frame]) -> None:
         """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
-        ring.publish()
+        audit = self._audits[index].interrupts
+        shown = ring.publish()
+        audit.shown += shown
         count = self._count
         count["batches"] += 1
         signals = count["signals"]
@@ -526,14 +584,21 @@ class VhostUserServer:
                 for _, frame in frames:
                     self.net.steering.sent_on(frame, index // 2)
             self._deliver(frames)
-        if count["signals"] == signals:
-            self._signal_completions(index)
+        if not shown:
+            return
+        if count["signals"] != signals:
+            audit.put_off()
+        elif self._ring(index) is not ring:
+            audit.stopped += 1
+        else:
+            self._decide(ring)
 
-    def _signal_completions(self, index: int) -> None:
-        """Tell the driver of a transmit ring what was given back to it, if it wants to know."""
-        ring = self._ring(index)
-        if ring is not None and ring.needs_signal():
-            self._signal(index)
+    def _signal_completions(self, ring: Ring) -> None:
+        """Tell the driver of what was given back to it without its being told, if it still wants to know."""
+        wanted = ring.needs_signal()
+        self._audits[ring.index].interrupts.rechecked(wanted)
+        if wanted:
+            self._signal(ring.index)
 
     def _deliver(self, frames: list[Frame]) -> None:
         if self._handler is None:
@@ -549,6 +614,50 @@ class VhostUserServer:
         body = b"\x00\x01\x08\x00\x06\x04\x00\x03" + (mac + bytes(4)) * 2
         frame = b"\xff" * 6 + mac + b"\x80\x35" + body
         self._deliver([(None, frame.ljust(60, b"\0"))])
+
+    # -- faults on purpose (virtio/ringfaults.py) ---------------------------------------------------------
+
+    def inject(self, faults: DeviceFaults) -> None:
+        """Break the rules as these say, on rings that run too. Once: faults are added to the ones that are there."""
+        self.faults = faults
+        faults.attach(self)
+        faults.on_injected = lambda done: log.warning("%s: %s", self.name, done)
+        if self._connection is None:
+            return
+        session = self._connection.session
+        session.around = faults.around
+        for vring in session.vrings:
+            if vring.ring is not None:
+                vring.ring = faults.around(vring.ring, session.features)
+        self.state_changed()
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def later(self, delay: float, callback: Callable[[], None]) -> object:
+        return self._loop.call_later(delay, callback)
+
+    def settle(self, index: int) -> None:
+        """Show the driver what was given back on a ring, and tell it if it wants to know."""
+        ring = self._ring(index)
+        if ring is not None and ring.publish():
+            self._shown(ring)
+
+    def interrupt(self, index: int) -> None:
+        """Tell a driver, whether it wants to know or not."""
+        self._signal(index)
+
+    def demand_reset(self) -> None:
+        """VIRTIO_CONFIG_S_NEEDS_RESET (virtio 1.2, section 2.1.2): for a frontend that asks for the status, as nothing
+        in vhost-user tells one."""
+        if self._connection is not None:
+            self._connection.session.status |= VIRTIO_CONFIG_S_NEEDS_RESET
+
+    def hang_up(self) -> None:
+        """Close the frontend's connection; one that comes back is served anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self.disconnected(None)
 
     # -- lost kicks -------------------------------------------------------------------------------------
 
@@ -569,16 +678,11 @@ class VhostUserServer:
         for vring in connection.session.vrings:
             ring = vring.ring
             if ring is not None and vring.index & 1 and not self._is_control(vring.index):
-                self._signal_completions(vring.index)
+                self._signal_completions(ring)
             if ring is not None and self._neglected(connection, ring):
                 found = True
                 self._count["lost_kicks"] += 1
-                if self._is_control(vring.index):
-                    self._obey(vring.index)
-                elif vring.index & 1:
-                    self._drain(vring.index)
-                else:
-                    self._buffers_came(vring.index)
+                self._audits[vring.index].kicks.lost += bool(self._look(vring.index))
         if self._timer is None and self._connection is not None:
             self._interval = RECHECK_S if found else min(2 * self._interval, RECHECK_IDLE_S)
             self._timer = self._loop.call_later(self._interval, self._recheck)

@@ -47,6 +47,7 @@ from devmodel.errors import BrokenRing, FrontendError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
+from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring import Areas, Ring
@@ -176,7 +177,18 @@ Action = (
 class Vring:
     """What the frontend said about one ring, and the ring while it runs."""
 
-    __slots__ = ("addr", "base", "broken", "enabled", "given_base", "has_kick", "index", "num", "ring")
+    __slots__ = (
+        "addr",
+        "base",
+        "breaks",
+        "broken",
+        "enabled",
+        "given_base",
+        "has_kick",
+        "index",
+        "num",
+        "ring",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -188,6 +200,14 @@ class Vring:
         self.has_kick = False
         self.ring: Ring | None = None
         self.broken: BrokenRing | None = None
+        self.breaks = Breaks()
+
+    @property
+    def state(self) -> str:
+        """One word for people; whether it is enabled is another matter."""
+        if self.broken is not None:
+            return "broken"
+        return "stopped" if self.ring is None else "running"
 
 
 _Plan = tuple[str, tuple[tuple[str, int, int], ...]]
@@ -251,6 +271,8 @@ class Session:
         self._handlers = self._table()
         self._actions: list[Action] = []
         self._pending_fds: list[int] = []
+        self._cause = ""  # the message that is carried out, for what ends a ring's quarantine
+        self.around: Callable[[Ring, int], Ring] | None = None  # put round each ring, with the features
 
     def _table(self) -> dict[int, Callable[[bytes], bytes | None]]:
         return {
@@ -290,6 +312,7 @@ class Session:
         own_reply = False
         try:
             own_reply = vu.check(message, self.protocol_features).replies
+            self._cause = Request(message.request).name
             payload = self._handlers[message.request](message.payload)
         except FrontendError as error:
             self._refuse(message, error)
@@ -311,6 +334,7 @@ class Session:
     def close(self) -> list[Action]:
         """End the session: all rings stop, memory is unmapped. The caller closes the descriptors it keeps."""
         self._actions = []
+        self._cause = "the end of the frontend's connection"
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
@@ -367,11 +391,24 @@ class Session:
             for offered, acknowledged, names in both
         )
         rings = [
-            {"index": vring.index, "size": vring.num, "running": vring.ring is not None}
+            {
+                "index": vring.index,
+                "name": self._queue_name(vring.index),
+                "size": vring.num,
+                "running": vring.ring is not None,
+                "state": vring.state,
+                "enabled": vring.enabled,
+            }
             for vring in self.vrings
             if vring.num  # what the frontend has not said anything of is none of its rings
         ]
         return {"features": features, "protocol_features": protocol, "rings": rings}
+
+    def _queue_name(self, index: int) -> str:
+        """As virtio 1.2, section 5.1.2, calls it."""
+        if index == self.control_index:
+            return "controlq"
+        return f"{'transmitq' if index & 1 else 'receiveq'}{index // 2 + 1}"
 
     # -- features ---------------------------------------------------------------------------------------
 
@@ -513,7 +550,7 @@ class Session:
             except BrokenRing as error:
                 vring.addr = old
                 raise FrontendError(f"SET_VRING_ADDR: {error.rule}", f"ring {index}") from error
-        vring.broken = None
+        self._mend(vring)
         self._try_start(vring)
 
     def _get_vring_base(self, payload: bytes) -> bytes:
@@ -591,7 +628,8 @@ class Session:
         if not ready or vring.ring is not None or vring.broken is not None:
             return
         try:
-            vring.ring = self._make_ring(vring)
+            ring = self._make_ring(vring)
+            vring.ring = ring if self.around is None else self.around(ring, self.features)
         except BrokenRing as error:
             self._break(vring, error)
             return
@@ -599,7 +637,7 @@ class Session:
 
     def _stop(self, vring: Vring) -> None:
         """Stop a ring; what it pushed is published, and its index kept for GET_VRING_BASE."""
-        vring.broken = None
+        self._mend(vring)
         ring, vring.ring = vring.ring, None
         if ring is None:
             return
@@ -608,11 +646,17 @@ class Session:
         ring.release()
         self._actions += [RingStopped(vring.index), StateChanged()]
 
+    def _mend(self, vring: Vring) -> None:
+        if vring.broken is not None:
+            vring.broken = None
+            vring.breaks.ended(self._cause)
+
     def _break(self, vring: Vring, error: BrokenRing) -> None:
         """Quarantine: nothing is written to this ring after, not even what was pushed and not published."""
         ring, vring.ring = vring.ring, None
         vring.broken = error
         _forget_frames(error)
+        vring.breaks.broke(error)
         if ring is not None:
             vring.base = ring.base
             ring.release()

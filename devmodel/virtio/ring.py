@@ -216,6 +216,16 @@ class Ring(ABC):
     def mark(self) -> int:
         """A number that is another one when the driver has added something."""
 
+    # -- lies, for whoever tests a driver (ringfaults.py) ------------------------------------------------
+
+    @abstractmethod
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        """push() of buffer `head` by a used element that names buffer `claimed`; both numbers are stored unchecked."""
+
+    @abstractmethod
+    def waiting_heads(self) -> set[int]:
+        """The heads that the driver made available and that were not taken, as far as they are heads at all."""
+
     # -- checks that both layouts make ------------------------------------------------------------------
 
     def _broken(self, rule: str, section: str, head: int, descriptor: int) -> BrokenRing:

@@ -462,6 +462,28 @@ class PackedRing(Ring):
         counts[head] = 0
         self._used = used if used < 2 * num else used - 2 * num
 
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        slot = self._place(self._used)[0]
+        word = written & 0xFFFFFFFF | (claimed & 0xFFFF) << 32
+        word |= (_WORD_WRITE if written else 0) | (_WORD_BOTH if self._used < self.num else 0)
+        if self._first < 0:
+            self._first, self._first_word = slot, word
+        else:
+            self._desc_words[slot << 1 | 1] = word
+        self._open = -1
+        self._used = (self._used + self._counts[head]) % (2 * self.num)
+        self._counts[head] = 0
+
+    def waiting_heads(self) -> set[int]:
+        heads = set()
+        for ahead in range((self._limit - self.last_avail) % (2 * self.num)):
+            slot, want = self._place((self.last_avail + ahead) % (2 * self.num))
+            word = self._desc_words[slot << 1 | 1]
+            if word >> 48 & _BOTH != want:
+                break
+            heads.add(word >> 32 & 0xFFFF)
+        return heads
+
     def _push_in_order(self, head: int, written: int) -> None:
         """One descriptor in a run's first slot, with the id of its last buffer, stands for the run (2.8.8)."""
         at = self._open if self._open >= 0 else self._used

@@ -293,6 +293,15 @@ class SplitRing(Ring):
             self._used_elem[used_idx & self._mask] = head | written << 32
         self._used_idx = (used_idx + 1) & 0xFFFF
 
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        self._used_elem[self._used_idx & self._mask] = claimed & 0xFFFFFFFF | (written & 0xFFFFFFFF) << 32
+        self._used_idx = (self._used_idx + 1) & 0xFFFF
+        self._open = -1
+
+    def waiting_heads(self) -> set[int]:
+        waiting = range((self._avail[1] - self.last_avail) & 0xFFFF)
+        return {self._avail[2 + (self.last_avail + at & self._mask)] for at in waiting}
+
     def _push_in_order(self, head: int, written: int) -> None:
         """One element at a run's first place, with the id of its last buffer, stands for the run (2.7.9)."""
         at = self._open if self._open >= 0 else self._used_idx

@@ -442,6 +442,11 @@ def test_negotiate_tells_who_vetoed_each_feature(
     assert verdicts["VIRTIO_NET_F_MTU"] == "vetoed by the frontend"  # the card has no host_mtu
     for words in (("negotiate",), ("negotiate", "--qmp", str(qmp))):
         piped = printed(path, *words)
-        assert piped[0].startswith("vhost-user, connected, MTU 1500; ring 0: ")
+        assert piped[0] == "vhost-user, connected, MTU 1500"
+        assert piped[2].split() == ["0", "receiveq1", "1024", "running", "0", "0"]
+        assert piped[3].split() == ["1", "transmitq1", "1024", "running", "0", "-"]
         assert any(row.split()[:2] == ["VIRTIO_NET_F_MRG_RXBUF", "yes"] for row in piped)
         assert max(map(len, on_terminal(path, *words))) <= 80
+    piped = printed(path, "negotiate", "--audit")
+    assert "kicks, from the driver" in piped
+    assert max(map(len, piped)) <= 80

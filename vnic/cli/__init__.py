@@ -25,6 +25,7 @@ from vnic.cli import (
     doctor,
     driver,
     image,
+    inject,
     ladder,
     negotiate,
     output,
@@ -55,6 +56,7 @@ app.command("callgraph")(callgraph.callgraph)
 app.command("trace")(views.trace)
 app.command("tables")(views.tables)
 app.command("negotiate")(negotiate.negotiate)
+app.command("inject")(inject.inject)
 app.command("report")(report.report)
 app.command("states")(views.states)
 app.command("nstat")(views.nstat)

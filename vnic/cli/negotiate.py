@@ -26,11 +26,16 @@ def negotiate(
             help="A QMP socket of the QEMU, as vnic vm --qmp makes one: tells who vetoed what.",
         ),
     ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="What became of each ring's kicks and interrupts, instead.")
+    ] = False,
     json_: Json = False,
     control: Control = None,
 ) -> int:
-    """Show each feature bit: offered by whom, acknowledged by the guest, vetoed by whom."""
+    """Show the rings, why those that are broken are, and each feature bit: offered by whom, acknowledged by the guest,
+    vetoed by whom."""
     from vnic import negotiate as negotiation
+    from vnic import rings
     from vnic.control import Client, choose
 
     with Client(choose(control)) as back_end:
@@ -50,6 +55,11 @@ def negotiate(
             one |= {"features": negotiation.plain(found), "protocol_features": negotiation.plain(protocol)}
             continue
         typer.echo(_headline(one))
+        there = one.get("rings", [])
+        for line in rings.audit(there) if audit else rings.table(there):
+            typer.echo(line)
+        if audit:
+            continue
         for title, rows in (("virtio", found), ("vhost-user protocol", protocol)):
             if rows:
                 _show(title, rows)
@@ -60,12 +70,8 @@ def negotiate(
 
 def _headline(told: dict[str, Any]) -> str:
     connected = "connected" if told["connected"] else "nobody is connected"
-    rings = "".join(
-        f"; ring {ring['index']}: {ring['size']}{'' if ring['running'] else ', stopped'}"
-        for ring in told.get("rings", [])
-    )
     name = told.get("name", told["transport"])
-    return f"{name}, {connected}, MTU {told['mtu']}{rings}"
+    return f"{name}, {connected}, MTU {told['mtu']}"
 
 
 def _show(title: str, rows: list[Feature]) -> None:

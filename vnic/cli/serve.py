@@ -62,6 +62,14 @@ Loss = Annotated[float, typer.Option(help="Lose frames with this probability, ea
 Reorder = Annotated[float, typer.Option(help="Let the next frame overtake, with this probability.")]
 Duplicate = Annotated[float, typer.Option(help="Send frames twice with this probability.")]
 Seed = Annotated[int, typer.Option(help="Of the faults: same seed, same faults.")]
+DeviceFaults = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device-fault",
+        metavar="WHERE:WHAT:WHEN",
+        help="Break a rule of the rings, as in rx:duplicate-used:at=100; vnic inject --list shows which.",
+    ),
+]
 Hosts = Annotated[
     list[str] | None, typer.Option("--host", metavar="NAME=ADDR", help="A name for the DNS server.")
 ]
@@ -121,6 +129,7 @@ def serve(
     reorder: Reorder = 0.0,
     duplicate: Duplicate = 0.0,
     seed: Seed = 0,
+    device_fault: DeviceFaults = None,
     host: Hosts = None,
     address: Address = DEFAULT_ADDRESS,
     address6: Address6 = DEFAULT_ADDRESS6,
@@ -146,6 +155,7 @@ def serve(
         reorder=reorder,
         duplicate=duplicate,
         seed=seed,
+        device_faults=tuple(device_fault or []),
         address=address,
         address6=address6,
         mtu=mtu,
@@ -216,6 +226,7 @@ async def _controlled(host: Host, options: Options, where: str | None) -> AsyncI
                 feed=host.feed,
                 observe=host.observe,
                 negotiation=host.negotiation,
+                injector=host.injector,
             )
             await open_.enter_async_context(server.listen(path))
         except OSError as error:
@@ -293,5 +304,9 @@ def _announce(options: Options, page: str = "") -> None:
 
 def _totals(stats: dict[str, int]) -> str:
     with contextlib.suppress(KeyError):
-        return f"{stats['rx_frames']} frames from the guest, {stats['tx_frames']} to it, {stats['tx_dropped']} dropped"
+        broken = f", {stats['broken_rings']} rings broke" if stats.get("broken_rings") else ""
+        return (
+            f"{stats['rx_frames']} frames from the guest, {stats['tx_frames']} to it, "
+            f"{stats['tx_dropped']} dropped{broken}"
+        )
     return ", ".join(f"{name} {value}" for name, value in stats.items())

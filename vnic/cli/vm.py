@@ -51,7 +51,7 @@ from guest.vm.rundir import RunDir
 from vnic import errors
 from vnic.cli import output
 from vnic.cli.backend import END_S, REPORT_S, Backend, serve_command
-from vnic.cli.serve import Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
+from vnic.cli.serve import DeviceFaults, Duplicate, Hosts, Loss, Pcap, Reorder, Report, Seed, Web
 from vnic.options import Options, parse_hosts
 from vnic.places import GUEST_SUFFIX, QUEUE_PAIRS
 
@@ -147,6 +147,7 @@ def vm(
     reorder: Reorder = 0.0,
     duplicate: Duplicate = 0.0,
     seed: Seed = 0,
+    device_fault: DeviceFaults = None,
     host: Hosts = None,
     web: Web = None,
     report: Report = None,
@@ -165,13 +166,21 @@ def vm(
     """
     faults = {"--loss": loss, "--reorder": reorder, "--duplicate": duplicate}
     options = [word for name, chance in faults.items() if chance for word in (name, str(chance))]
+    options += [word for fault in device_fault or [] for word in ("--device-fault", fault)]
     options += ["--seed", str(seed)] if options else []
     options += ["--pcap", str(pcap.absolute())] if pcap else []
     options += [word for pair in host or [] for word in ("--host", pair)]
     options += ["--web", str(web)] if web is not None else []
     options += ["--report", str(report.absolute())] if report is not None else []
     # The back end would refuse these too, but only once the image is built.
-    Options(vhost_user="any", loss=loss, reorder=reorder, duplicate=duplicate, hosts=parse_hosts(host or []))
+    Options(
+        vhost_user="any",
+        loss=loss,
+        reorder=reorder,
+        duplicate=duplicate,
+        device_faults=tuple(device_fault or []),
+        hosts=parse_hosts(host or []),
+    )
     images.find(image)  # refuses a name that no recipe has
     if socket is not None and options:
         raise errors.UsageError(
@@ -184,6 +193,12 @@ def vm(
             f"--queues is about the rings between guest and back end, and with --net {net} QEMU has those",
             "its netdev has one queue",
             "leave --queues out, or use --net vhost-user",
+        )
+    if device_fault and net != "vhost-user":
+        raise errors.UsageError(
+            f"--device-fault is about the rings between guest and back end, and with --net {net} QEMU has those",
+            "vnic would only see frames",
+            "leave --device-fault out, or use --net vhost-user",
         )
     if packed and net != "vhost-user":
         raise errors.UsageError(

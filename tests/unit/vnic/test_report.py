@@ -26,7 +26,9 @@ NEGOTIATION = {
     "mtu": 1500,
     "features": [{"name": "VIRTIO_NET_F_CSUM", "offered": True, "acknowledged": False}],
     "protocol_features": [],
-    "rings": [{"index": 0, "size": 256, "running": True}],
+    "rings": [
+        {"index": 0, "name": "receiveq1", "size": 256, "state": "running", "breaks": 0, "last_break": None}
+    ],
 }
 
 
