@@ -117,6 +117,7 @@ class VirtioNet:
         "_guest_features",
         "_hdr",
         "_hdr_size",
+        "_max_written",
         "_mergeable",
         "_plain",
         "control",
@@ -143,6 +144,7 @@ class VirtioNet:
         modern = self._mergeable or bool(features >> VIRTIO_F_VERSION_1 & 1)
         self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
         self._hdr_size = self._hdr.size
+        self._max_written = self._hdr_size + MAX_GSO_FRAME
         self._plain = self._header(None, 1)
         self._csum = bool(features >> VIRTIO_NET_F_CSUM & 1)
         self._gso_in = self._accepted_gso(features)
@@ -259,6 +261,9 @@ class VirtioNet:
     def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
+        if size > self._max_written:
+            self.counters.tx_drop_too_big += 1
+            return TOO_BIG
         if self._mergeable and self._merge(ring, hdr, parts):
             self.counters.tx_frames += 1
             self.counters.tx_bytes += size - self._hdr_size

@@ -298,6 +298,15 @@ def test_row_44_too_few_buffers_yet_wait_for_more(bench: Bench) -> None:
     assert bench.net.transmit(bench.ring, None, [FRAME]) == SENT
 
 
+def test_row_44_frame_above_the_largest_is_dropped_though_mergeable_buffers_would_take_it(bench: Bench) -> None:
+    for _ in range(16):
+        bench.driver.add_in(8192)
+    assert bench.net.transmit(bench.ring, None, [bytes(65551)]) == TOO_BIG
+    assert bench.net.counters.tx_drop_too_big == 1
+    assert bench.driver.used() == []
+    assert bench.net.transmit(bench.ring, None, [bytes(65550)]) == SENT
+
+
 # -- what was negotiated --------------------------------------------------------------------------------
 
 
