@@ -8,6 +8,7 @@ switch says is in its comment.  A sysctl that follows the host's memory is the v
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -81,6 +82,11 @@ class Profile:
     octets_by_fragment: bool = False
     # Data that came twice over IPv4 make the socket choose another transmit hash, as over IPv6.
     duplicate_data_rehash: bool = True
+    # UDP_SEGMENT: a datagram shorter than the size asked for is measured itself, not that size, against the path's MTU,
+    # whose errno is this one; and a device that sums no checksums can be sent through.
+    udp_gso_small: bool = False
+    udp_gso_mtu_errno: int = errno.EINVAL
+    udp_gso_any_device: bool = False
     # Accurate ECN (RFC 9768) is known; and its handshake is that of kernels that can be told to offer it.
     accecn: bool = False
     accecn_offered: bool = False
@@ -143,6 +149,9 @@ _LINUX_6_18 = Profile(
     newer_options=True,
     octets_by_fragment=True,
     duplicate_data_rehash=False,
+    udp_gso_small=True,
+    udp_gso_mtu_errno=errno.EMSGSIZE,
+    udp_gso_any_device=True,
     accecn=True,
     sysctl_max={"tcp_ecn": 2, "tcp_ecn_option": 2, "tcp_ecn_option_beacon": 3},
 )

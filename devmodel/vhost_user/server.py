@@ -205,7 +205,7 @@ class VhostUserServer:
             handler.link_changed(*self._link)
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        if hdr is None or self.net.accepts(hdr):
+        if hdr is None or self.net.offloads.takes(hdr, parts):
             return self._send(hdr, parts)
         train = finish(hdr, parts)
         if not train:

@@ -59,6 +59,8 @@ _OFFLOADS: Final = vf.mask(
     vf.VIRTIO_NET_F_GUEST_TSO6,
     vf.VIRTIO_NET_F_GUEST_ECN,
     vf.VIRTIO_NET_F_GUEST_UFO,
+    vf.VIRTIO_NET_F_GUEST_USO4,
+    vf.VIRTIO_NET_F_GUEST_USO6,
 )
 _RSS_HEAD: Final = struct.Struct("<IHH")
 _HASH_HEAD: Final = struct.Struct("<I8x")

@@ -223,7 +223,7 @@ def test_full_queue_of_the_kernel_makes_frames_wait_and_bounds_them(
 @pytest.mark.parametrize(
     ("raw", "counter"),
     [
-        (struct.pack("=BBHHHH", 1, 3, 42, 1000, 34, 6), "rx_drop_gso"),
+        (struct.pack("=BBHHHH", 1, 2, 42, 1000, 34, 6), "rx_drop_gso"),
         (struct.pack("=BBHHHH", 1, 1, 54, 0, 34, 16), "rx_drop_gso"),
         (struct.pack("=BBHHHH", 1, 0, 0, 0, 50, 16), "rx_drop_csum"),
         (struct.pack("=BBHHHH", 1, 0, 0, 0, 4, 2), "rx_drop_csum"),

@@ -145,8 +145,10 @@ def test_row_42_writable_part_in_a_transmit_chain_drops_the_frame(bench: Bench) 
         (hdr(1, 1, 54, 0, 34, 16), "rx_drop_gso"),
         (hdr(1, 1, 61, 1448, 34, 16), "rx_drop_gso"),
         (hdr(1, 2, 54, 1448, 34, 16), "rx_drop_gso"),
-        (hdr(1, 3, 54, 1448, 34, 6), "rx_drop_gso"),
-        (hdr(1, 5, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 3, 54, 0, 34, 6), "rx_drop_gso"),
+        (hdr(1, 0x83, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 0x85, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(0, 5, 54, 1448, 34, 6), "rx_drop_csum"),
         (hdr(1, 0x80, 54, 1448, 34, 16), "rx_drop_gso"),
     ],
 )
@@ -162,6 +164,8 @@ def test_row_43_bad_offload_fields_drop_the_frame(bench: Bench, header: bytes, c
         (vf.VIRTIO_NET_F_HOST_TSO4, 1),
         (vf.VIRTIO_NET_F_HOST_TSO6, 4),
         (vf.VIRTIO_NET_F_HOST_ECN, 0x81),
+        (vf.VIRTIO_NET_F_HOST_UFO, 3),
+        (vf.VIRTIO_NET_F_HOST_USO, 5),
     ],
 )
 def test_row_43_offload_that_was_not_negotiated_drops_the_frame(
@@ -298,7 +302,9 @@ def test_row_44_too_few_buffers_yet_wait_for_more(bench: Bench) -> None:
     assert bench.net.transmit(bench.ring, None, [FRAME]) == SENT
 
 
-def test_row_44_frame_above_the_largest_is_dropped_though_mergeable_buffers_would_take_it(bench: Bench) -> None:
+def test_row_44_frame_above_the_largest_is_dropped_though_mergeable_buffers_would_take_it(
+    bench: Bench,
+) -> None:
     for _ in range(16):
         bench.driver.add_in(8192)
     assert bench.net.transmit(bench.ring, None, [bytes(65551)]) == TOO_BIG
@@ -318,6 +324,61 @@ def test_offloads_follow_the_features(bench: Bench) -> None:
     assert (offloads.csum, offloads.tso4, offloads.max_frame) == (False, False, 1514)
 
 
+@pytest.mark.parametrize(
+    ("bit", "gso_type", "kind", "name"),
+    [
+        (vf.VIRTIO_NET_F_GUEST_UFO, 3, b"\x08\x00", "ufo"),
+        (vf.VIRTIO_NET_F_GUEST_USO4, 5, b"\x08\x00", "uso4"),
+        (vf.VIRTIO_NET_F_GUEST_USO6, 5, b"\x86\xdd", "uso6"),
+    ],
+)
+def test_udp_offload_follows_its_feature(
+    bench: Bench, bit: int, gso_type: int, kind: bytes, name: str
+) -> None:
+    parts = [FRAME[:12] + kind + FRAME[14:]]
+    header = VnetHdr(1, gso_type, 42, 1000, 34, 6)
+    assert getattr(bench.net.offloads, name)
+    assert bench.net.offloads.takes(header, parts)
+    bench.use(MODERN & ~vf.mask(bit))
+    assert not getattr(bench.net.offloads, name)
+    assert not bench.net.offloads.takes(header, parts)
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM))
+    assert not bench.net.offloads.takes(header, parts)
+
+
+def test_uso_of_one_ip_version_is_not_taken_for_the_other(bench: Bench) -> None:
+    header = VnetHdr(1, 5, 42, 1000, 34, 6)
+    four, six, tagged = (FRAME[:12] + kind + FRAME[14:] for kind in (b"\x08\0", b"\x86\xdd", b"\x81\0"))
+    assert bench.net.offloads.takes(header, [tagged])
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_USO6))
+    assert bench.net.offloads.takes(header, [four[:7], four[7:]])
+    assert not bench.net.offloads.takes(header, [six])
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_USO4))
+    assert [bench.net.offloads.takes(header, [one]) for one in (four, six, tagged)] == [False, True, False]
+
+
+def test_any_gso_kind_of_the_guest_makes_room_for_the_largest_frame(bench: Bench) -> None:
+    csum = vf.mask(vf.VIRTIO_F_VERSION_1, vf.VIRTIO_NET_F_GUEST_CSUM)
+    assert bench.use(csum).net.offloads.max_frame == 1514
+    for bit in (
+        vf.VIRTIO_NET_F_GUEST_UFO,
+        vf.VIRTIO_NET_F_GUEST_USO4,
+        vf.VIRTIO_NET_F_GUEST_USO6,
+        vf.VIRTIO_NET_F_GUEST_TSO4,
+    ):
+        assert bench.use(csum | vf.mask(bit)).net.offloads.max_frame == 65550
+
+
+@pytest.mark.parametrize("gso_type", [1, 4, 0x81, 0x84, 3])
+def test_legacy_gso_bit_stands_for_all_kinds_of_its_time(bench: Bench, gso_type: int) -> None:
+    header = struct.pack("<BBHHHH", 1, gso_type, 54, 1448, 34, 16)
+    legacy = vf.mask(vf.VIRTIO_NET_F_CSUM, vf.VIRTIO_NET_F_GSO)
+    assert len(bench.use(legacy).receive(header, FRAME)) == 1
+    assert bench.use(vf.mask(vf.VIRTIO_NET_F_GSO)).receive(header, FRAME) == []
+    bench.use(legacy | vf.mask(vf.VIRTIO_F_VERSION_1))
+    assert bench.receive(header + b"\0\0" + FRAME) == []
+
+
 def test_mtu_sets_the_largest_frame(bench: Bench) -> None:
     bench.use(LEGACY).net.set_mtu(9000)
     assert bench.net.offloads.max_frame == 9014
@@ -331,13 +392,13 @@ def test_tso_without_guest_csum_does_not_count(bench: Bench) -> None:
 
 def test_accepts_only_what_the_guest_takes(bench: Bench) -> None:
     net = bench.net
-    assert net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
+    assert net.offloads.takes(VnetHdr(1, 0x84, 74, 1428, 54, 16), [FRAME])
     bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_ECN))
-    assert not net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
-    assert net.accepts(VnetHdr(1, 4, 74, 1428, 54, 16))
+    assert not net.offloads.takes(VnetHdr(1, 0x84, 74, 1428, 54, 16), [FRAME])
+    assert net.offloads.takes(VnetHdr(1, 4, 74, 1428, 54, 16), [FRAME])
     bench.use(LEGACY)
-    assert not net.accepts(VnetHdr(1, 0, 0, 0, 34, 16))
-    assert net.accepts(VnetHdr())
+    assert not net.offloads.takes(VnetHdr(1, 0, 0, 0, 34, 16), [FRAME])
+    assert net.offloads.takes(VnetHdr(), [FRAME])
 
 
 def test_scatter_crosses_borders_of_both_sides() -> None:
