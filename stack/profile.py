@@ -8,7 +8,6 @@ switch says is in its comment.  A sysctl that follows the host's memory is the v
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -82,10 +81,7 @@ class Profile:
     octets_by_fragment: bool = False
     # Data that came twice over IPv4 make the socket choose another transmit hash, as over IPv6.
     duplicate_data_rehash: bool = True
-    # UDP_SEGMENT: a datagram shorter than the size asked for is measured itself, not that size, against the path's MTU,
-    # whose errno is this one; and a device that sums no checksums can be sent through.
-    udp_gso_small: bool = False
-    udp_gso_mtu_errno: int = errno.EINVAL
+    # UDP_SEGMENT goes through a device that sums no checksums; else it is EIO there.
     udp_gso_any_device: bool = False
     # Accurate ECN (RFC 9768) is known; and its handshake is that of kernels that can be told to offer it.
     accecn: bool = False
@@ -149,8 +145,6 @@ _LINUX_6_18 = Profile(
     newer_options=True,
     octets_by_fragment=True,
     duplicate_data_rehash=False,
-    udp_gso_small=True,
-    udp_gso_mtu_errno=errno.EMSGSIZE,
     udp_gso_any_device=True,
     accecn=True,
     sysctl_max={"tcp_ecn": 2, "tcp_ecn_option": 2, "tcp_ecn_option_beacon": 3},

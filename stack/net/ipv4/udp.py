@@ -662,13 +662,12 @@ def udp_gso_set(sk: udp_sock, skb: sk_buff, gso_size: int, mtu: int, no_check: b
     headers = skb.transport_header + UDP_HEADER - skb.data
     datalen = skb.len - headers
     assert skb._skb_refdst is not None
-    profile = sk.sk_net.profile
     err = 0
-    if headers + (min(gso_size, datalen) if profile.udp_gso_small else gso_size) > mtu:
-        err = -profile.udp_gso_mtu_errno
+    if headers + min(gso_size, datalen) > mtu:
+        err = -errno.EMSGSIZE
     elif datalen > gso_size * UDP_MAX_SEGMENTS or no_check:
         err = -errno.EINVAL
-    elif not (profile.udp_gso_any_device or skb._skb_refdst.dev.features & NETIF_F_HW_CSUM):
+    elif not (sk.sk_net.profile.udp_gso_any_device or skb._skb_refdst.dev.features & NETIF_F_HW_CSUM):
         err = -errno.EIO
     if err:
         skbuff.consume_skb(skb)

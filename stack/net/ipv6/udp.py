@@ -47,6 +47,8 @@ from stack.include.snmp import (
     ICMP6_MIB_INERRORS,
     IP6_INC_STATS,
     IPSTATS_MIB_OUTDISCARDS,
+    IPSTATS_MIB_OUTOCTETS,
+    IPSTATS_MIB_OUTREQUESTS,
     UDP6_INC_STATS,
     UDP_INC_STATS,
     UDP_MIB_CSUMERRORS,
@@ -366,8 +368,12 @@ def udp_v6_send_skb(
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
     if gso_size:
+        length = skb.len
         err = udp.udp_gso_set(sk, skb, gso_size, dst_mtu(dst), False)
         if err:
+            # Kernels count a packet when it is made, not when it leaves; its bytes too, if they do not count fragments.
+            IP6_INC_STATS(net, IPSTATS_MIB_OUTREQUESTS)
+            net.mib.ipv6_statistics[IPSTATS_MIB_OUTOCTETS] += 0 if net.profile.octets_by_fragment else length
             return err
     udp.udp_tx_timestamp(sk, skb, tsflags)
     core_sock.skb_set_owner_w(skb, sk)
