@@ -368,7 +368,7 @@ def udp_unexpected_gso(sk: udp_sock, skb: sk_buff) -> bool:
 
 def udp_rcv_segment(sk: udp_sock, skb: sk_buff, ipv4: bool) -> list[sk_buff]:
     """include/net/udp.h: the datagrams of such a packet, each at its UDP header; [] if it is malformed, which counts
-    as often as it has datagrams."""
+    as often as it has datagrams: not at all in a packet from a device, whose datagrams nobody has counted."""
     segs = net_core_dev.skb_gso_segment(skb)
     if not segs:
         sk.sk_drops += skb.gso_segs
