@@ -14,6 +14,7 @@ from devmodel.port import VnetHdr
 from devmodel.virtio import features as vf
 from devmodel.virtio.net import NO_BUFFERS, SENT, TOO_BIG, VirtioNet, scatter
 from devmodel.virtio.ring_split import SplitRing
+from tests.unit.devmodel.virtio.test_rss import KEY, VECTORS, frame
 
 NO_MRG = MODERN & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
 LEGACY = vf.mask(vf.VIRTIO_NET_F_CSUM)
@@ -311,6 +312,99 @@ def test_row_44_frame_above_the_largest_is_dropped_though_mergeable_buffers_woul
     assert bench.net.counters.tx_drop_too_big == 1
     assert bench.driver.used() == []
     assert bench.net.transmit(bench.ring, None, [bytes(65550)]) == SENT
+
+
+# -- hashes (5.1.6.4.3, 5.1.6.4.4) ----------------------------------------------------------------------
+
+HASHED = MODERN | vf.mask(vf.VIRTIO_NET_F_CTRL_VQ, vf.VIRTIO_NET_F_HASH_REPORT)
+
+
+def configure(net: VirtioNet, types: int = 0x3F, key: bytes = KEY) -> None:
+    """VIRTIO_NET_CTRL_MQ_HASH_CONFIG."""
+    command = bytes([4, 2]) + struct.pack("<I8xB", types, len(key)) + key
+    assert net.control.process(command, 1) == b"\0"
+
+
+def hash_of(header: bytes) -> tuple[int, ...]:
+    """num_buffers, hash_value, hash_report, padding."""
+    assert len(header) == 20
+    return struct.unpack("<10xHIHH", header)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_hash_report_has_the_values_of_the_verification_suite(
+    bench: Bench, vector: tuple[str, int, str, int, int, int]
+) -> None:
+    *flow, with_ports, without = vector
+    six = ":" in flow[0]
+    bench.use(HASHED)
+    for types, expected in ((0x3F, (with_ports, 5 if six else 2)), (0x09, (without, 4 if six else 1))):
+        configure(bench.net, types)
+        (gpa, _), tcp = bench.ram.put(bytes(1536)), frame(*flow)
+        bench.driver.add([(gpa, 1536, WRITE)])
+        assert bench.net.transmit(bench.ring, VnetHdr(1, 0, 0, 0, 34, 16), [tcp]) == SENT
+        bench.ring.publish()
+        assert bench.driver.used()[0][1] == 20 + len(tcp)
+        assert hash_of(bench.ram.read(gpa, 20)) == (1, *expected, 0)
+        assert bench.ram.read(gpa, 10) == struct.pack("<BBHHHH", 1, 0, 0, 0, 34, 16)
+        assert bench.ram.read(gpa + 20, len(tcp)) == tcp
+
+
+@pytest.mark.parametrize("features", [HASHED, HASHED & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)])
+@pytest.mark.parametrize("cuts", [(14,), (14, 20), (1, 13, 20, 4)])
+def test_hash_is_of_the_frame_wherever_its_pieces_begin(
+    bench: Bench, features: int, cuts: tuple[int, ...]
+) -> None:
+    *flow, value, _ = VECTORS[0]
+    bench.use(features)
+    configure(bench.net)
+    tcp, parts, at = frame(*flow), [], 0
+    for cut in cuts:
+        parts.append(tcp[at : at + cut])
+        at += cut
+    gpa, _ = bench.ram.put(bytes(1536))
+    bench.driver.add([(gpa, 7, WRITE), (gpa + 7, 1529, WRITE)])
+    assert bench.net.transmit(bench.ring, None, [*parts, tcp[at:]]) == SENT
+    assert hash_of(bench.ram.read(gpa, 20)) == (1, value, 2, 0)
+
+
+def test_hash_is_in_the_first_of_many_buffers_only(bench: Bench) -> None:
+    *flow, value, _ = VECTORS[1]
+    bench.use(HASHED)
+    configure(bench.net)
+    places = [bench.ram.put(bytes(64))[0] for _ in range(4)]
+    for gpa in places:
+        bench.driver.add([(gpa, 64, WRITE)])
+    whole = frame(*flow) + bytes(range(150))
+    assert bench.net.transmit(bench.ring, None, [whole]) == SENT
+    bench.ring.publish()
+    got = b"".join(
+        bench.ram.read(gpa, size) for gpa, (_, size) in zip(places, bench.driver.used(), strict=True)
+    )
+    assert hash_of(got[:20]) == (4, value, 2, 0)
+    assert got[20:] == whole
+
+
+def test_hash_report_is_none_before_the_driver_said_what_to_hash(bench: Bench) -> None:
+    bench.use(HASHED)
+    assert bench.receive(bytes(20) + FRAME) == [(None, FRAME)]
+    gpa, _ = bench.ram.put(b"\xff" * 128)
+    bench.driver.add([(gpa, 128, WRITE)])
+    *flow, _, _ = VECTORS[0]
+    assert bench.net.transmit(bench.ring, None, [frame(*flow)]) == SENT
+    assert bench.ram.read(gpa, 20) == bytes(10) + b"\1" + bytes(9)
+
+
+def test_hash_config_is_forgotten_with_a_new_negotiation(bench: Bench) -> None:
+    bench.use(HASHED)
+    configure(bench.net)
+    bench.use(HASHED)
+    assert bench.net.control.hash is None
+
+
+def test_hash_report_without_a_control_queue_does_not_count(bench: Bench) -> None:
+    bench.use(MODERN | vf.mask(vf.VIRTIO_NET_F_HASH_REPORT))
+    assert bench.receive(HDR12 + FRAME) == [(None, FRAME)]
 
 
 # -- what was negotiated --------------------------------------------------------------------------------
