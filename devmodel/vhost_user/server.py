@@ -18,6 +18,7 @@ What it decides:
 * Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
+  A driver that negotiated NOTF_COAL says how long it may not be told (coalesce.py).
 * What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
   they are dropped (`tx_drop_backlog`).
 
@@ -40,6 +41,7 @@ from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
+from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
@@ -160,6 +162,10 @@ class VhostUserServer:
         self._kicked_at = [-1] * (2 * queue_pairs + control_queue)
         self._timer: Timer | None = None
         self._interval = RECHECK_S
+        self._coalescer = Coalescer(loop, self._signal_what_waits)
+        self._published = [
+            0
+        ] * queue_pairs  # frames that were sent when the pair's receive ring was published last
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -257,8 +263,11 @@ class VhostUserServer:
         return True
 
     def _wait_for_buffers(self, lane: _Lane) -> None:
-        if lane.ring is not None and lane.ring.arm_kicks():
-            self._loop.call_soon(self._send_backlog, lane)
+        if lane.ring is not None:
+            if self._coalescer.active:
+                self._coalescer.hurry(lane.ring.index)
+            if lane.ring.arm_kicks():
+                self._loop.call_soon(self._send_backlog, lane)
         self._keep_watch()
 
     def _send_backlog(self, lane: _Lane) -> None:
@@ -280,8 +289,25 @@ class VhostUserServer:
     def flush(self) -> None:
         for lane in self._used:
             ring = lane.ring
-            if ring is not None and ring.publish() and ring.needs_signal():
-                self._signal(ring.index)
+            if ring is not None and ring.publish():
+                if self._coalescer.active and not self._due(lane, ring):
+                    continue
+                if ring.needs_signal():
+                    self._signal(ring.index)
+
+    def _due(self, lane: _Lane, ring: Ring) -> bool:
+        """Whether the driver is to be told now of what was sent to it."""
+        sent = lane.frames if len(self._used) > 1 else self.net.counters.tx_frames
+        pair = ring.index // 2
+        self._coalescer.add(ring.index, max(sent - self._published[pair], 1))
+        self._published[pair] = sent
+        return self._coalescer.due(ring.index)
+
+    def _signal_what_waits(self, index: int) -> None:
+        """A notification has waited as long as its driver lets it."""
+        ring = self._ring(index)
+        if ring is not None and ring.needs_signal():
+            self._signal(index)
 
     def stats(self) -> dict[str, int]:
         stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
@@ -341,6 +367,7 @@ class VhostUserServer:
     def disconnected(self, error: FrontendError | None) -> None:
         self._connection = None
         self.state_changed()
+        self._coalescer.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -387,6 +414,7 @@ class VhostUserServer:
         if self._connection is not None and self._connection.session.control_index >= 0:
             self._used = self._used[: self.net.control.pairs]
         self.net.steering.use(len(self._used))
+        self._coalescer.use(self.net.control.coalescing)
         link = (up, self.net.offloads if up else Offloads())
         if link != self._link:
             self._link = link
@@ -413,6 +441,7 @@ class VhostUserServer:
         self._keep_watch()
 
     def ring_stopped(self, index: int) -> None:
+        self._coalescer.forget(index)
         if not index & 1 and not self._is_control(index):
             self._lanes[index // 2].ring = None
 
@@ -490,6 +519,8 @@ class VhostUserServer:
             taken = ring.advance(before)
             left -= taken + (ring.walked - walked) // DESCRIPTORS_PER_CHAIN
             if taken:
+                if self._coalescer.active:
+                    self._coalescer.add(index, taken)
                 self._complete(ring, index, frames)
             elif not ring.arm_kicks():
                 break
@@ -517,7 +548,9 @@ class VhostUserServer:
     def _signal_completions(self, index: int) -> None:
         """Tell the driver of a transmit ring what was given back to it, if it wants to know."""
         ring = self._ring(index)
-        if ring is not None and ring.needs_signal():
+        if ring is None or (self._coalescer.active and not self._coalescer.due(index)):
+            return
+        if ring.needs_signal():
             self._signal(index)
 
     def _deliver(self, frames: list[Frame]) -> None:

@@ -304,13 +304,17 @@ class World:
 
     def command(self, command: Command) -> int:
         """Have one command of the control queue carried out; its ack."""
+        return self.ask(command)[0]
+
+    def ask(self, command: Command, room: int = 0) -> bytes:
+        """The same; ack and result, which has so many bytes."""
         assert self.driver is not None
         assert self.driver.control is not None
-        if self.driver.control.post(command):
+        if self.driver.control.post(command, room):
             self.kick(CTRL)
         self.settle()
-        (ack,) = self.driver.control.acks()
-        return ack
+        (answer,) = self.driver.control.answers()
+        return answer
 
     def kick(self, index: int) -> None:
         if self.lose_kicks:
