@@ -27,6 +27,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from devmodel.virtio.spec import (
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+)
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -81,6 +90,35 @@ class Offloads:
     tso6: bool = False
     ecn: bool = False  # TSO frames may carry CWR (VIRTIO_NET_F_GUEST_ECN)
     max_frame: int = 1514  # the largest frame in bytes, Ethernet header included, vnet header not
+    uso4: bool = False  # UDP datagrams of equal size in one frame (VIRTIO_NET_F_GUEST_USO4, USO6)
+    uso6: bool = False
+    ufo: bool = False  # a UDP datagram of either version that the path takes in fragments only
+
+    def takes(self, hdr: VnetHdr, parts: Sequence[Buffer]) -> bool:
+        """Whether a frame with that header may be sent, or has to be finished in software first."""
+        if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and not self.csum:
+            return False
+        gso_type = hdr.gso_type
+        if not gso_type:
+            return True
+        if gso_type & VIRTIO_NET_HDR_GSO_ECN:
+            if not self.ecn:
+                return False
+            gso_type &= ~VIRTIO_NET_HDR_GSO_ECN
+        if gso_type == VIRTIO_NET_HDR_GSO_TCPV4:
+            return self.tso4
+        if gso_type == VIRTIO_NET_HDR_GSO_TCPV6:
+            return self.tso6
+        if hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4:
+            return (self.uso4 and self.uso6) or self._takes_uso(parts)
+        return hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP and self.ufo
+
+    def _takes_uso(self, parts: Sequence[Buffer]) -> bool:
+        """The type is one for both IP versions, the features are two: the frame says which it is."""
+        if not (self.uso4 or self.uso6):
+            return False
+        kind = b"".join(parts)[12:14] if len(parts[0]) < 14 else bytes(parts[0][12:14])
+        return self.uso4 if kind == b"\x08\x00" else self.uso6 and kind == b"\x86\xdd"
 
 
 class PortHandler(Protocol):

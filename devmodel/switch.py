@@ -58,7 +58,9 @@ WARN_AGAIN_S = 60.0
 
 _ZERO = bytes(6)
 _RESERVED = bytes.fromhex("0180c20000")  # IEEE 802.1Q, table 8-1: with 00 to 0f as the last byte
-_EVERYTHING: Final = Offloads(csum=True, tso4=True, tso6=True, ecn=True, max_frame=MAX_GSO_FRAME)
+_EVERYTHING: Final = Offloads(
+    csum=True, tso4=True, tso6=True, ecn=True, max_frame=MAX_GSO_FRAME, uso4=True, uso6=True, ufo=True
+)
 _COUNTERS = (
     "forwarded",
     "flooded",

@@ -81,6 +81,8 @@ class Profile:
     octets_by_fragment: bool = False
     # Data that came twice over IPv4 make the socket choose another transmit hash, as over IPv6.
     duplicate_data_rehash: bool = True
+    # UDP_SEGMENT goes through a device that sums no checksums; else it is EIO there.
+    udp_gso_any_device: bool = False
     # Accurate ECN (RFC 9768) is known; and its handshake is that of kernels that can be told to offer it.
     accecn: bool = False
     accecn_offered: bool = False
@@ -143,6 +145,7 @@ _LINUX_6_18 = Profile(
     newer_options=True,
     octets_by_fragment=True,
     duplicate_data_rehash=False,
+    udp_gso_any_device=True,
     accecn=True,
     sysctl_max={"tcp_ecn": 2, "tcp_ecn_option": 2, "tcp_ecn_option_beacon": 3},
 )

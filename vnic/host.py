@@ -9,6 +9,7 @@ things (checksum still to be completed from an offset on, segment size and kind)
     DATA_VALID                           CHECKSUM_UNNECESSARY
     no flag, or no header at all         CHECKSUM_NONE: the stack verifies in software
     gso_type TCPV4, TCPV6, ECN; gso_size SKB_GSO_TCPV4, _TCPV6, _TCP_ECN; gso_size
+    gso_type UDP, UDP_L4                 SKB_GSO_UDP, _UDP_L4
 
 ``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Of several ports each
 has its own capture and faults, and a switch joins them (devmodel.switch).  Closing it gives all back, in the opposite
@@ -46,6 +47,7 @@ from stack.include.ip import IPPROTO_TCP, IPPROTO_UDP
 from stack.include.netdevice import (
     GSO_MAX_SIZE,
     NETDEV_TX_OK,
+    NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
     NETIF_F_TSO,
@@ -60,6 +62,8 @@ from stack.include.sk_buff import (
     SKB_GSO_TCP_ECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
+    SKB_GSO_UDP,
+    SKB_GSO_UDP_L4,
     sk_buff,
 )
 from stack.net.core.sock import SO_LINGER, SOL_SOCKET
@@ -82,14 +86,21 @@ from vnic.services.dns import DOMAIN
 VIRTIO_NET_HDR_F_NEEDS_CSUM = 1
 VIRTIO_NET_HDR_F_DATA_VALID = 2
 VIRTIO_NET_HDR_GSO_TCPV4 = 1
+VIRTIO_NET_HDR_GSO_UDP = 3
 VIRTIO_NET_HDR_GSO_TCPV6 = 4
+VIRTIO_NET_HDR_GSO_UDP_L4 = 5
 VIRTIO_NET_HDR_GSO_ECN = 0x80
 
 ETH_HLEN = 14
 MAC = bytes.fromhex("52550a000202")  # locally administered; the last four bytes are 10.0.2.2
 
 _SUMMED_OF_FLAGS = {0: CHECKSUM_NONE, VIRTIO_NET_HDR_F_DATA_VALID: CHECKSUM_UNNECESSARY}
-_SKB_GSO = {VIRTIO_NET_HDR_GSO_TCPV4: SKB_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6: SKB_GSO_TCPV6}
+_SKB_GSO = {
+    VIRTIO_NET_HDR_GSO_TCPV4: SKB_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6: SKB_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP: SKB_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4: SKB_GSO_UDP_L4,
+}
 
 
 class Adapter:
@@ -134,6 +145,8 @@ class Adapter:
             (offloads.csum and offloads.tso4, NETIF_F_TSO),
             (offloads.csum and offloads.tso6, NETIF_F_TSO6),
             (offloads.csum and offloads.ecn, NETIF_F_TSO_ECN),
+            # The feature is one for both versions of IP: what a guest takes of one only, the port cuts of the other.
+            (offloads.csum and (offloads.uso4 or offloads.uso6), NETIF_F_GSO_UDP_L4),
         ):
             features |= feature if has else 0
         self.dev.features = features
@@ -156,6 +169,9 @@ def _header_of(skb: sk_buff) -> VnetHdr | None:
     start = skb.csum_start - skb.data
     if not skb.gso_size:
         return VnetHdr(VIRTIO_NET_HDR_F_NEEDS_CSUM, 0, 0, 0, start, skb.csum_offset)
+    if skb.gso_type & SKB_GSO_UDP_L4:
+        kind = VIRTIO_NET_HDR_GSO_UDP_L4
+        return VnetHdr(VIRTIO_NET_HDR_F_NEEDS_CSUM, kind, start + 8, skb.gso_size, start, skb.csum_offset)
     kind = VIRTIO_NET_HDR_GSO_TCPV6 if skb.gso_type & SKB_GSO_TCPV6 else VIRTIO_NET_HDR_GSO_TCPV4
     if skb.gso_type & SKB_GSO_TCP_ECN:
         kind |= VIRTIO_NET_HDR_GSO_ECN

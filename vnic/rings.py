@@ -26,7 +26,7 @@ _INTERRUPTS: Final = (
     ("settled", "settled"),
     ("fresh", "fresh"),
 )
-"""The others, needed and stopped, follow from these and are in the JSON."""
+"""The others are in the JSON: needed and stopped follow from these, held and timed are of drivers with NOTF_COAL."""
 
 
 def table(rings: Iterable[dict[str, Any]]) -> list[str]:

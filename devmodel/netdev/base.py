@@ -7,7 +7,8 @@
 What they decide:
 
 * A frame with a header is finished before it is queued (offload.py), so `offloads` says that partial checksums and
-  TSO frames are welcome. With `software_gso=False` it says that they are not; they are finished all the same.
+  segmentation of all kinds are welcome. With `software_gso=False` it says that they are not; they are finished all the
+  same.
 * Frames queue until `flush()`, which writes them and never blocks; what the wire does not take waits, up to
   BACKLOG_BYTES, beyond which whole frames are dropped (`tx_drop_backlog`).
 * What is read in one turn of the event loop is one batch, and is bounded, so that other ports and timers run.
@@ -71,7 +72,16 @@ class NetdevPort:
         self.mtu = mtu
         self._loop = loop
         self._up_offloads = (
-            Offloads(csum=True, tso4=True, tso6=True, ecn=True, max_frame=MAX_GSO_FRAME)
+            Offloads(
+                csum=True,
+                tso4=True,
+                tso6=True,
+                ecn=True,
+                max_frame=MAX_GSO_FRAME,
+                uso4=True,
+                uso6=True,
+                ufo=True,
+            )
             if software_gso
             else Offloads(max_frame=mtu + ETH_HLEN)
         )

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from devmodel.netdev.offload import Train, accepts, finish
+from devmodel.netdev.offload import Train, finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.virtio.spec import MAX_GSO_FRAME
 
-FULL_OFFLOADS = Offloads(csum=True, tso4=True, tso6=True, ecn=True, max_frame=MAX_GSO_FRAME)
+FULL_OFFLOADS = Offloads(
+    csum=True, tso4=True, tso6=True, ecn=True, max_frame=MAX_GSO_FRAME, uso4=True, uso6=True, ufo=True
+)
 _Frame = tuple[VnetHdr | None, bytes]
 
 
@@ -48,7 +50,7 @@ class LoopbackPort:
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         train: Train = [parts]
-        if hdr is not None and not accepts(self.offloads, hdr):
+        if hdr is not None and not self.offloads.takes(hdr, parts):
             hdr, train = None, finish(hdr, parts)
         sent = self._up and bool(train)
         if not sent:

@@ -1,85 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checksum completion and TCP segmentation in software, for every port whose wire has no vnet header.
+"""Checksum completion and segmentation in software, for every port whose wire has no vnet header.
 
 Decides what one frame with a virtio_net_hdr becomes on a wire without one: itself, itself with its checksum
 filled in, or a train of segments. A header or frame that makes no sense gives an empty train, never an
 exception: both may come from a guest.
 
-Checksums. As 2**16 is 1 modulo 65535, a buffer read as one big-endian number is congruent to the sum of its
-16-bit words (RFC 1071), and the number's remainder costs 2.5 us for 1460 bytes. Longer buffers are folded in
-halves first, since additions of big integers are cheaper than the division. A segment's checksum is the sum
-of one part that all segments share, the few fields that differ, and its payload.
+Checksums are csum.py's. A segment's is the sum of one part that all segments share, the few fields that differ, and
+its payload.
 
 Segmentation follows RFC 9293 and RFC 3168 for what may repeat: `seq` advances by the payload, FIN and PSH
 stand on the last segment only; CWR, where the header says GSO_ECN, on the first only (without that bit it is part
 of Accurate ECN's counter, RFC 9768, and repeats); the IPv4 identification advances by one (RFC 791), lengths and
-checksums are each segment's own. Nothing is reassembled here.
+checksums are each segment's own. Nothing is reassembled here. UDP's two kinds are offload_udp.py's.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 
-from devmodel.port import Buffer, Offloads, VnetHdr
+from devmodel.netdev.csum import Train, complete_csum, csum_partial
+from devmodel.netdev.offload_udp import fragment_udp, segment_udp
+from devmodel.port import Buffer, VnetHdr
 from devmodel.virtio.spec import (
     ETH_HLEN,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_ECN,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 
-Train = list[Sequence[Buffer]]
-"""Frames, each as consecutive pieces."""
+__all__ = ["Train", "complete_csum", "csum_partial", "finish", "segment"]
 
 _ETH_P_IP = 0x0800
 _ETH_P_IPV6 = 0x86DD
 _VLAN_TYPES = (0x8100, 0x88A8)
 _IPPROTO_TCP = 6
 _TCP_FIN, _TCP_PSH, _TCP_CWR = 0x01, 0x08, 0x80
-_FOLD_BYTES = 1024
 
 _put16 = struct.Struct(">H").pack_into
 _put16x2 = struct.Struct(">HH").pack_into
 _put32 = struct.Struct(">I").pack_into
 _get16 = struct.Struct(">H").unpack_from
 _get32 = struct.Struct(">I").unpack_from
-
-
-@lru_cache(maxsize=64)
-def _half(size: int) -> tuple[int, int]:
-    bits = (size * 4 + 15) & ~15
-    return bits, (1 << bits) - 1
-
-
-def csum_partial(data: Buffer) -> int:
-    """The sum of the 16-bit words of `data` modulo 65535; an odd last byte counts as the high one."""
-    size = len(data)
-    total = int.from_bytes(data, "big")
-    if size & 1:
-        total <<= 8
-        size += 1
-    while size > _FOLD_BYTES:
-        bits, mask = _half(size)
-        total = (total >> bits) + (total & mask)
-        size = (bits >> 3) + 2
-    return total % 65535
-
-
-def complete_csum(hdr: VnetHdr, frame: bytearray) -> bool:
-    """Fill in the checksum that NEEDS_CSUM asks for (virtio 1.2, 5.1.6.2); False if it is out of the frame.
-
-    The field holds the pseudo-header's sum already, so the sum runs over it. 0 becomes 0xffff, as UDP needs.
-    """
-    at = hdr.csum_start + hdr.csum_offset
-    if at + 2 > len(frame):
-        return False
-    with memoryview(frame) as view:
-        value = -csum_partial(view[hdr.csum_start :]) % 65535
-    _put16(frame, at, value or 0xFFFF)
-    return True
 
 
 class _Template:
@@ -175,21 +140,11 @@ def finish(hdr: VnetHdr | None, parts: Sequence[Buffer]) -> Train:
     """What a frame becomes on a wire without a vnet header; empty if it makes no sense."""
     if hdr is None or not (hdr.gso_type or hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM):
         return [parts]
+    if hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4:
+        return segment_udp(hdr, b"".join(parts))
+    if hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP:
+        return fragment_udp(hdr, b"".join(parts))
     if hdr.gso_type:
         return segment(hdr, parts)
     frame = bytearray().join(parts)
     return [[frame]] if complete_csum(hdr, frame) else []
-
-
-def accepts(offloads: Offloads, hdr: VnetHdr) -> bool:
-    """Whether a port with these offloads takes such a header, or the frame has to be finished first."""
-    if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and not offloads.csum:
-        return False
-    if not hdr.gso_type:
-        return True
-    if hdr.gso_type & VIRTIO_NET_HDR_GSO_ECN and not offloads.ecn:
-        return False
-    kind = hdr.gso_type & ~VIRTIO_NET_HDR_GSO_ECN
-    if kind == VIRTIO_NET_HDR_GSO_TCPV4:
-        return offloads.tso4
-    return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6

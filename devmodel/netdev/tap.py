@@ -6,10 +6,12 @@ does not exist is made and goes with the port; one that exists (`ip tuntap add`)
 
 What they decide:
 
-* With a vnet header (`vnet=True`) the kernel hands us what its TCP made, partial checksums and 64 KB segments
+* With a vnet header (`vnet=True`) the kernel hands us what its TCP and UDP made, partial checksums and 64 KB segments
   (TUNSETOFFLOAD says that we take them), and takes the same from us: `offloads` has everything, and nothing is cut or
-  summed here. The header has 12 bytes as virtio 1.0's has, or 10 (`hdr_size`, TUNSETVNETHDRSZ); host-endian.
-  Without one the kernel finishes what it sends and we finish what we send (base.py).
+  summed here. Two kinds differ. UDP_L4 is known to kernels since 6.2 (an older one refuses TUN_F_USO4; we then cut
+  those frames). UFO no kernel sends since 4.14, but all of them take it. The header has 12 bytes as virtio 1.0's has,
+  or 10 (`hdr_size`, TUNSETVNETHDRSZ); host-endian. Without one the kernel finishes what it sends and we finish what
+  we send (base.py).
 * What of the kernel's header is believed: what was asked for. Another GSO type, or a checksum outside the frame, is
   dropped (`rx_drop_gso`, `rx_drop_csum`) before anybody behind relies on it.
 * The link is up while the interface is: a netlink socket tells of `ip link set ... down` and `up`. Of an interface
@@ -34,10 +36,12 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from devmodel.errors import TapUnavailable
 from devmodel.netdev.base import MAX_FRAME, Frame, PacketPort
+from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, VnetHdr
 from devmodel.virtio.spec import (
     ETH_HLEN,
@@ -47,6 +51,8 @@ from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_GSO_ECN,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 
 DEVICE = "/dev/net/tun"
@@ -62,6 +68,9 @@ TUN_F_CSUM: Final = 0x01
 TUN_F_TSO4: Final = 0x02
 TUN_F_TSO6: Final = 0x04
 TUN_F_TSO_ECN: Final = 0x08
+TUN_F_UFO: Final = 0x10
+TUN_F_USO4: Final = 0x20
+TUN_F_USO6: Final = 0x40
 
 # linux/sockios.h, linux/if.h, linux/rtnetlink.h
 SIOCGIFFLAGS: Final = 0x8913
@@ -80,9 +89,15 @@ _NLMSGHDR = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _HDR = struct.Struct("=BBHHHH")  # struct virtio_net_hdr
 _GSO_TYPES = frozenset(
-    kind | ecn
-    for kind in (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6)
-    for ecn in (0, VIRTIO_NET_HDR_GSO_ECN)
+    (
+        *(
+            kind | ecn
+            for kind in (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6)
+            for ecn in (0, VIRTIO_NET_HDR_GSO_ECN)
+        ),
+        VIRTIO_NET_HDR_GSO_UDP,
+        VIRTIO_NET_HDR_GSO_UDP_L4,
+    )
 )
 
 
@@ -93,11 +108,19 @@ class TapPort(PacketPort):
     extra_counters = ("rx_drop_csum", "rx_drop_gso")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, fd: int, interface: str, name: str, mtu: int, hdr_size: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        interface: str,
+        name: str,
+        mtu: int,
+        hdr_size: int,
+        uso: bool,
     ) -> None:
         super().__init__(loop, name, mtu)
         self.interface = interface
         self._fd = fd
+        self._up_offloads = replace(self._up_offloads, uso4=uso, uso6=uso)
         self._overhead = hdr_size
         self._max_frame = MAX_GSO_FRAME
         self._buffer = bytearray(hdr_size + MAX_FRAME)
@@ -128,8 +151,8 @@ class TapPort(PacketPort):
         fd = _open_device()
         try:
             interface = _attach(fd, interface, vnet)
-            _set_up(fd, interface, mtu, hdr_size if vnet else 0)
-            return cls(loop, fd, interface, name, mtu, hdr_size if vnet else 0)
+            uso = _set_up(fd, interface, mtu, hdr_size if vnet else 0)
+            return cls(loop, fd, interface, name, mtu, hdr_size if vnet else 0, uso)
         except BaseException:
             os.close(fd)
             raise
@@ -144,6 +167,10 @@ class TapPort(PacketPort):
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
         if not self._overhead or not self._up:
             return super().send(hdr, parts)
+        if hdr is not None and hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 and not self._up_offloads.uso4:
+            train = finish(hdr, parts)
+            self._count["tx_drop_malformed"] += not train
+            return bool(train) and sum(self.send(None, frame) for frame in train) == len(train)
         size = sum(map(len, parts))
         if not self._has_room(size):
             return False
@@ -266,11 +293,13 @@ def _attach_remedy(error: OSError, interface: str) -> str:
     return f"choose another name; {interface} may be an interface of another kind: ip -d link show"
 
 
-def _set_up(fd: int, interface: str, mtu: int, hdr_size: int) -> None:
+def _set_up(fd: int, interface: str, mtu: int, hdr_size: int) -> bool:
+    """Whether frames of many datagrams need not be cut here before the kernel gets them."""
+    uso = True
     try:
         if hdr_size:
             fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", hdr_size))
-            fcntl.ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
+            uso = _set_offload(fd)
         else:
             fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -279,6 +308,20 @@ def _set_up(fd: int, interface: str, mtu: int, hdr_size: int) -> None:
     except OSError as error:
         remedy = f"set it up as root: ip link set {interface} mtu {mtu} up"
         raise TapUnavailable(f"cannot set up the interface {interface}", str(error), remedy) from error
+    return uso
+
+
+def _set_offload(fd: int) -> bool:
+    """Say that we take all kinds; whether the kernel knows UDP_L4."""
+    wanted = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_UFO
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, wanted | TUN_F_USO4 | TUN_F_USO6)
+        return True
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    fcntl.ioctl(fd, TUNSETOFFLOAD, wanted)
+    return False
 
 
 def _ensure_mtu(control: socket.socket, interface: str, mtu: int) -> None:

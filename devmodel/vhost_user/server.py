@@ -18,6 +18,7 @@ What it decides:
 * Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
+  A driver that negotiated NOTF_COAL says how long it may not be told (coalesce.py).
 * What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
   they are dropped (`tx_drop_backlog`).
 
@@ -43,6 +44,7 @@ from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
+from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
@@ -172,6 +174,10 @@ class VhostUserServer:
         self.faults: DeviceFaults | None = None
         self._timer: Timer | None = None
         self._interval = RECHECK_S
+        self._coalescer = Coalescer(loop, self._signal_what_waits)
+        self._published = [
+            0
+        ] * queue_pairs  # frames that were sent when the pair's receive ring was published last
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -217,7 +223,7 @@ class VhostUserServer:
             handler.link_changed(*self._link)
 
     def send(self, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
-        if hdr is None or self.net.accepts(hdr):
+        if hdr is None or self.net.offloads.takes(hdr, parts):
             return self._send(hdr, parts)
         train = finish(hdr, parts)
         if not train:
@@ -269,8 +275,11 @@ class VhostUserServer:
         return True
 
     def _wait_for_buffers(self, lane: _Lane) -> None:
-        if lane.ring is not None and lane.ring.arm_kicks():
-            self._loop.call_soon(self._send_backlog, lane, False)
+        if lane.ring is not None:
+            if self._coalescer.active:
+                self._coalescer.hurry(lane.ring.index)
+            if lane.ring.arm_kicks():
+                self._loop.call_soon(self._send_backlog, lane, False)
         self._keep_watch()
 
     def _send_backlog(self, lane: _Lane, caused: bool = True) -> int:
@@ -298,7 +307,25 @@ class VhostUserServer:
         for lane in self._used:
             ring = lane.ring
             if ring is not None and ring.publish():
-                self._shown(ring)
+                if self._coalescer.active and not self._due(lane, ring):
+                    self._audits[ring.index].interrupts.held_back()
+                else:
+                    self._shown(ring)
+
+    def _due(self, lane: _Lane, ring: Ring) -> bool:
+        """Whether the driver is to be told now of what was sent to it."""
+        sent = lane.frames if len(self._used) > 1 else self.net.counters.tx_frames
+        pair = ring.index // 2
+        self._coalescer.add(ring.index, max(sent - self._published[pair], 1))
+        self._published[pair] = sent
+        return self._coalescer.due(ring.index)
+
+    def _signal_what_waits(self, index: int) -> None:
+        """A notification has waited as long as its driver lets it."""
+        ring = self._ring(index)
+        if ring is not None:
+            self._audits[index].interrupts.timed += 1
+            self._decide(ring)
 
     def _shown(self, ring: Ring) -> None:
         """Tell the driver of the batch that it was shown, if it wants to know."""
@@ -380,6 +407,7 @@ class VhostUserServer:
     def disconnected(self, error: FrontendError | None) -> None:
         self._connection = None
         self.state_changed()
+        self._coalescer.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -433,6 +461,7 @@ class VhostUserServer:
         if self._connection is not None and self._connection.session.control_index >= 0:
             self._used = self._used[: self.net.control.pairs]
         self.net.steering.use(len(self._used))
+        self._coalescer.use(self.net.control.coalescing)
         link = (up, self.net.offloads if up else Offloads())
         if link != self._link:
             self._link = link
@@ -462,6 +491,7 @@ class VhostUserServer:
         self._audits[index].kicks.at_start += bool(look(index))
 
     def ring_stopped(self, index: int) -> None:
+        self._coalescer.forget(index)
         self._audits[index].interrupts.pending = False
         lane = self._lane(index)
         if lane is not None:
@@ -560,6 +590,8 @@ class VhostUserServer:
             left -= taken + (ring.walked - walked) // DESCRIPTORS_PER_CHAIN
             if taken:
                 batches += 1
+                if self._coalescer.active:
+                    self._coalescer.add(index, taken)
                 self._complete(ring, index, frames)
             elif not ring.arm_kicks():
                 break
@@ -573,7 +605,6 @@ class VhostUserServer:
         """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
         audit = self._audits[index].interrupts
         shown = ring.publish()
-        audit.shown += shown
         count = self._count
         count["batches"] += 1
         signals = count["signals"]
@@ -586,6 +617,10 @@ class VhostUserServer:
             self._deliver(frames)
         if not shown:
             return
+        if self._coalescer.active and not self._coalescer.due(index):
+            audit.held_back()
+            return
+        audit.shown += 1
         if count["signals"] != signals:
             audit.put_off()
         elif self._ring(index) is not ring:
@@ -595,6 +630,8 @@ class VhostUserServer:
 
     def _signal_completions(self, ring: Ring) -> None:
         """Tell the driver of what was given back to it without its being told, if it still wants to know."""
+        if self._coalescer.active and not self._coalescer.due(ring.index):
+            return
         wanted = ring.needs_signal()
         self._audits[ring.index].interrupts.rechecked(wanted)
         if wanted:

@@ -24,6 +24,8 @@ Interrupts (the device tells the driver). A *decision* asks once whether the dri
     suppressed   decisions that said no: the driver's flag, its event index or its event structure
     coalesced    batches shown for which nothing was decided, as another queue's interrupt went out for the answer
     stopped      batches shown for which nothing was decided, as the ring was stopped or broken meanwhile
+    held         batches shown for which nothing was decided, as the driver lets its interrupts wait (NOTF_COAL)
+    timed        decisions at the end of that time
     lost         decisions of the re-check that said yes to a coalesced batch: the driver waited and was not told
     settled      decisions of the re-check that said no to one: the driver had looked by itself
     fresh        decisions of the re-check that said yes with nothing new: a ring that has just started, or whose call
@@ -31,7 +33,7 @@ Interrupts (the device tells the driver). A *decision* asks once whether the dri
     sent, unsent interrupts that were written to the call descriptor, and those that could not be: there is none (it is
                  told as soon as there is one), or its counter is full, which means that the driver has not looked yet
 
-    shown + lost + settled + fresh == needed + suppressed + coalesced + stopped
+    shown + lost + settled + fresh + timed == needed + suppressed + coalesced + stopped + held
     needed == sent + unsent, if nobody injects interrupts (ringfaults.py)
     lost + settled <= coalesced
 
@@ -79,6 +81,7 @@ class InterruptAudit:
     __slots__ = (
         "coalesced",
         "fresh",
+        "held",
         "lost",
         "needed",
         "pending",
@@ -87,6 +90,7 @@ class InterruptAudit:
         "shown",
         "stopped",
         "suppressed",
+        "timed",
         "unsent",
     )
 
@@ -96,6 +100,8 @@ class InterruptAudit:
         self.suppressed = 0
         self.coalesced = 0
         self.stopped = 0
+        self.held = 0
+        self.timed = 0
         self.lost = 0
         self.settled = 0
         self.fresh = 0
@@ -117,6 +123,11 @@ class InterruptAudit:
             self.settled += 1
         self.pending = False
 
+    def held_back(self) -> None:
+        """A batch was shown, and its interrupt may wait."""
+        self.shown += 1
+        self.held += 1
+
     def put_off(self) -> None:
         """Another queue's interrupt went out."""
         self.coalesced += 1
@@ -129,6 +140,8 @@ class InterruptAudit:
             "suppressed": self.suppressed,
             "coalesced": self.coalesced,
             "stopped": self.stopped,
+            "held": self.held,
+            "timed": self.timed,
             "lost": self.lost,
             "settled": self.settled,
             "fresh": self.fresh,

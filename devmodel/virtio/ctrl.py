@@ -51,6 +51,8 @@ VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET: Final = 0
 VIRTIO_NET_CTRL_NOTF_COAL: Final = 6
 VIRTIO_NET_CTRL_NOTF_COAL_TX_SET: Final = 0
 VIRTIO_NET_CTRL_NOTF_COAL_RX_SET: Final = 1
+VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET: Final = 2  # virtio 1.3
+VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET: Final = 3
 
 _RX_NEEDS: Final = (vf.VIRTIO_NET_F_CTRL_RX,) * 2 + (vf.VIRTIO_NET_F_CTRL_RX_EXTRA,) * 4
 _OFFLOADS: Final = vf.mask(
@@ -59,14 +61,17 @@ _OFFLOADS: Final = vf.mask(
     vf.VIRTIO_NET_F_GUEST_TSO6,
     vf.VIRTIO_NET_F_GUEST_ECN,
     vf.VIRTIO_NET_F_GUEST_UFO,
+    vf.VIRTIO_NET_F_GUEST_USO4,
+    vf.VIRTIO_NET_F_GUEST_USO6,
 )
 _RSS_HEAD: Final = struct.Struct("<IHH")
+_VQ_COAL: Final = struct.Struct("<H2xII")
 _HASH_HEAD: Final = struct.Struct("<I8x")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Coalescing:
-    """5.1.6.5.9: a notification may wait so long, or for so many packets."""
+    """5.1.6.5.9: a notification may wait so long, or for so many packets (vhost_user/coalesce.py)."""
 
     max_usecs: int = 0
     max_packets: int = 0
@@ -98,7 +103,7 @@ class ControlQueue:
         self.features = features
         self.pairs = 1
         self.announce = False  # a gratuitous packet of the guest's is wanted
-        self.coalescing = {"tx": Coalescing(), "rx": Coalescing()}
+        self.coalescing: dict[int, Coalescing] = {}  # by queue; what is missing does not wait
         self.hash: HashConfig | None = None  # for VIRTIO_NET_F_HASH_REPORT
         has_queue = self._has(vf.VIRTIO_NET_F_CTRL_VQ)
         self._filter.reset(
@@ -115,16 +120,18 @@ class ControlQueue:
         if room < 1:
             return b""
         try:
-            self._dispatch(command)
+            result = self._dispatch(command) or b""
+            if len(result) >= room:
+                raise Refused
         except (Refused, struct.error, IndexError):
             self.counters["refused"] += 1
             return bytes([VIRTIO_NET_ERR])
         self.counters["ok"] += 1
-        return bytes([VIRTIO_NET_OK])
+        return bytes([VIRTIO_NET_OK]) + result
 
-    def _dispatch(self, command: bytes) -> None:
+    def _dispatch(self, command: bytes) -> bytes | None:
         kind, number, data = command[0], command[1], command[2:]
-        handlers: dict[int, Callable[[int, bytes], None]] = {
+        handlers: dict[int, Callable[[int, bytes], bytes | None]] = {
             VIRTIO_NET_CTRL_RX: self._rx,
             VIRTIO_NET_CTRL_MAC: self._mac,
             VIRTIO_NET_CTRL_VLAN: self._vlan,
@@ -136,7 +143,7 @@ class ControlQueue:
         handler = handlers.get(kind)
         if handler is None or not self._has(vf.VIRTIO_NET_F_CTRL_VQ):
             raise Refused
-        handler(number, data)
+        return handler(number, data)
 
     def _need(self, bit: int, *, when: bool = True) -> None:
         if not when or not self._has(bit):
@@ -186,10 +193,30 @@ class ControlQueue:
             raise Refused
         self._on_offloads(self.features & ~_OFFLOADS | wanted)
 
-    def _coalesce(self, number: int, data: bytes) -> None:
-        self._need(vf.VIRTIO_NET_F_NOTF_COAL, when=len(data) == 8)
+    def _coalesce(self, number: int, data: bytes) -> bytes | None:
+        if number == VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET:
+            index = self._queue_of(data, 4)
+            found = self.coalescing.get(index, Coalescing())
+            return _VQ_COAL.pack(index, found.max_packets, found.max_usecs)
+        if number == VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET:
+            index = self._queue_of(data, _VQ_COAL.size)
+            _, packets, usecs = _VQ_COAL.unpack(data)
+            self.coalescing[index] = Coalescing(usecs, packets)
+            return None
+        of_rx = number == VIRTIO_NET_CTRL_NOTF_COAL_RX_SET
+        self._need(vf.VIRTIO_NET_F_NOTF_COAL, when=len(data) == 8 and (of_rx or number == 0))
         packets, usecs = struct.unpack("<II", data)
-        self.coalescing[("tx", "rx")[number]] = Coalescing(usecs, packets)
+        for index in range(0 if of_rx else 1, 2 * self._max_pairs, 2):
+            self.coalescing[index] = Coalescing(usecs, packets)
+        return None
+
+    def _queue_of(self, data: bytes, size: int) -> int:
+        """The receive or transmit queue that a command of that length is about."""
+        self._need(vf.VIRTIO_NET_F_VQ_NOTF_COAL, when=len(data) == size)
+        index = int.from_bytes(data[:2], "little")
+        if index >= 2 * self._max_pairs:
+            raise Refused
+        return index
 
     # -- queues: 5.1.6.5.5, 5.1.6.5.7 -----------------------------------------------------------------------------
 

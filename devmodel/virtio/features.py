@@ -28,7 +28,11 @@ VIRTIO_NET_F_CTRL_RX_EXTRA: Final = 20
 VIRTIO_NET_F_GUEST_ANNOUNCE: Final = 21
 VIRTIO_NET_F_MQ: Final = 22
 VIRTIO_NET_F_CTRL_MAC_ADDR: Final = 23
+VIRTIO_NET_F_VQ_NOTF_COAL: Final = 52
 VIRTIO_NET_F_NOTF_COAL: Final = 53
+VIRTIO_NET_F_GUEST_USO4: Final = 54
+VIRTIO_NET_F_GUEST_USO6: Final = 55
+VIRTIO_NET_F_HOST_USO: Final = 56
 VIRTIO_NET_F_HASH_REPORT: Final = 57
 VIRTIO_NET_F_RSS: Final = 60
 
@@ -77,9 +81,15 @@ DEVICE_FEATURES: Final = mask(
     VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
     VIRTIO_NET_F_GUEST_ECN,
+    VIRTIO_NET_F_GUEST_UFO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_GSO,
     VIRTIO_NET_F_HOST_TSO4,
     VIRTIO_NET_F_HOST_TSO6,
     VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_UFO,
+    VIRTIO_NET_F_HOST_USO,
     VIRTIO_NET_F_MRG_RXBUF,
     VIRTIO_F_NOTIFY_ON_EMPTY,
     VIRTIO_F_ANY_LAYOUT,
@@ -91,8 +101,7 @@ DEVICE_FEATURES: Final = mask(
     VHOST_USER_F_PROTOCOL_FEATURES,
 )
 
-# For a frontend that forwards the control queue; NOTF_COAL and HASH_REPORT are understood by it, and not offered, as
-# nothing is made of them yet.
+# For a frontend that forwards the control queue.
 CONTROL_FEATURES: Final = mask(
     VIRTIO_NET_F_CTRL_VQ,
     VIRTIO_NET_F_CTRL_RX,
@@ -100,6 +109,9 @@ CONTROL_FEATURES: Final = mask(
     VIRTIO_NET_F_CTRL_VLAN,
     VIRTIO_NET_F_CTRL_MAC_ADDR,
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+    VIRTIO_NET_F_HASH_REPORT,
+    VIRTIO_NET_F_NOTF_COAL,
+    VIRTIO_NET_F_VQ_NOTF_COAL,
 )
 
 # 5.1.3.1 Feature bit requirements: a bit, and the bits of which at least one must come with it
@@ -107,9 +119,23 @@ _REQUIRES: Final = (
     (VIRTIO_NET_F_GUEST_TSO4, mask(VIRTIO_NET_F_GUEST_CSUM)),
     (VIRTIO_NET_F_GUEST_TSO6, mask(VIRTIO_NET_F_GUEST_CSUM)),
     (VIRTIO_NET_F_GUEST_ECN, mask(VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6)),
+    (VIRTIO_NET_F_GUEST_UFO, mask(VIRTIO_NET_F_GUEST_CSUM)),
+    (VIRTIO_NET_F_GUEST_USO4, mask(VIRTIO_NET_F_GUEST_CSUM)),
+    (VIRTIO_NET_F_GUEST_USO6, mask(VIRTIO_NET_F_GUEST_CSUM)),
+    (VIRTIO_NET_F_GSO, mask(VIRTIO_NET_F_CSUM)),
     (VIRTIO_NET_F_HOST_TSO4, mask(VIRTIO_NET_F_CSUM)),
     (VIRTIO_NET_F_HOST_TSO6, mask(VIRTIO_NET_F_CSUM)),
     (VIRTIO_NET_F_HOST_ECN, mask(VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6)),
+    (VIRTIO_NET_F_HOST_UFO, mask(VIRTIO_NET_F_CSUM)),
+    (VIRTIO_NET_F_HOST_USO, mask(VIRTIO_NET_F_CSUM)),
+    (VIRTIO_NET_F_HASH_REPORT, mask(VIRTIO_NET_F_CTRL_VQ)),
+    (VIRTIO_NET_F_NOTF_COAL, mask(VIRTIO_NET_F_CTRL_VQ)),
+    (VIRTIO_NET_F_VQ_NOTF_COAL, mask(VIRTIO_NET_F_CTRL_VQ)),
+)
+
+
+_HOST_GSO: Final = mask(
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_UFO
 )
 
 
@@ -117,8 +143,15 @@ def effective(features: int) -> int:
     """`features` without the bits whose requirement (5.1.3.1) is not met.
 
     A frontend passes on what the guest's driver acknowledged; such a bit is ignored, not refused, since a
-    driver that never uses it does no harm.
+    driver that never uses it does no harm. VIRTIO_NET_F_GSO is a legacy driver's word for all kinds of segmentation
+    that there were then (5.1.3.2); a driver of VERSION_1 does not know it.
     """
+    if features >> VIRTIO_NET_F_GSO & 1:
+        features = (
+            features & ~(1 << VIRTIO_NET_F_GSO)
+            if features >> VIRTIO_F_VERSION_1 & 1
+            else features | _HOST_GSO
+        )
     for bit, needs in _REQUIRES:
         if features >> bit & 1 and not features & needs:
             features &= ~(1 << bit)

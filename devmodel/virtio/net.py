@@ -12,7 +12,8 @@ What it decides, each way:
 
 Limits: a frame has 14 to 65550 bytes, the latter being the 65562 that a driver without mergeable buffers must
 supply for TSO (5.1.6.3.1) less the header. The header has 12 bytes with VERSION_1 or MRG_RXBUF, else 10
-(5.1.6.1): one connection may see both, firmware first.
+(5.1.6.1): one connection may see both, firmware first. With HASH_REPORT it has 20 both ways, and says of each frame
+to the guest what its flow hashes to (5.1.6.4.3), by the key of the driver's last command; without a command, nothing.
 
 Left to the frontend, which owns configuration space: MAC and STATUS, and the control queue unless it forwards that one
 (`ctrl`).
@@ -21,6 +22,7 @@ Left to the frontend, which owns configuration space: MAC and STATUS, and the co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final
 
 from devmodel.errors import BrokenRing
@@ -33,14 +35,21 @@ from devmodel.virtio.features import (
     VIRTIO_NET_F_GUEST_ECN,
     VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_UFO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_HASH_REPORT,
     VIRTIO_NET_F_HOST_ECN,
     VIRTIO_NET_F_HOST_TSO4,
     VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_UFO,
+    VIRTIO_NET_F_HOST_USO,
     VIRTIO_NET_F_MRG_RXBUF,
     effective,
+    mask,
 )
 from devmodel.virtio.ring import Chain, Ring
-from devmodel.virtio.rss import Steering
+from devmodel.virtio.rss import HASHED, Steering
 from devmodel.virtio.rxfilter import RxFilter
 from devmodel.virtio.spec import (
     ETH_HLEN,
@@ -51,6 +60,10 @@ from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_GSO_ECN,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+    VIRTIO_NET_HDR_HASH,
+    VIRTIO_NET_HDR_HASH_VALUE,
     VIRTIO_NET_HDR_LEGACY,
     VIRTIO_NET_HDR_NUM_BUFFERS,
 )
@@ -63,6 +76,16 @@ NO_BUFFERS: Final = 1  # the driver has not supplied enough yet: try again after
 TOO_BIG: Final = 2  # it will never fit
 
 DEFAULT_MTU: Final = 1500
+_HASH: Final = Struct("<IH2x")
+
+# 5.1.6.3.1: with any of these a driver without mergeable buffers supplies the largest frame's room
+_GUEST_GSO: Final = mask(
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_UFO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
+)
 
 
 class NetCounters:
@@ -115,8 +138,10 @@ class VirtioNet:
         "_csum",
         "_gso_in",
         "_guest_features",
+        "_hash_report",
         "_hdr",
         "_hdr_size",
+        "_max_written",
         "_mergeable",
         "_plain",
         "control",
@@ -141,9 +166,13 @@ class VirtioNet:
         self.features = features = effective(features)
         self._mergeable = bool(features >> VIRTIO_NET_F_MRG_RXBUF & 1)
         modern = self._mergeable or bool(features >> VIRTIO_F_VERSION_1 & 1)
+        self._hash_report = bool(features >> VIRTIO_NET_F_HASH_REPORT & 1)
         self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
+        if self._hash_report:
+            self._hdr = VIRTIO_NET_HDR_HASH
         self._hdr_size = self._hdr.size
-        self._plain = self._header(None, 1)
+        self._max_written = self._hdr_size + MAX_GSO_FRAME
+        self._plain = self._header(VnetHdr())
         self._csum = bool(features >> VIRTIO_NET_F_CSUM & 1)
         self._gso_in = self._accepted_gso(features)
         self.control.negotiate(features)
@@ -168,17 +197,25 @@ class VirtioNet:
             kinds.add(VIRTIO_NET_HDR_GSO_TCPV6)
         if features >> VIRTIO_NET_F_HOST_ECN & 1:
             kinds |= {kind | VIRTIO_NET_HDR_GSO_ECN for kind in kinds}
+        if features >> VIRTIO_NET_F_HOST_UFO & 1:
+            kinds.add(VIRTIO_NET_HDR_GSO_UDP)
+        if features >> VIRTIO_NET_F_HOST_USO & 1:
+            kinds.add(VIRTIO_NET_HDR_GSO_UDP_L4)
         return frozenset(kinds)
 
     def _offloads(self, features: int) -> Offloads:
-        tso4 = bool(features >> VIRTIO_NET_F_GUEST_TSO4 & 1)
-        tso6 = bool(features >> VIRTIO_NET_F_GUEST_TSO6 & 1)
+        def has(bit: int) -> bool:
+            return bool(features >> bit & 1)
+
         return Offloads(
-            csum=bool(features >> VIRTIO_NET_F_GUEST_CSUM & 1),
-            tso4=tso4,
-            tso6=tso6,
-            ecn=bool(features >> VIRTIO_NET_F_GUEST_ECN & 1),
-            max_frame=MAX_GSO_FRAME if tso4 or tso6 else self.mtu + ETH_HLEN,
+            csum=has(VIRTIO_NET_F_GUEST_CSUM),
+            tso4=has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6=has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn=has(VIRTIO_NET_F_GUEST_ECN),
+            max_frame=MAX_GSO_FRAME if features & _GUEST_GSO else self.mtu + ETH_HLEN,
+            uso4=has(VIRTIO_NET_F_GUEST_USO4),
+            uso6=has(VIRTIO_NET_F_GUEST_USO6),
+            ufo=has(VIRTIO_NET_F_GUEST_UFO),
         )
 
     # -- from the guest ---------------------------------------------------------------------------------
@@ -241,25 +278,16 @@ class VirtioNet:
 
     # -- to the guest -----------------------------------------------------------------------------------
 
-    def accepts(self, hdr: VnetHdr) -> bool:
-        """Whether the guest takes this header, or the frame must be finished in software first."""
-        offloads = self.offloads
-        if hdr.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM and not offloads.csum:
-            return False
-        gso_type = hdr.gso_type
-        if not gso_type:
-            return True
-        if gso_type & VIRTIO_NET_HDR_GSO_ECN and not offloads.ecn:
-            return False
-        kind = gso_type & ~VIRTIO_NET_HDR_GSO_ECN
-        if kind == VIRTIO_NET_HDR_GSO_TCPV4:
-            return offloads.tso4
-        return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6
-
     def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
         """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
         size = self._hdr_size + sum(map(len, parts))
-        if self._mergeable and self._merge(ring, hdr, parts):
+        if size > self._max_written:
+            self.counters.tx_drop_too_big += 1
+            return TOO_BIG
+        header = self._plain if hdr is None else self._header(hdr)
+        if self._hash_report:
+            header = self._hashed(header, parts)
+        if self._mergeable and self._merge(ring, header, parts):
             self.counters.tx_frames += 1
             self.counters.tx_bytes += size - self._hdr_size
             return SENT
@@ -273,24 +301,23 @@ class VirtioNet:
         at = self._hdr_size
         if len(writable) == 1 and len(writable[0]) >= size:
             target = writable[0]
-            target[:at] = self._plain if hdr is None else self._header(hdr, 1)
+            target[:at] = header
             for part in parts:
                 end = at + len(part)
                 target[at:end] = part
                 at = end
             ring.push(chain.head, size)
         else:
-            verdict = self._scatter(ring, chain, hdr, parts, size)
+            verdict = self._scatter(ring, chain, header, parts, size)
             if verdict:
                 return verdict
         self.counters.tx_frames += 1
         self.counters.tx_bytes += size - self._hdr_size
         return SENT
 
-    def _merge(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+    def _merge(self, ring: Ring, header: bytes, parts: Sequence[Buffer]) -> bool:
         """Lay a frame into as many plain buffers as it needs; False, with nothing taken, if there are not
         enough of those."""
-        header = self._plain if hdr is None else self._header(hdr, 1)
         taken = ring.fill((header, *parts), len(header))
         if taken is None:
             return False
@@ -299,20 +326,26 @@ class VirtioNet:
             first[VIRTIO_NET_HDR_NUM_BUFFERS : VIRTIO_NET_HDR_NUM_BUFFERS + 2] = count.to_bytes(2, "little")
         return True
 
-    def _header(self, hdr: VnetHdr | None, num_buffers: int) -> bytes:
-        """The bytes of virtio_net_hdr; DATA_VALID only for a driver that knows it (5.1.6.4.1)."""
-        modern = self._hdr is VIRTIO_NET_HDR
-        if hdr is None:
-            return self._hdr.pack(0, 0, 0, 0, 0, 0, num_buffers) if modern else bytes(self._hdr_size)
+    def _header(self, hdr: VnetHdr) -> bytes:
+        """The bytes of virtio_net_hdr, for one buffer; DATA_VALID only for a driver that knows it (5.1.6.4.1)."""
         flags = hdr.flags
         if flags & VIRTIO_NET_HDR_F_DATA_VALID and not self.offloads.csum:
             flags &= ~VIRTIO_NET_HDR_F_DATA_VALID
         fields = (flags, hdr.gso_type, hdr.hdr_len, hdr.gso_size, hdr.csum_start, hdr.csum_offset)
-        return self._hdr.pack(*fields, num_buffers) if modern else self._hdr.pack(*fields)
+        if self._hdr is VIRTIO_NET_HDR_LEGACY:
+            return self._hdr.pack(*fields)
+        return self._hdr.pack(*fields, 1, 0, 0) if self._hash_report else self._hdr.pack(*fields, 1)
 
-    def _scatter(
-        self, ring: Ring, chain: Chain, hdr: VnetHdr | None, parts: Sequence[Buffer], size: int
-    ) -> int:
+    def _hashed(self, header: bytes, parts: Sequence[Buffer]) -> bytes:
+        """The header with the frame's hash and of what it is (5.1.6.4.4)."""
+        config = self.control.hash
+        if config is None:
+            return header
+        beginning = parts[0] if len(parts[0]) >= HASHED or len(parts) == 1 else b"".join(parts)
+        value, report = config.of(beginning)
+        return header[:VIRTIO_NET_HDR_HASH_VALUE] + _HASH.pack(value, report)
+
+    def _scatter(self, ring: Ring, chain: Chain, header: bytes, parts: Sequence[Buffer], size: int) -> int:
         """The general case: several descriptors, several chains."""
         chains = [chain]
         rooms = [sum(map(len, chain.writable))]
@@ -321,7 +354,10 @@ class VirtioNet:
             ring.unpop(chains)
             return verdict
         targets = [piece for taken in chains for piece in taken.writable]
-        scatter(targets, (self._header(hdr, len(chains)), *parts))
+        if len(chains) > 1:
+            at = VIRTIO_NET_HDR_NUM_BUFFERS
+            header = header[:at] + len(chains).to_bytes(2, "little") + header[at + 2 :]
+        scatter(targets, (header, *parts))
         for taken, room in zip(chains, rooms, strict=True):
             written = min(room, size)
             ring.push(taken.head, written)

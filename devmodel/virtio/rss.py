@@ -44,6 +44,8 @@ MAX_KEY: Final = 40
 MAX_INDIRECTION: Final = 128
 
 FLOWS: Final = 4096
+HASHED: Final = 14 + 60 + 4
+"""So many bytes at a frame's beginning have all that is hashed: addresses and ports behind the longest IP header."""
 _LONGEST: Final = 36  # two IPv6 addresses and two ports
 _ETH_HLEN, _TCP, _UDP = 14, 6, 17
 _PORTED: Final = (_TCP, _UDP)

@@ -41,7 +41,7 @@ def eventfd() -> int:
 class Backend:
     """A context manager; `rings` descriptors of each kind are made with it."""
 
-    def __init__(self, path: str, deadline_s: float = DEADLINE_S, rings: int = 2) -> None:
+    def __init__(self, path: str, deadline_s: float = DEADLINE_S, rings: int = 3) -> None:
         self.path = path
         self.deadline_s = deadline_s
         self.log: list[Call] = []

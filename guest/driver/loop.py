@@ -32,6 +32,7 @@ from devmodel.vhost_user.connection import Device
 from devmodel.vhost_user.message import Message
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio.features import DEVICE_FEATURES
+from guest.driver.control import CTRL, Command
 from guest.driver.errors import BackendHungUp, BackendSilent
 from guest.driver.frontend import Call, Frontend, Steps
 from guest.driver.memory import LAYOUTS, DriverMemory
@@ -236,9 +237,12 @@ class World:
         protocol_features: int = vs.PROTOCOL_FEATURES,
         layout: str = "split",
         memory_size: int = MEMORY_SIZE,
+        control_queue: bool = False,
     ) -> None:
         self.loop = StepLoop()
-        self.port = VhostUserServer(None, self.loop, "in-process", offered, protocol_features)
+        self.port = VhostUserServer(
+            None, self.loop, "in-process", offered, protocol_features, control_queue=control_queue
+        )
         self.memory = DriverMemory(LAYOUTS[layout](memory_size))
         self.frontend = Frontend()
         self.driver: VirtioNetDriver | None = None
@@ -297,6 +301,20 @@ class World:
             self.driver.queue(frame)
         if self.driver.tx.publish():
             self.kick(TX)
+
+    def command(self, command: Command) -> int:
+        """Have one command of the control queue carried out; its ack."""
+        return self.ask(command)[0]
+
+    def ask(self, command: Command, room: int = 0) -> bytes:
+        """The same; ack and result, which has so many bytes."""
+        assert self.driver is not None
+        assert self.driver.control is not None
+        if self.driver.control.post(command, room):
+            self.kick(CTRL)
+        self.settle()
+        (answer,) = self.driver.control.answers()
+        return answer
 
     def kick(self, index: int) -> None:
         if self.lose_kicks:

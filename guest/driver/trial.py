@@ -4,7 +4,8 @@
 `Trial.run()` does it and leaves what it saw in `Trial.report()`. Each probe has a deadline and is repeated meanwhile,
 as any host would; what does not answer is a result, what breaks the protocol is an error (guest/driver/errors.py). The
 receive ring is looked at when its signal comes, and once more at every repetition: what lay there without a signal is
-counted, since a real driver would not have seen it.
+counted, since a real driver would not have seen it. With HASH_REPORT the back end is told to hash everything before the
+first probe.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from devmodel.virtio import features as vf
+from devmodel.virtio.rss import SUPPORTED_HASH_TYPES
 from devmodel.virtio.spec import VIRTQ_MAX_SIZE
 from guest.driver.backend import DEADLINE_S, Backend
-from guest.driver.errors import DriverError
+from guest.driver.control import CTRL, Command, hash_config
+from guest.driver.errors import BackendSilent, DeviceBroken, DriverError
 from guest.driver.frontend import Frontend
 from guest.driver.memory import LAYOUTS, DriverMemory
 from guest.driver.negotiation import describe
@@ -25,6 +28,7 @@ from guest.driver.rawhost import RawHost
 from guest.driver.virtio_net import DRIVER_FEATURES, RX, TX, VirtioNetDriver
 
 REPEAT_S: Final = 0.5
+HASH_KEY: Final = bytes(range(1, 41))
 _RING_BUFFER: Final = 70_000  # the most that one receive buffer takes with its table
 
 
@@ -106,8 +110,28 @@ class Trial:
         backend.run(frontend.start(self.memory, driver.queues, backend.fds))
         backend.kick(RX)
         self.driver = driver
+        if driver.hash_report:
+            self._command(hash_config(SUPPORTED_HASH_TYPES, HASH_KEY))
         self.host = RawHost(plan.mac, plan.address)
         return driver
+
+    def _command(self, command: Command) -> None:
+        """Have a command carried out. BackendSilent without an answer, DeviceBroken if it is refused."""
+        assert self.driver is not None
+        control = self.driver.control
+        if control is None:
+            raise DeviceBroken(CTRL, "a feature was offered whose VIRTIO_NET_F_CTRL_VQ was not", "5.1.3.1")
+        control.post(command)
+        self.backend.kick(CTRL)
+        until = time.monotonic() + self.plan.deadline_s
+        while not (answers := control.answers()):
+            if time.monotonic() > until:
+                evidence = f"class {command[0]}, command {command[1]}, {self.plan.deadline_s:g} s"
+                raise BackendSilent("the back end does not serve its control queue", evidence)
+            if not control.queue.enable_calls():
+                self.backend.wait((CTRL,), 0.05)
+        if answers[0][0]:
+            raise DeviceBroken(CTRL, f"command {command[1]} of class {command[0]} was refused", "5.1.6.5")
 
     def run(self) -> None:
         """Everything. DriverError."""

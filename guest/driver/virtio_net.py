@@ -3,16 +3,18 @@
 
 What it decides:
 
-* The header's length. 12 bytes with VERSION_1 or MRG_RXBUF, else 10 (5.1.6.1). Where it lies: in the frame's own
-  descriptor if VERSION_1 or ANY_LAYOUT allow that, else in one of its own (2.7.4.1, legacy framing).
-* Receive buffers (5.1.6.3.1). Mergeable: `MERGEABLE_BUFFER` bytes each, put together by num_buffers. TSO without
-  mergeable: chains of 65562 bytes in pages. Neither: the MTU and the headers. A ring is filled up whenever half of it
-  is empty.
+* The header's length. 20 bytes with HASH_REPORT, else 12 with VERSION_1 or MRG_RXBUF, else 10 (5.1.6.1). Where it
+  lies: in the frame's own descriptor if VERSION_1 or ANY_LAYOUT allow that, else in one of its own (2.7.4.1, legacy
+  framing).
+* Receive buffers (5.1.6.3.1). Mergeable: `MERGEABLE_BUFFER` bytes each, put together by num_buffers. Segmentation of
+  any kind without mergeable: chains of 65562 bytes in pages. Neither: the MTU and the headers. A ring is filled up
+  whenever half of it is empty.
 * What the device may send: a header that needs a feature which was not acknowledged, a num_buffers of 0 or beyond the
   queue, a frame shorter than its header, are DeviceBroken. Without MRG_RXBUF num_buffers has to be 1, and drivers do
   not look at it: another value is counted (DPDK 22.11 leaves 0).
 * Transmit buffers are copies in guest memory, given back by the next `send()` or `reclaim()`. Transmit interrupts are
   off: a driver that reclaims while it sends needs none.
+* With CTRL_VQ it has a third queue, `control` (control.py): behind the one pair that this driver has.
 
 Neither socket nor eventfd is known here. `send()`, `refill()` and `receive()` return whether the device wants a kick;
 whoever has the eventfds kicks, and calls `receive()` when it was interrupted.
@@ -36,8 +38,12 @@ from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_GSO_NONE,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+    VIRTIO_NET_HDR_HASH,
     VIRTIO_NET_HDR_LEGACY,
 )
+from guest.driver.control import CTRL, ControlDriver
 from guest.driver.errors import DeviceBroken
 from guest.driver.memory import PAGE, DriverMemory
 from guest.driver.packed import PackedQueue
@@ -57,19 +63,52 @@ DRIVER_FEATURES: Final = vf.mask(
     vf.VIRTIO_NET_F_GUEST_TSO4,
     vf.VIRTIO_NET_F_GUEST_TSO6,
     vf.VIRTIO_NET_F_GUEST_ECN,
+    vf.VIRTIO_NET_F_GUEST_UFO,
+    vf.VIRTIO_NET_F_GUEST_USO4,
+    vf.VIRTIO_NET_F_GUEST_USO6,
     vf.VIRTIO_NET_F_HOST_TSO4,
     vf.VIRTIO_NET_F_HOST_TSO6,
     vf.VIRTIO_NET_F_HOST_ECN,
+    vf.VIRTIO_NET_F_HOST_UFO,
+    vf.VIRTIO_NET_F_HOST_USO,
     vf.VIRTIO_NET_F_MRG_RXBUF,
     vf.VIRTIO_F_ANY_LAYOUT,
     vf.VIRTIO_F_INDIRECT_DESC,
     vf.VIRTIO_F_EVENT_IDX,
     vf.VIRTIO_F_VERSION_1,
 )
+# What it has a use for besides, of back ends that serve a control queue. They are to be asked for by name: some back
+# ends (DPDK's) offer CTRL_VQ and leave the queue to their frontend.
+CONTROL_FEATURES: Final = vf.mask(
+    vf.VIRTIO_NET_F_CTRL_VQ,
+    vf.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+    vf.VIRTIO_NET_F_NOTF_COAL,
+    vf.VIRTIO_NET_F_VQ_NOTF_COAL,
+    vf.VIRTIO_NET_F_HASH_REPORT,
+)
 LEGACY_FEATURES: Final = 0
 """What firmware with a legacy driver acknowledges."""
 
 Frame = tuple[VnetHdr, bytes]
+
+# 5.1.3: a feature, and the gso_type that it allows
+_GUEST_GSO: Final = (
+    (vf.VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_HDR_GSO_TCPV4),
+    (vf.VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_HDR_GSO_TCPV6),
+    (vf.VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_HDR_GSO_UDP),
+    (vf.VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_HDR_GSO_UDP_L4),
+    (vf.VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_HDR_GSO_UDP_L4),
+)
+_HOST_GSO: Final = (
+    (vf.VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_HDR_GSO_TCPV4),
+    (vf.VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_HDR_GSO_TCPV6),
+    (vf.VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_HDR_GSO_UDP),
+    (vf.VIRTIO_NET_F_HOST_USO, VIRTIO_NET_HDR_GSO_UDP_L4),
+)
+_TCP_GSO: Final = frozenset((VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6))
+_LEGACY_GSO: Final = frozenset(
+    (*_TCP_GSO, *(kind | VIRTIO_NET_HDR_GSO_ECN for kind in _TCP_GSO), VIRTIO_NET_HDR_GSO_UDP)
+)
 
 
 @dataclass
@@ -81,6 +120,7 @@ class DriverCounters:
     rx_buffers: int = 0
     rx_merged: int = 0
     rx_gso: int = 0
+    rx_hashed: int = 0
     rx_odd_num_buffers: int = 0
     tx_frames: int = 0
     tx_bytes: int = 0
@@ -106,21 +146,29 @@ class VirtioNetDriver:
         self.features = features
         self.mtu = mtu
         self.counters = DriverCounters()
-        self.queues = [make_queue(memory, index, num, features) for index in (RX, TX)]
+        indexes = (RX, TX, CTRL) if self.has(vf.VIRTIO_NET_F_CTRL_VQ) else (RX, TX)
+        self.queues = [make_queue(memory, index, num, features) for index in indexes]
+        self.control = ControlDriver(memory, self.queues[CTRL]) if len(indexes) > CTRL else None
+        self.hashes: list[tuple[int, int]] = []
+        """Hash value and VIRTIO_NET_HASH_REPORT_* of each frame of the last `receive()`, with HASH_REPORT."""
         self.mergeable = self.has(vf.VIRTIO_NET_F_MRG_RXBUF)
         modern = self.mergeable or self.has(vf.VIRTIO_F_VERSION_1)
         self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
+        self.hash_report = self.has(vf.VIRTIO_NET_F_HASH_REPORT)
+        if self.hash_report:
+            self._hdr = VIRTIO_NET_HDR_HASH
         self.hdr_size = self._hdr.size
+        # num_buffers, then hash_value and hash_report: the device ignores them (5.1.6.2.1)
+        self._hdr_tail = (0, 0, 0) if self.hash_report else (0,) if self._hdr is VIRTIO_NET_HDR else ()
         self._any_layout = self.has(vf.VIRTIO_F_VERSION_1) or self.has(vf.VIRTIO_F_ANY_LAYOUT)
-        self._gso_in = self._gso_kinds(
-            vf.VIRTIO_NET_F_GUEST_TSO4, vf.VIRTIO_NET_F_GUEST_TSO6, vf.VIRTIO_NET_F_GUEST_ECN
-        )
-        self._gso_out = self._gso_kinds(
-            vf.VIRTIO_NET_F_HOST_TSO4, vf.VIRTIO_NET_F_HOST_TSO6, vf.VIRTIO_NET_F_HOST_ECN
-        )
+        self._gso_in = self._gso_kinds(_GUEST_GSO, vf.VIRTIO_NET_F_GUEST_ECN)
+        self._gso_out = self._gso_kinds(_HOST_GSO, vf.VIRTIO_NET_F_HOST_ECN)
+        if self.has(vf.VIRTIO_NET_F_GSO) and not self.has(vf.VIRTIO_F_VERSION_1):  # 5.1.3.2
+            self._gso_out |= _LEGACY_GSO
         self._partial: list[tuple[list[Piece], int]] = []
         self._wanted = 0
         self._hdr_of_frame = VnetHdr()
+        self._hash_of_frame = (0, 0)
         self.queues[TX].disable_calls()
 
     @property
@@ -134,11 +182,10 @@ class VirtioNetDriver:
     def has(self, bit: int) -> bool:
         return bool(self.features >> bit & 1)
 
-    def _gso_kinds(self, tso4: int, tso6: int, ecn: int) -> frozenset[int]:
-        kinds = {VIRTIO_NET_HDR_GSO_TCPV4} if self.has(tso4) else set()
-        kinds |= {VIRTIO_NET_HDR_GSO_TCPV6} if self.has(tso6) else set()
+    def _gso_kinds(self, bits: tuple[tuple[int, int], ...], ecn: int) -> frozenset[int]:
+        kinds = {kind for bit, kind in bits if self.has(bit)}
         if self.has(ecn):
-            kinds |= {kind | VIRTIO_NET_HDR_GSO_ECN for kind in kinds}
+            kinds |= {kind | VIRTIO_NET_HDR_GSO_ECN for kind in kinds & _TCP_GSO}
         return frozenset(kinds)
 
     # -- receiving --------------------------------------------------------------------------------------
@@ -175,6 +222,7 @@ class VirtioNetDriver:
         Interrupts are on afterwards, and nothing was in the ring when they were switched on.
         """
         frames: list[Frame] = []
+        self.hashes = []
         self.rx.disable_calls()
         while True:
             for used in self.rx.used():
@@ -202,8 +250,11 @@ class VirtioNetDriver:
         frame = whole[self.hdr_size :]
         self.counters.rx_frames += 1
         self.counters.rx_bytes += len(frame)
-        self._check_offload(len(frame))
+        self._check_offload(frame)
         frames.append((self._hdr_of_frame, frame))
+        if self.hash_report:
+            self.hashes.append(self._hash_of_frame)
+            self.counters.rx_hashed += self._hash_of_frame[1] != 0
 
     def _contents(self, pieces: Sequence[Piece], written: int) -> bytes:
         parts = []
@@ -219,15 +270,16 @@ class VirtioNetDriver:
             raise self._broken(f"{written} bytes of a frame whose header has {self.hdr_size}", "5.1.6.4.1")
         fields = self._hdr.unpack(self._contents(pieces, self.hdr_size))
         self._hdr_of_frame = VnetHdr(*fields[:6])
+        self._hash_of_frame = (fields[7], fields[8]) if self.hash_report else (0, 0)
         told = fields[6] if len(fields) > 6 else 1
         self._wanted = told if self.mergeable else 1
         self.counters.rx_odd_num_buffers += not self.mergeable and told != 1
         if not 1 <= self._wanted <= self.rx.num:
             raise self._broken(f"num_buffers is {told}", "5.1.6.4.1")
 
-    def _check_offload(self, size: int) -> None:
+    def _check_offload(self, frame: bytes) -> None:
         """Nothing that was not negotiated, nothing impossible (5.1.6.4.1)."""
-        hdr = self._hdr_of_frame
+        hdr, size = self._hdr_of_frame, len(frame)
         allowed = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID
         if hdr.flags & allowed and not self.has(vf.VIRTIO_NET_F_GUEST_CSUM):
             raise self._broken(f"header flags {hdr.flags:#x} without VIRTIO_NET_F_GUEST_CSUM", "5.1.6.4.1")
@@ -236,7 +288,11 @@ class VirtioNetDriver:
             raise self._broken(f"{where} of a frame of {size} bytes", "5.1.6.4.1")
         if hdr.gso_type == VIRTIO_NET_HDR_GSO_NONE:
             return
-        if hdr.gso_type not in self._gso_in or not hdr.gso_size:
+        allowed_kind = hdr.gso_type in self._gso_in
+        if hdr.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4:
+            four = frame[12:14] == b"\x08\0"
+            allowed_kind = self.has(vf.VIRTIO_NET_F_GUEST_USO4 if four else vf.VIRTIO_NET_F_GUEST_USO6)
+        if not allowed_kind or not hdr.gso_size:
             raise self._broken(f"gso_type {hdr.gso_type:#x}, gso_size {hdr.gso_size}", "5.1.6.4.1")
         self.counters.rx_gso += 1
 
@@ -262,8 +318,7 @@ class VirtioNetDriver:
         hdr = VnetHdr() if hdr is None else hdr
         self._check_request(hdr)
         self.reclaim()
-        fields = hdr.astuple() if self.hdr_size == VIRTIO_NET_HDR_LEGACY.size else (*hdr.astuple(), 0)
-        header = self._hdr.pack(*fields)
+        header = self._hdr.pack(*hdr.astuple(), *self._hdr_tail)
         parts = [header + frame] if self._any_layout else [header, frame]
         if self.tx.free < len(parts):
             raise QueueFull

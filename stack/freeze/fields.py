@@ -1877,6 +1877,9 @@ STRUCTS: Final[dict[str, Struct]] = {
         "inet_sock",
         "Stack; int",
         {
+            "accept_udp_l4": "bool",
+            "gro_enabled": "bool",
+            "gso_size": "int",
             "no_check6_rx": "bool",
             "pending": "int",
         },

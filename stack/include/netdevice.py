@@ -22,13 +22,14 @@ IFF_UP: Final = 1
 IFF_LOOPBACK: Final = 8
 IFF_NOARP: Final = 0x80
 
-# Features of the device that change what TCP sends; linux/netdev_features.h has them as bits.
+# Features of the device that change what TCP and UDP send; linux/netdev_features.h has them as bits.
 NETIF_F_HW_CSUM: Final = 1 << 0  # CHECKSUM_PARTIAL frames are taken
 NETIF_F_TSO: Final = 1 << 1
 NETIF_F_TSO6: Final = 1 << 2
 NETIF_F_TSO_ECN: Final = 1 << 3
 NETIF_F_SG: Final = 1 << 4
-NETIF_F_GSO_MASK: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN
+NETIF_F_GSO_UDP_L4: Final = 1 << 5
+NETIF_F_GSO_MASK: Final = NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_GSO_UDP_L4
 
 GSO_MAX_SIZE: Final = 65536
 GSO_MAX_SEGS: Final = 65535

@@ -50,6 +50,8 @@ SKB_GSO_DODGY: Final = 1 << 1
 SKB_GSO_TCP_ECN: Final = 1 << 2
 SKB_GSO_TCP_FIXEDID: Final = 1 << 3
 SKB_GSO_TCPV6: Final = 1 << 4
+SKB_GSO_UDP: Final = 1 << 16  # one datagram, to be fragmented by the device
+SKB_GSO_UDP_L4: Final = 1 << 17  # datagrams of one size each
 SKB_GSO_TCP_ACCECN: Final = 1 << 19  # CWR is part of a number: all segments have it
 
 # Header room of every packet that TCP sends: LL_MAX_HEADER plus the largest IP and TCP headers, rounded up.

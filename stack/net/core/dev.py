@@ -24,7 +24,7 @@ from stack.include.dropreason import (
     SKB_DROP_REASON_SKB_GSO_SEG,
     SKB_DROP_REASON_UNHANDLED_PROTO,
 )
-from stack.include.ip import ETH_HLEN, ETH_P_ARP, ETH_P_IP, IPV4_MIN_MTU
+from stack.include.ip import ETH_HLEN, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_UDP, IPV4_MIN_MTU
 from stack.include.net_tstamp import SCM_TSTAMP_SCHED, SKBTX_SCHED_TSTAMP
 from stack.include.netdevice import (
     IFF_LOOPBACK,
@@ -32,6 +32,7 @@ from stack.include.netdevice import (
     IFF_UP,
     NETDEV_TX_BUSY,
     NETDEV_TX_OK,
+    NETIF_F_GSO_UDP_L4,
     NETIF_F_HW_CSUM,
     NETIF_F_SG,
     NETIF_F_TSO,
@@ -49,12 +50,16 @@ from stack.include.sk_buff import (
     SKB_GSO_DODGY,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
+    SKB_GSO_UDP,
+    SKB_GSO_UDP_L4,
     rx_truesize,
     sk_buff,
 )
+from stack.include.udp import UDP_MAX_SEGMENTS
 from stack.net.core import skbuff
 from stack.net.ethernet import eth
-from stack.net.ipv4 import arp, ip_input
+from stack.net.ipv4 import af_inet, arp, ip_input
+from stack.net.ipv6 import ip6_offload
 
 if TYPE_CHECKING:
     from stack.stack import Stack
@@ -134,7 +139,10 @@ def _skb_partial_csum_set(skb: sk_buff, start: int, offset: int) -> bool:
 
 
 def _virtio_gso_set(skb: sk_buff, gso_size: int, gso_type: int) -> bool:
-    """A segmented frame has to be TCP of the family it says, with a partial checksum and a size that is not 0."""
+    """A segmented frame has to be TCP of the family it says, or UDP, with a partial checksum and a size that is not
+    0."""
+    if gso_type & (SKB_GSO_UDP | SKB_GSO_UDP_L4):
+        return _virtio_gso_udp(skb, gso_size, gso_type)
     family = gso_type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6)
     expected = ETH_P_IP if family == SKB_GSO_TCPV4 else 0x86DD
     if family not in (SKB_GSO_TCPV4, SKB_GSO_TCPV6) or skb.protocol != expected or gso_size <= 0:
@@ -148,6 +156,33 @@ def _virtio_gso_set(skb: sk_buff, gso_size: int, gso_type: int) -> bool:
     skb.gso_type = gso_type | SKB_GSO_DODGY
     skb.gso_segs = -(-payload // gso_size)
     return True
+
+
+def _virtio_gso_udp(skb: sk_buff, gso_size: int, gso_type: int) -> bool:
+    """One datagram (UFO), or no more of them than UDP_MAX_SEGMENTS; ``gso_size`` counts UFO's header too."""
+    if skb.ip_summed != CHECKSUM_PARTIAL or skb.csum_offset != 6 or gso_size <= 0 or not _is_udp(skb):
+        return False
+    payload = skb.tail - skb.csum_start
+    if gso_type == SKB_GSO_UDP_L4:
+        payload -= 8
+        if payload > gso_size * UDP_MAX_SEGMENTS:
+            return False
+    elif gso_type != SKB_GSO_UDP:
+        return False
+    if payload > gso_size:
+        skb.gso_size = gso_size
+        skb.gso_type = gso_type | SKB_GSO_DODGY  # nobody has counted them: gso_segs is 0, as in Linux
+    return True
+
+
+def _is_udp(skb: sk_buff) -> bool:
+    """Whether the checksum is where UDP has it: behind the header of IPv4, or some way behind that of IPv6."""
+    at, th = skb.data, skb.csum_start
+    if skb.tail < th + 8:
+        return False
+    if skb.protocol == ETH_P_IP:
+        return th == at + (skb.head[at] & 15) * 4 and th >= at + 20 and skb.head[at + 9] == IPPROTO_UDP
+    return skb.protocol == ETH_P_IPV6 and th >= at + 40
 
 
 def netif_receive_skb(skb: sk_buff) -> int:
@@ -198,8 +233,33 @@ def validate_xmit_skb(skb: sk_buff, dev: net_device) -> sk_buff | None:
 
 
 def _gso_ok(skb: sk_buff, dev: net_device) -> bool:
+    if skb.gso_type & SKB_GSO_UDP_L4:
+        need = NETIF_F_GSO_UDP_L4 | NETIF_F_HW_CSUM
+        return dev.features & need == need and skb.len < dev.gso_max_size
     need = NETIF_F_TSO if skb.gso_type & SKB_GSO_TCPV4 else NETIF_F_TSO6
     return dev.features & need != 0 and dev.features & NETIF_F_HW_CSUM != 0
+
+
+def skb_gso_segment(skb: sk_buff) -> list[sk_buff]:
+    """The packets that one with GSO stands for, from their link headers on, all headers their own; [] if it cannot be
+    cut.  Of TCP's nothing comes here: who has segments that no device takes cuts them itself (tcp_output.py)."""
+    if skb.protocol == ETH_P_IP:
+        return af_inet.inet_gso_segment(skb)
+    return ip6_offload.ipv6_gso_segment(skb) if skb.protocol == ETH_P_IPV6 else []
+
+
+def _xmit_segments(skb: sk_buff, dev: net_device) -> int:
+    """Datagrams in one packet, for a device that takes them one by one; the first error, or 0."""
+    segs = skb_gso_segment(skb)
+    if not segs:
+        dev.stats.tx_dropped += 1
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_SKB_GSO_SEG)
+        return NET_XMIT_DROP
+    skbuff.consume_skb(skb)
+    err = 0
+    for seg in segs:
+        err = dev_queue_xmit(seg) or err
+    return err
 
 
 def net_xmit_errno(code: int) -> int:
@@ -212,6 +272,8 @@ def dev_queue_xmit(skb: sk_buff) -> int:
     dev = skb.dev
     assert dev is not None
     if skb.ip_summed == CHECKSUM_PARTIAL or skb.gso_size:
+        if skb.gso_type & SKB_GSO_UDP_L4 and not _gso_ok(skb, dev):
+            return _xmit_segments(skb, dev)
         if validate_xmit_skb(skb, dev) is None:
             return NET_XMIT_DROP
     if skb.shinfo is not None and skb.shinfo.tx_flags & SKBTX_SCHED_TSTAMP and skb.sk is not None:
@@ -291,5 +353,6 @@ def loopback_init(net: Stack) -> net_device:
     dev = net_device(net, "lo", bytes(6), 65536)
     dev.flags = IFF_UP | IFF_LOOPBACK | IFF_NOARP
     dev.features = NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN | NETIF_F_SG
+    dev.features |= NETIF_F_GSO_UDP_L4
     dev.ndo_start_xmit = loopback_xmit
     return _add_device(net, dev)

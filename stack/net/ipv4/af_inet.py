@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stack.include.dst import RTN_BROADCAST, RTN_LOCAL, RTN_MULTICAST, flowi4
 from stack.include.inet_sock import IP_PMTUDISC_DONT, IP_PMTUDISC_WANT, inet_sock
-from stack.include.ip import IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP
+from stack.include.ip import IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP, iphdr_at
 from stack.include.net import (
     MSG_FASTOPEN,
     SS_CONNECTED,
@@ -30,6 +30,7 @@ from stack.include.net import (
     sockaddr_in,
     socket,
 )
+from stack.include.sk_buff import SKB_GSO_UDP_L4
 from stack.include.sock import (
     AF_INET,
     EPOLLERR,
@@ -69,17 +70,19 @@ from stack.net.core import sock as core_sock
 from stack.net.ipv4 import (
     fib_frontend,
     inet_connection_sock,
+    ip_output,
     ip_sockglue,
     route,
     tcp,
     tcp_fastopen,
     tcp_ipv4,
     udp,
+    udp_offload,
 )
 from stack.net.ipv6 import datagram
 
 if TYPE_CHECKING:
-    from stack.include.sk_buff import Buffer
+    from stack.include.sk_buff import Buffer, sk_buff
     from stack.stack import Stack
 
 
@@ -415,6 +418,20 @@ def datagram_poll(sock_: socket) -> int:
 
 
 # -- routes of a socket ------------------------------------------------------------------------------------------
+
+
+def inet_gso_segment(skb: sk_buff) -> list[sk_buff]:
+    """The packets that one of many datagrams stands for: identifications count up, lengths and checksums are each
+    packet's own.  [] if it cannot be cut."""
+    if not skb.gso_type & SKB_GSO_UDP_L4:
+        return []
+    segs = udp_offload.udp4_ufo_fragment(skb)
+    for number, seg in enumerate(segs):
+        iph = seg.h_iph = iphdr_at(seg.head, seg.network_header)
+        iph.id = (iph.id + number) & 0xFFFF
+        iph.tot_len = seg.tail - seg.network_header
+        ip_output.ip_send_check(seg)
+    return segs
 
 
 def inet_sk_rebuild_header(sk: Any) -> int:

@@ -484,15 +484,17 @@ def _send_fragment(
 
 
 def ip_make_skb(
-    sk: inet_sock, transport: bytes, data: bytes | bytearray | memoryview, rt: rtable, fl4: flowi4, tos: int, ttl: int
+    sk: inet_sock, transport: bytes, data: bytes | bytearray | memoryview, rt: rtable, fl4: flowi4, tos: int, ttl: int,
+    gso: bool = False,
 ) -> sk_buff | int:
     """One datagram: transport header and payload behind an IPv4 header.  DF unless it is larger than the path MTU
-    (__ip_make_skb); -EMSGSIZE above 65535 bytes, or above the MTU for a socket that asked for DF."""
+    (__ip_make_skb); -EMSGSIZE above 65535 bytes, or above the MTU for a socket that asked for DF, unless it is many
+    datagrams (``gso``)."""
     length = 20 + len(transport) + len(data) + (sk.inet_opt.optlen if sk.inet_opt is not None else 0)
     if length > IP_MAX_MTU:
         return -errno.EMSGSIZE
     mtu = ip_skb_dst_mtu(sk, rt)
-    if length > mtu and sk.pmtudisc in (IP_PMTUDISC_DO, IP_PMTUDISC_PROBE):
+    if length > mtu and not gso and sk.pmtudisc in (IP_PMTUDISC_DO, IP_PMTUDISC_PROBE):
         return -errno.EMSGSIZE
     df = sk.pmtudisc in (IP_PMTUDISC_DO, IP_PMTUDISC_PROBE) or (length <= mtu and ip_dont_fragment(sk, rt))
     room = MAX_TCP_HEADER + len(transport) + len(data)

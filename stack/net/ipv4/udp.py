@@ -11,6 +11,10 @@ full it is dropped (RcvbufErrors).  Addresses in calls are (address, port) as ho
 The tables are shared with IPv6 (net/ipv6/udp.py): a socket of AF_INET6 that is bound to any address or to an
 IPv4-mapped one hangs where IPv4 looks, unless it said IPV6_V6ONLY.
 
+A socket with UDP_SEGMENT (or a call with it as ancillary data) sends many datagrams at once, as one packet that is cut
+by the device or on the way to it (udp_offload.py).  What comes as one such packet is cut before it waits, unless the
+socket said UDP_GRO: it then reads all of it in one call, with the size of the datagrams as ancillary data.
+
 Departures: no UDP-Lite, no encapsulation, no corking over several calls, no multicast groups.
 """
 
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stack.include.dropreason import (
     SKB_DROP_REASON_NO_SOCKET,
     SKB_DROP_REASON_PKT_TOO_SMALL,
+    SKB_DROP_REASON_SKB_GSO_SEG,
     SKB_DROP_REASON_SOCKET_CLOSE,
     SKB_DROP_REASON_SOCKET_RCVBUFF,
     SKB_DROP_REASON_UDP_CSUM,
@@ -50,16 +55,26 @@ from stack.include.ip import (
     net_protocol,
     udphdr,
 )
-from stack.include.net import MSG_ERRQUEUE, MSG_TRUNC, MSG_ZEROCOPY, SIOCINQ, SIOCOUTQ, msghdr, optval_t
+from stack.include.net import (
+    MSG_ERRQUEUE,
+    MSG_TRUNC,
+    MSG_ZEROCOPY,
+    SIOCINQ,
+    SIOCOUTQ,
+    cmsg_t,
+    msghdr,
+    optval_t,
+)
 from stack.include.net_tstamp import SOF_TIMESTAMPING_OPT_ID, SOF_TIMESTAMPING_TX_RECORD_MASK
 from stack.include.netdevice import NETIF_F_HW_CSUM
-from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, sk_buff
+from stack.include.sk_buff import CHECKSUM_NONE, CHECKSUM_PARTIAL, SKB_GSO_UDP_L4, rx_truesize, sk_buff
 from stack.include.snmp import (
     ICMP_INC_STATS,
     ICMP_MIB_INERRORS,
     IP_INC_STATS,
     IPSTATS_MIB_OUTDISCARDS,
     IPSTATS_MIB_OUTNOROUTES,
+    UDP6_INC_STATS,
     UDP_INC_STATS,
     UDP_MIB_CSUMERRORS,
     UDP_MIB_IGNOREDMULTI,
@@ -82,7 +97,9 @@ from stack.include.sock import (
     proto,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
+from stack.include.udp import SOL_UDP, UDP_GRO, UDP_MAX_SEGMENTS, UDP_SEGMENT
 from stack.lib.checksum import CSUM_MANGLED_0, csum_partial, csum_tcpudp_magic, tcp_v4_pseudo
+from stack.net.core import dev as net_core_dev
 from stack.net.core import scm, skbuff
 from stack.net.core import sock as core_sock
 from stack.net.ipv4 import af_inet, icmp, inet_connection_sock, ip_output, ip_sockglue, route
@@ -100,12 +117,14 @@ _MAX_DATA: Final = 65535 - 20 - UDP_HEADER
 class udp_sock(inet_sock):
     """struct udp_sock."""
 
-    __slots__ = ("no_check6_rx", "pending")
+    __slots__ = ("accept_udp_l4", "gro_enabled", "gso_size", "no_check6_rx", "pending")
 
     def __init__(self, net: Stack, family: int) -> None:
         super().__init__(net, family)
         self.no_check6_rx = False
         self.pending = 0
+        self.gso_size = 0  # UDP_SEGMENT
+        self.gro_enabled = self.accept_udp_l4 = False
 
 
 class udp_table:
@@ -338,10 +357,43 @@ def skb_clone(skb: sk_buff) -> sk_buff:
     twin.transport_header, twin.dev, twin.skb_iif = skb.transport_header, skb.dev, skb.skb_iif
     twin._skb_refdst, twin.h_iph, twin.h_th = skb._skb_refdst, skb.h_iph, skb.h_th
     twin.pkt_type, twin.protocol, twin.ip_opt = skb.pkt_type, skb.protocol, skb.ip_opt
+    twin.gso_size, twin.gso_segs, twin.gso_type = skb.gso_size, skb.gso_segs, skb.gso_type
     return twin
 
 
+def udp_unexpected_gso(sk: udp_sock, skb: sk_buff) -> bool:
+    """include/linux/udp.h: a packet of many datagrams for a socket that reads them one by one."""
+    return skb.gso_type & SKB_GSO_UDP_L4 != 0 and not sk.accept_udp_l4
+
+
+def udp_rcv_segment(sk: udp_sock, skb: sk_buff, ipv4: bool) -> list[sk_buff]:
+    """include/net/udp.h: the datagrams of such a packet, each at its UDP header; [] if it is malformed, which counts
+    as often as it has datagrams: not at all in a packet from a device, whose datagrams nobody has counted."""
+    segs = net_core_dev.skb_gso_segment(skb)
+    if not segs:
+        sk.sk_drops += skb.gso_segs
+        count = UDP_INC_STATS if ipv4 else UDP6_INC_STATS
+        for _ in range(skb.gso_segs):
+            count(sk.sk_net, UDP_MIB_INERRORS)
+        skbuff.kfree_skb_reason(skb, SKB_DROP_REASON_SKB_GSO_SEG)
+        return []
+    skbuff.consume_skb(skb)
+    for seg in segs:
+        seg.data = seg.transport_header
+        seg.len = seg.tail - seg.data
+        seg.truesize = rx_truesize(seg.tail)
+    return segs
+
+
 def udp_queue_rcv_skb(sk: udp_sock, skb: sk_buff) -> int:
+    if not skb.gso_type or not udp_unexpected_gso(sk, skb):
+        return udp_queue_rcv_one_skb(sk, skb)
+    for seg in udp_rcv_segment(sk, skb, True):
+        udp_queue_rcv_one_skb(sk, seg)
+    return 0
+
+
+def udp_queue_rcv_one_skb(sk: udp_sock, skb: sk_buff) -> int:
     """Queue for reading; skb.data is at the payload from here on."""
     net = sk.sk_net
     skb.data += UDP_HEADER
@@ -464,11 +516,18 @@ def udp_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None) 
     peer = (skb.h_iph.saddr, skb.h_th.source)
     if msg is not None:
         scm.sock_recv_cmsgs(msg, sk, skb)
+        udp_cmsg_recv(msg, sk, skb)
         ip_sockglue.ip_cmsg_recv(msg, sk, skb)
     if not flags & MSG_PEEK:
         UDP_INC_STATS(sk.sk_net, UDP_MIB_INDATAGRAMS)
         skbuff.consume_skb(skb)
     return data, peer
+
+
+def udp_cmsg_recv(msg: msghdr, sk: udp_sock, skb: sk_buff) -> None:
+    """include/linux/udp.h: how long each datagram is, of many that are read at once."""
+    if sk.gro_enabled and skb.gso_type & SKB_GSO_UDP_L4:
+        scm.put_cmsg(msg, SOL_UDP, UDP_GRO, skb.gso_size.to_bytes(4, "little"))
 
 
 # -- send --------------------------------------------------------------------------------------------------------------
@@ -478,12 +537,14 @@ def udp_sendmsg(
     sk: udp_sock, data: Buffer, addr: Address | None, flags: int, msg: msghdr | None = None, *, saddr: int = 0
 ) -> int:
     """Send one datagram; bytes taken or a negative errno.  ``addr`` None sends to the connected peer; ``saddr`` is
-    the source address, which an IP_PKTINFO in ``msg`` sets too."""
+    the source address, which an IP_PKTINFO in ``msg`` sets too, as UDP_SEGMENT does the size of datagrams."""
     tsflags = sk.sk_tsflags
+    gso_size = sk.gso_size
     if msg is not None and msg.msg_control:
         tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
+        gso_size = udp_cmsg_send(msg.msg_control, gso_size)
         saddr = ip_sockglue.ip_cmsg_send(msg.msg_control)
-        if tsflags < 0 or saddr < 0:
+        if tsflags < 0 or saddr < 0 or gso_size < 0:
             return -errno.EINVAL
     net = sk.sk_net
     if len(data) > 0xFFFF:
@@ -510,12 +571,22 @@ def udp_sendmsg(
         if err == -errno.EAGAIN:
             UDP_INC_STATS(net, UDP_MIB_SNDBUFERRORS)
         return err
-    err = udp_send_skb(sk, data, addr[1], fl4, rt, tsflags)
+    err = udp_send_skb(sk, data, addr[1], fl4, rt, tsflags, gso_size)
     if err < 0:
         return err
     if flags & MSG_ZEROCOPY:
         udp_zerocopy(sk, data)
     return len(data)
+
+
+def udp_cmsg_send(control: list[cmsg_t], gso_size: int) -> int:
+    """The size of datagrams that a call asks for, ``gso_size`` if it does not, or -EINVAL."""
+    for level, type_, data in control:
+        if level == SOL_UDP:
+            if type_ != UDP_SEGMENT or len(data) != 2:
+                return -errno.EINVAL
+            gso_size = int.from_bytes(data, "little")
+    return gso_size
 
 
 def udp_zerocopy(sk: udp_sock, data: Buffer) -> None:
@@ -545,14 +616,15 @@ def _udp_route(net: Stack, sk: udp_sock, addr: Address, saddr: int, fl4: flowi4)
 
 
 def udp_send_skb(
-    sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable, tsflags: int = 0
+    sk: udp_sock, data: Buffer, dport: int, fl4: flowi4, rt: rtable, tsflags: int = 0, gso_size: int = 0
 ) -> int:
     """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if
-    it can and the datagram is not cut."""
+    it can and the datagram is not cut; always of many datagrams, for which ``gso_size`` asks."""
     net = sk.sk_net
     length = len(data) + UDP_HEADER
     ttl = sk.mc_ttl if rt.rt_flags & RTCF_MULTICAST else ip_output.ip_select_ttl(sk, rt)
     partial = rt.dev.features & NETIF_F_HW_CSUM and length + 20 <= route.ipv4_mtu(rt) and sk.inet_opt is None
+    partial = bool(partial or gso_size)
     if sk.sk_no_check_tx:
         check = 0
     elif partial:
@@ -560,7 +632,7 @@ def udp_send_skb(
     else:
         check = _udp_check(sk.sk_num, dport, length, data, fl4)
     header = UDPHDR_STRUCT.pack(sk.sk_num, dport, length, check) if length <= 0xFFFF else bytes(8)
-    skb = ip_output.ip_make_skb(sk, header, data, rt, fl4, sk.tos, ttl)
+    skb = ip_output.ip_make_skb(sk, header, data, rt, fl4, sk.tos, ttl, gso=gso_size > 0)
     if isinstance(skb, int):
         if skb == -errno.EMSGSIZE:
             ip_sockglue.ip_local_error(sk, errno.EMSGSIZE, fl4.daddr, sk.sk_dport, route.ipv4_mtu(rt))
@@ -568,6 +640,10 @@ def udp_send_skb(
     if partial and not sk.sk_no_check_tx:
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
+    if gso_size:
+        err = udp_gso_set(sk, skb, gso_size, ip_output.ip_skb_dst_mtu(sk, rt), bool(sk.sk_no_check_tx))
+        if err:
+            return err
     udp_tx_timestamp(sk, skb, tsflags)
     core_sock.skb_set_owner_w(skb, sk)
     err = ip_output.ip_send_skb(net, skb)
@@ -577,6 +653,26 @@ def udp_send_skb(
         return 0
     if err == 0:
         UDP_INC_STATS(net, UDP_MIB_OUTDATAGRAMS)
+    return err
+
+
+def udp_gso_set(sk: udp_sock, skb: sk_buff, gso_size: int, mtu: int, no_check: bool) -> int:
+    """A packet, which begins with its IP header, is to be cut into datagrams of ``gso_size``; 0, or a negative errno
+    and the packet is gone.  In the kernel this is a part of udp_send_skb() and udp_v6_send_skb()."""
+    headers = skb.transport_header + UDP_HEADER - skb.data
+    datalen = skb.len - headers
+    assert skb._skb_refdst is not None
+    err = 0
+    if headers + min(gso_size, datalen) > mtu:
+        err = -errno.EMSGSIZE
+    elif datalen > gso_size * UDP_MAX_SEGMENTS or no_check:
+        err = -errno.EINVAL
+    elif not (sk.sk_net.profile.udp_gso_any_device or skb._skb_refdst.dev.features & NETIF_F_HW_CSUM):
+        err = -errno.EIO
+    if err:
+        skbuff.consume_skb(skb)
+    elif datalen > gso_size:
+        skb.gso_size, skb.gso_type, skb.gso_segs = gso_size, SKB_GSO_UDP_L4, -(-datalen // gso_size)
     return err
 
 
@@ -645,12 +741,39 @@ def udp_lib_close(sk: udp_sock, timeout: int) -> None:
     core_sock.sk_free(sk)
 
 
+def udp_lib_setsockopt(sk: udp_sock, optname: int, optval: optval_t) -> int:
+    """UDP's own options: UDP_SEGMENT and UDP_GRO.  Corking and encapsulation are not there."""
+    if optname not in (UDP_SEGMENT, UDP_GRO):
+        return -errno.ENOPROTOOPT
+    if not isinstance(optval, int):
+        if len(optval) < 4:
+            return -errno.EINVAL
+        optval = int.from_bytes(optval[:4], "little", signed=True)
+    if optname == UDP_GRO:
+        sk.gro_enabled = sk.accept_udp_l4 = bool(optval)
+    elif 0 <= optval <= 0xFFFF:
+        sk.gso_size = optval
+    else:
+        return -errno.EINVAL
+    return 0
+
+
+def udp_lib_getsockopt(sk: udp_sock, optname: int) -> tuple[int, optval_t]:
+    if optname == UDP_SEGMENT:
+        return 0, sk.gso_size
+    return (0, int(sk.gro_enabled)) if optname == UDP_GRO else (-errno.ENOPROTOOPT, 0)
+
+
 def udp_setsockopt(sk: udp_sock, level: int, optname: int, optval: optval_t) -> int:
-    """Options of level SOL_IP; UDP's own (corking, encapsulation) are not there."""
+    """Options of the levels SOL_UDP and SOL_IP."""
+    if level == SOL_UDP:
+        return udp_lib_setsockopt(sk, optname, optval)
     return ip_sockglue.ip_setsockopt(sk, level, optname, optval)
 
 
 def udp_getsockopt(sk: udp_sock, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    if level == SOL_UDP:
+        return udp_lib_getsockopt(sk, optname)
     return ip_sockglue.ip_getsockopt(sk, level, optname, optlen)
 
 

@@ -36,7 +36,7 @@ from stack.include.ipv6 import (
     ipv6_hdr,
     ipv6hdr_at,
 )
-from stack.include.net import MSG_ERRQUEUE, MSG_ZEROCOPY, msghdr, sockaddr_in6
+from stack.include.net import MSG_ERRQUEUE, MSG_ZEROCOPY, msghdr, optval_t, sockaddr_in6
 from stack.include.netdevice import NETIF_F_HW_CSUM
 from stack.include.sk_buff import (
     CHECKSUM_NONE,
@@ -47,6 +47,8 @@ from stack.include.snmp import (
     ICMP6_MIB_INERRORS,
     IP6_INC_STATS,
     IPSTATS_MIB_OUTDISCARDS,
+    IPSTATS_MIB_OUTOCTETS,
+    IPSTATS_MIB_OUTREQUESTS,
     UDP6_INC_STATS,
     UDP_INC_STATS,
     UDP_MIB_CSUMERRORS,
@@ -60,11 +62,13 @@ from stack.include.snmp import (
 )
 from stack.include.sock import (
     AF_INET6,
+    INT_MAX,
     SOCK_BINDADDR_LOCK,
     SOCK_BINDPORT_LOCK,
     proto,
 )
 from stack.include.tcp_states import TCP_CLOSE, TCP_ESTABLISHED
+from stack.include.udp import SOL_UDP
 from stack.lib.checksum import CSUM_MANGLED_0, csum_ipv6_magic, csum_partial, tcp_v6_pseudo
 from stack.net.core import scm, skbuff
 from stack.net.core import sock as core_sock
@@ -195,6 +199,14 @@ def __udp6_lib_mcast_deliver(net: Stack, skb: sk_buff, uh: udphdr, hdr: ipv6hdr)
 
 
 def udpv6_queue_rcv_skb(sk: udp_sock, skb: sk_buff) -> int:
+    if not skb.gso_type or not udp.udp_unexpected_gso(sk, skb):
+        return udpv6_queue_rcv_one_skb(sk, skb)
+    for seg in udp.udp_rcv_segment(sk, skb, False):
+        udpv6_queue_rcv_one_skb(sk, seg)
+    return 0
+
+
+def udpv6_queue_rcv_one_skb(sk: udp_sock, skb: sk_buff) -> int:
     """Queue for reading; skb.data is at the payload from here on."""
     skb.data += UDP_HEADER
     skb.len -= UDP_HEADER
@@ -247,6 +259,7 @@ def udpv6_recvmsg(sk: udp_sock, size: int, flags: int, msg: msghdr | None = None
         count, peer = UDP6_INC_STATS, (saddr, skb.h_th.source, 0, scope)
     if msg is not None:
         scm.sock_recv_cmsgs(msg, sk, skb)
+        udp.udp_cmsg_recv(msg, sk, skb)
         datagram.ip6_datagram_recv_ctl(msg, sk, skb)
     if not flags & MSG_PEEK:
         count(sk.sk_net, UDP_MIB_INDATAGRAMS)
@@ -273,11 +286,12 @@ def udpv6_sendmsg(
         if sk.sk_ipv6only:
             return -errno.ENETUNREACH
         return udp.udp_sendmsg(sk, data, (addr[0] & 0xFFFFFFFF, addr[1]), flags, msg)
-    tsflags = sk.sk_tsflags
+    tsflags, gso_size = sk.sk_tsflags, sk.gso_size
     if msg is not None and msg.msg_control:
         tsflags = scm.sock_cmsg_tsflags(sk, msg.msg_control)
-        if tsflags < 0:
-            return tsflags
+        gso_size = udp.udp_cmsg_send(msg.msg_control, gso_size)
+        if tsflags < 0 or gso_size < 0:
+            return -errno.EINVAL
     if len(data) > _MAX_DATA:
         return -errno.EMSGSIZE
     if not sk.sk_num and _autobind(sk):
@@ -292,7 +306,7 @@ def udpv6_sendmsg(
         if err == -errno.EAGAIN:
             UDP6_INC_STATS(sk.sk_net, UDP_MIB_SNDBUFERRORS)
         return err
-    err = udp_v6_send_skb(sk, data, fl6, dst, tsflags)
+    err = udp_v6_send_skb(sk, data, fl6, dst, tsflags, gso_size)
     if err < 0:
         return err
     if flags & MSG_ZEROCOPY:
@@ -323,14 +337,17 @@ def _udp6_route(sk: udp_sock, addr: sockaddr_in6, fl6: flowi6) -> rt6_info | int
     return route.ip6_route_output(sk.sk_net, sk, fl6)
 
 
-def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info, tsflags: int) -> int:
+def udp_v6_send_skb(
+    sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info, tsflags: int, gso_size: int = 0
+) -> int:
     """Build the datagram with its checksum and send it; 0 or a negative errno.  The device finishes the checksum if
-    it can and the datagram is not cut."""
+    it can and the datagram is not cut; always of many datagrams, for which ``gso_size`` asks."""
     net = sk.sk_net
     length = len(data) + UDP_HEADER
     partial = dst.dev.features & NETIF_F_HW_CSUM and length + IPV6HDR_LEN <= dst_mtu(dst)
+    partial = bool(partial or gso_size)
     assert sk.pinet6 is not None
-    if sk.pinet6.dontfrag and length + IPV6HDR_LEN > dst_mtu(dst):
+    if not gso_size and sk.pinet6.dontfrag and length + IPV6HDR_LEN > dst_mtu(dst):
         datagram.ipv6_local_error(sk, errno.EMSGSIZE, fl6.daddr, sk.sk_dport, dst_mtu(dst))
         return -errno.EMSGSIZE
     if partial:
@@ -350,6 +367,14 @@ def udp_v6_send_skb(sk: udp_sock, data: Buffer, fl6: flowi6, dst: rt6_info, tsfl
     if partial:
         skb.ip_summed = CHECKSUM_PARTIAL
         skb.csum_start, skb.csum_offset = skb.transport_header, 6
+    if gso_size:
+        length = skb.len
+        err = udp.udp_gso_set(sk, skb, gso_size, dst_mtu(dst), False)
+        if err:
+            # Kernels count a packet when it is made, not when it leaves; its bytes too, if they do not count fragments.
+            IP6_INC_STATS(net, IPSTATS_MIB_OUTREQUESTS)
+            net.mib.ipv6_statistics[IPSTATS_MIB_OUTOCTETS] += 0 if net.profile.octets_by_fragment else length
+            return err
     udp.udp_tx_timestamp(sk, skb, tsflags)
     core_sock.skb_set_owner_w(skb, sk)
     err = ip6_output.ip6_send_skb(net, skb)
@@ -430,6 +455,19 @@ def udpv6_disconnect(sk: udp_sock, flags: int) -> int:
     return 0
 
 
+def udpv6_setsockopt(sk: udp_sock, level: int, optname: int, optval: optval_t) -> int:
+    """Options of the levels SOL_UDP, SOL_IPV6 and SOL_IP."""
+    if level == SOL_UDP:
+        return udp.udp_lib_setsockopt(sk, optname, optval)
+    return ipv6_sockglue.ipv6_setsockopt(sk, level, optname, optval)
+
+
+def udpv6_getsockopt(sk: udp_sock, level: int, optname: int, optlen: int = INT_MAX) -> tuple[int, optval_t]:
+    if level == SOL_UDP:
+        return udp.udp_lib_getsockopt(sk, optname)
+    return ipv6_sockglue.ipv6_getsockopt(sk, level, optname, optlen)
+
+
 udpv6_prot: proto = proto(
     "UDPv6",
     slab=udp_sock,
@@ -437,8 +475,8 @@ udpv6_prot: proto = proto(
     close=udp.udp_lib_close,
     connect=ip6_datagram_connect,
     disconnect=udpv6_disconnect,
-    setsockopt=ipv6_sockglue.ipv6_setsockopt,
-    getsockopt=ipv6_sockglue.ipv6_getsockopt,
+    setsockopt=udpv6_setsockopt,
+    getsockopt=udpv6_getsockopt,
     ioctl=udp.udp_ioctl,
     sendmsg=udpv6_sendmsg,
     recvmsg=udpv6_recvmsg,

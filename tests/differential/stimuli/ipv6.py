@@ -227,6 +227,11 @@ def _icmp() -> Iterator[Stimulus]:
 
 def _udp() -> Iterator[Stimulus]:
     quoted = IPV6.quoted(17, 13, SERVER6, CLIENT6) + b"\0\x09\x9c\x40\0\x0d\0\0hello"
+    for size, sent in ((1000, 3001), (1452, 2904), (1453, 1453), (1453, 100), (1, 129)):
+        sender = datagram(7, (17, 103, size), peer=40000)
+        yield stimulus6(f"ip6-udp-segment-{size}-of-{sent}", sender, send(b"x" * sent))
+    sender = datagram(7, (17, 103, 1000), (1, 11, 1), peer=40000)
+    yield stimulus6("ip6-udp-segment-no-check", sender, send(b"x" * 3001))
     yield stimulus6("ip6-udp-closed", udp(9, b"hello"))
     yield stimulus6("ip6-udp-closed-empty", udp(9))
     yield stimulus6("ip6-udp-checksum-zero", udp(9, b"hello", checksum="none"))

@@ -249,11 +249,17 @@ IPV6 = (
     Option("unknown", 120, FLAG),
 )
 
+UDP = (
+    Option("segment", 103, (1400, 0, 1, 65535, 65536, -1, *RAW)),
+    Option("gro", 104),
+)
+
 LEVELS: dict[str, tuple[int, tuple[Option, ...]]] = {
     "socket": (1, SOCKET),
     "tcp": (6, TCP),
     "ip": (0, IP),
     "ipv6": (41, IPV6),
+    "udp": (17, UDP),
 }
 _MAKE = {
     "F": newsocket("F"),

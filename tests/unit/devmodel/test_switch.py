@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vu_driver import Recorder
 from wireframes import checksums_hold, tcp_frame
 
-from devmodel.netdev.loopback import Loopback
+from devmodel.netdev.loopback import FULL_OFFLOADS, Loopback
 from devmodel.port import Offloads, VnetHdr
 from devmodel.switch import AGEING_S, Switch
 
@@ -276,7 +276,7 @@ def test_stack_that_fails_leaves_the_others_their_frames() -> None:
 
 def test_stacks_link_is_up_while_any_port_is() -> None:
     segment = Segment(2)
-    everything = Offloads(csum=True, tso4=True, tso6=True, ecn=True, max_frame=65550)
+    everything = FULL_OFFLOADS
     segment.wires[0].a.set_link(False)
     assert segment.switch.stack.link_up
     segment.wires[1].a.set_link(False)

@@ -65,9 +65,11 @@ IPV6_RECVPATHMTU=60 IPV6_PATHMTU=61 IPV6_DONTFRAG=62 IPV6_USE_MIN_MTU=63 IPV6_RE
 IPV6_AUTOFLOWLABEL=70 IPV6_ADDR_PREFERENCES=72 IPV6_MINHOPCOUNT=73 IPV6_RECVORIGDSTADDR=74 IPV6_TRANSPARENT=75
 IPV6_UNICAST_IF=76 IPV6_RECVFRAGSIZE=77 IPV6_FREEBIND=78
 """
+# include/uapi/linux/udp.h
+UDP = "UDP_CORK=1 UDP_ENCAP=100 UDP_NO_CHECK6_TX=101 UDP_NO_CHECK6_RX=102 UDP_SEGMENT=103 UDP_GRO=104"
 OPTIONS = {
     name: (level, int(number))
-    for level, text in ((1, SOCKET), (6, TCP), (0, IP), (41, IPV6))
+    for level, text in ((1, SOCKET), (6, TCP), (0, IP), (41, IPV6), (17, UDP))
     for name, number in (word.split("=") for word in text.split())
 }
 ROWS = re.findall(r"^\| ((?:`\w+` ?)+)\| (\w+) \|", TEXT, re.MULTILINE)

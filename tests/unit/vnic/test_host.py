@@ -26,6 +26,8 @@ from stack.include.sk_buff import (
     SKB_GSO_TCP_ECN,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
+    SKB_GSO_UDP,
+    SKB_GSO_UDP_L4,
     alloc_skb,
 )
 from stack.net.core.neighbour import neigh_add_permanent
@@ -165,6 +167,8 @@ def test_batch_of_segments_is_read_and_acknowledged_to_its_end() -> None:
         (VnetHdr(1, 1, 54, 1448, 34, 16), CHECKSUM_PARTIAL, 1448, SKB_GSO_TCPV4),
         (VnetHdr(1, 0x81, 54, 1448, 34, 16), CHECKSUM_PARTIAL, 1448, SKB_GSO_TCPV4 | SKB_GSO_TCP_ECN),
         (VnetHdr(1, 4, 74, 1428, 54, 16), CHECKSUM_PARTIAL, 1428, SKB_GSO_TCPV6),
+        (VnetHdr(1, 3, 42, 1480, 34, 6), CHECKSUM_PARTIAL, 1480, SKB_GSO_UDP),
+        (VnetHdr(1, 5, 42, 1000, 34, 6), CHECKSUM_PARTIAL, 1000, SKB_GSO_UDP_L4),
     ],
 )
 def test_received_header_reaches_the_stack(
@@ -190,6 +194,19 @@ def test_received_header_reaches_the_stack(
         if summed == CHECKSUM_PARTIAL:
             assert hdr is not None
             assert (told["csum_start"], told["csum_offset"]) == (hdr.csum_start, hdr.csum_offset)
+
+    with_bench(check)
+
+
+def test_sent_packet_of_many_datagrams_has_its_header() -> None:
+    async def check(bench: Bench) -> None:
+        skb = alloc_skb(200)
+        skb.data, skb.len = 200 - 42, 42  # Ethernet 14, IPv4 20, UDP 8
+        skb.frags = [bytes(5000)]
+        skb.ip_summed, skb.csum_start, skb.csum_offset = CHECKSUM_PARTIAL, 200 - 8, 6
+        skb.gso_size, skb.gso_type = 1000, SKB_GSO_UDP_L4
+        bench.adapter.ndo_start_xmit(skb, bench.dev)
+        assert bench.sent.pop()[0] == VnetHdr(1, 5, 42, 1000, 34, 6)
 
     with_bench(check)
 
@@ -236,6 +253,10 @@ def test_send_outside_of_a_batch_is_flushed_at_the_next_turn() -> None:
             | netdevice.NETIF_F_TSO6
             | netdevice.NETIF_F_TSO_ECN,
         ),
+        (Offloads(csum=True, uso4=True), netdevice.NETIF_F_HW_CSUM | netdevice.NETIF_F_GSO_UDP_L4),
+        (Offloads(csum=True, uso6=True), netdevice.NETIF_F_HW_CSUM | netdevice.NETIF_F_GSO_UDP_L4),
+        (Offloads(uso4=True, uso6=True), 0),
+        (Offloads(csum=True, ufo=True), netdevice.NETIF_F_HW_CSUM),  # the stack makes no such packets
     ],
 )
 def test_link_up_offloads_become_features(offloads: Offloads, features: int) -> None:

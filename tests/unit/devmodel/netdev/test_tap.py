@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from netns import Namespace, beside, why_no_tap
 from portrigs import until
 from pyroute2 import IPRoute
+from udpframes import udp_frame
 from vu_driver import Recorder
 
 from devmodel.errors import TapUnavailable
@@ -56,6 +60,13 @@ def address_tap() -> None:
         index = route.link_lookup(ifname="tap0")[0]
         route.addr("add", index=index, address="10.0.2.1", prefixlen=24)
         route.neigh("add", dst="10.0.2.2", lladdr="02:00:00:00:00:02", ifindex=index, state="permanent")
+
+
+def address_tap_and_its_mac() -> bytes:
+    address_tap()
+    with IPRoute() as route:
+        [link] = route.get_links(route.link_lookup(ifname="tap0")[0])
+        return bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
 
 
 def delete_tap() -> None:
@@ -144,6 +155,69 @@ def test_kernel_finishes_what_it_sends_without_a_header(private: Namespace) -> N
     run(private, script, vnet=False)
 
 
+@pytest.fixture(params=["kernel takes USO", "kernel without USO"])
+def uso(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernel knows TUN_F_USO4, as it does since 6.2; one that does is made to refuse it."""
+    if request.param == "kernel takes USO":
+        return True
+    real = fcntl.ioctl
+
+    def refusing(fd: int, request: int, arg: Any = 0) -> Any:
+        if request == tap.TUNSETOFFLOAD and arg & tap.TUN_F_USO4:
+            raise OSError(errno.EINVAL, "as kernels before 6.2 say")
+        return real(fd, request, arg)
+
+    monkeypatch.setattr(tap.fcntl, "ioctl", refusing)
+    return False
+
+
+def test_many_datagrams_of_the_kernel_come_as_one_frame(private: Namespace, uso: bool) -> None:
+    """UDP_SEGMENT of this host; what the kernel may not send whole it cuts."""
+
+    async def script(port: TapPort, behind: Recorder) -> None:
+        assert (port.offloads.uso4, port.offloads.uso6, port.offloads.ufo) == (uso, uso, True)
+        beside(address_tap)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(17, 103, 1000)
+            sender.sendto(bytes(2500), ("10.0.2.2", 9))
+        frames = [1042, 1042, 542] if not uso else [2542]
+        await until(lambda: sum(frame[12:14] == b"\x08\x00" for _, frame in behind.frames) == len(frames))
+        got = [one for one in behind.frames if one[1][12:14] == b"\x08\x00"]
+        assert [len(frame) for _, frame in got] == frames
+        if uso:
+            assert got[0][0] == VnetHdr(1, 5, 42, 1000, 34, 6)
+
+    run(private, script)
+
+
+@pytest.mark.parametrize("kind", [3, 5])
+def test_kernel_takes_udp_that_is_to_be_cut(private: Namespace, uso: bool, kind: int) -> None:
+    """UFO is one datagram to it, UDP_L4 many; which a kernel without USO gets cut already."""
+
+    async def script(port: TapPort, behind: Recorder) -> None:
+        mac = beside(address_tap_and_its_mac)
+        data = bytes(range(250)) * 10
+        frame, start = udp_frame(data, "10.0.2.2", "10.0.2.1", 4000, 7, mac, b"\2" + bytes(4) + b"\2")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+            receiver.setblocking(False)
+            receiver.bind(("10.0.2.1", 7))
+            assert port.send(VnetHdr(1, kind, 42, 1000, start, 6), [frame[:20], frame[20:]])
+            port.flush()
+            got = b""
+            for size in (1000, 1000, 500) if kind == 5 else (2500,):
+                await until(lambda: select.select([receiver], [], [], 0)[0])
+                got += receiver.recv(9999)
+                assert len(got) % 1000 == size % 1000
+            assert got == data
+        assert port.stats()["tx_frames"] == (3 if kind == 5 and not uso else 1)
+        bad = VnetHdr(1, kind, 42, 1000, 1000, 6)
+        if kind == 5 and not uso:
+            assert not port.send(bad, [frame])
+            assert port.stats()["tx_drop_malformed"] == 1
+
+    run(private, script)
+
+
 @pytest.mark.parametrize("vnet", [False, True])
 def test_link_follows_the_interface(private: Namespace, vnet: bool) -> None:
     async def script(port: TapPort, behind: Recorder) -> None:
@@ -223,7 +297,7 @@ def test_full_queue_of_the_kernel_makes_frames_wait_and_bounds_them(
 @pytest.mark.parametrize(
     ("raw", "counter"),
     [
-        (struct.pack("=BBHHHH", 1, 3, 42, 1000, 34, 6), "rx_drop_gso"),
+        (struct.pack("=BBHHHH", 1, 2, 42, 1000, 34, 6), "rx_drop_gso"),
         (struct.pack("=BBHHHH", 1, 1, 54, 0, 34, 16), "rx_drop_gso"),
         (struct.pack("=BBHHHH", 1, 0, 0, 0, 50, 16), "rx_drop_csum"),
         (struct.pack("=BBHHHH", 1, 0, 0, 0, 4, 2), "rx_drop_csum"),

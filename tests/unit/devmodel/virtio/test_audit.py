@@ -278,8 +278,9 @@ def test_counts_add_up_whatever_happens(features: int, steps: list[tuple[str, in
         assert one["batches"] == found, one
     for one in interrupts:
         decided = one["needed"] + one["suppressed"]
-        without_batch = one["lost"] + one["settled"] + one["fresh"]
-        assert one["shown"] + without_batch == decided + one["coalesced"] + one["stopped"], one
+        without_batch = one["lost"] + one["settled"] + one["fresh"] + one["timed"]
+        put_off = one["coalesced"] + one["stopped"] + one["held"]
+        assert one["shown"] + without_batch == decided + put_off, one
         assert one["needed"] == one["sent"] + one["unsent"], one
         assert one["lost"] + one["settled"] <= one["coalesced"], one
     assert sum(one["kicks"] for one in kicks) == stats["kicks"]

@@ -29,6 +29,7 @@ ALL = vf.mask(
     vf.VIRTIO_NET_F_RSS,
     vf.VIRTIO_NET_F_HASH_REPORT,
     vf.VIRTIO_NET_F_NOTF_COAL,
+    vf.VIRTIO_NET_F_VQ_NOTF_COAL,
     vf.VIRTIO_NET_F_GUEST_CSUM,
     vf.VIRTIO_NET_F_GUEST_TSO4,
 )
@@ -195,7 +196,33 @@ def test_announcement_is_acknowledged(card: Card) -> None:
 def test_coalescing_is_noted_each_way(card: Card) -> None:
     assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 0, struct.pack("<II", 8, 50)) == OK
     assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 1, struct.pack("<II", 16, 100)) == OK
-    assert card.queue.coalescing == {"tx": ctrl.Coalescing(50, 8), "rx": ctrl.Coalescing(100, 16)}
+    tx, rx = ctrl.Coalescing(50, 8), ctrl.Coalescing(100, 16)
+    queues = card.queue.coalescing
+    assert {index: queues[index] for index in (0, 1, 2, 3)} == {0: rx, 1: tx, 2: rx, 3: tx}
+
+
+def test_coalescing_of_one_queue_is_set_and_read(card: Card) -> None:
+    set_, get = ctrl.VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET, ctrl.VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET
+    assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 1, struct.pack("<II", 16, 100)) == OK
+    assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, set_, struct.pack("<HHII", 2, 0, 3, 7)) == OK
+    for index, expected in ((0, (16, 100)), (2, (3, 7)), (3, (0, 0))):
+        asked = bytes([ctrl.VIRTIO_NET_CTRL_NOTF_COAL, get]) + struct.pack("<HH", index, 0)
+        assert card.queue.process(asked, 13) == OK + struct.pack("<HHII", index, 0, *expected)
+        assert card.queue.process(asked, 12) == ERR
+    before = card.state()
+    for data in (struct.pack("<HHII", 2 * PAIRS, 0, 3, 7), struct.pack("<HHI", 0, 0, 3), b""):
+        assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, set_, data) == ERR
+    assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, get, struct.pack("<H", 0)) == ERR
+    assert card.state() == before
+
+
+@pytest.mark.parametrize("missing", [vf.VIRTIO_NET_F_NOTF_COAL, vf.VIRTIO_NET_F_VQ_NOTF_COAL])
+def test_coalescing_needs_its_feature(missing: int) -> None:
+    card = Card(ALL & ~vf.mask(missing))
+    of_all = card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 0, struct.pack("<II", 8, 50))
+    of_one = card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 2, struct.pack("<HHII", 0, 0, 8, 50))
+    assert (of_all, of_one) == ((ERR, OK) if missing == vf.VIRTIO_NET_F_NOTF_COAL else (OK, ERR))
+    assert card.command(ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 4, bytes(8)) == ERR
 
 
 def test_negotiation_begins_anew(card: Card) -> None:
@@ -272,6 +299,7 @@ def test_command_whose_feature_was_not_negotiated_is_refused(bit: int) -> None:
         (ctrl.VIRTIO_NET_CTRL_MQ, 2, struct.pack("<I8xB", 1, 0)),
         (ctrl.VIRTIO_NET_CTRL_GUEST_OFFLOADS, 0, bytes(8)),
         (ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 0, bytes(8)),
+        (ctrl.VIRTIO_NET_CTRL_NOTF_COAL, 2, bytes(12)),
     ]
     with_it, without = Card(ALL), Card(ALL & ~(1 << bit))
     assert [with_it.command(*command) for command in commands] == [OK] * len(commands)

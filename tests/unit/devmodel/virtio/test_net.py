@@ -14,6 +14,7 @@ from devmodel.port import VnetHdr
 from devmodel.virtio import features as vf
 from devmodel.virtio.net import NO_BUFFERS, SENT, TOO_BIG, VirtioNet, scatter
 from devmodel.virtio.ring_split import SplitRing
+from tests.unit.devmodel.virtio.test_rss import KEY, VECTORS, frame
 
 NO_MRG = MODERN & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)
 LEGACY = vf.mask(vf.VIRTIO_NET_F_CSUM)
@@ -145,8 +146,10 @@ def test_row_42_writable_part_in_a_transmit_chain_drops_the_frame(bench: Bench) 
         (hdr(1, 1, 54, 0, 34, 16), "rx_drop_gso"),
         (hdr(1, 1, 61, 1448, 34, 16), "rx_drop_gso"),
         (hdr(1, 2, 54, 1448, 34, 16), "rx_drop_gso"),
-        (hdr(1, 3, 54, 1448, 34, 6), "rx_drop_gso"),
-        (hdr(1, 5, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 3, 54, 0, 34, 6), "rx_drop_gso"),
+        (hdr(1, 0x83, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(1, 0x85, 54, 1448, 34, 6), "rx_drop_gso"),
+        (hdr(0, 5, 54, 1448, 34, 6), "rx_drop_csum"),
         (hdr(1, 0x80, 54, 1448, 34, 16), "rx_drop_gso"),
     ],
 )
@@ -162,6 +165,8 @@ def test_row_43_bad_offload_fields_drop_the_frame(bench: Bench, header: bytes, c
         (vf.VIRTIO_NET_F_HOST_TSO4, 1),
         (vf.VIRTIO_NET_F_HOST_TSO6, 4),
         (vf.VIRTIO_NET_F_HOST_ECN, 0x81),
+        (vf.VIRTIO_NET_F_HOST_UFO, 3),
+        (vf.VIRTIO_NET_F_HOST_USO, 5),
     ],
 )
 def test_row_43_offload_that_was_not_negotiated_drops_the_frame(
@@ -298,6 +303,110 @@ def test_row_44_too_few_buffers_yet_wait_for_more(bench: Bench) -> None:
     assert bench.net.transmit(bench.ring, None, [FRAME]) == SENT
 
 
+def test_row_44_frame_above_the_largest_is_dropped_though_mergeable_buffers_would_take_it(
+    bench: Bench,
+) -> None:
+    for _ in range(16):
+        bench.driver.add_in(8192)
+    assert bench.net.transmit(bench.ring, None, [bytes(65551)]) == TOO_BIG
+    assert bench.net.counters.tx_drop_too_big == 1
+    assert bench.driver.used() == []
+    assert bench.net.transmit(bench.ring, None, [bytes(65550)]) == SENT
+
+
+# -- hashes (5.1.6.4.3, 5.1.6.4.4) ----------------------------------------------------------------------
+
+HASHED = MODERN | vf.mask(vf.VIRTIO_NET_F_CTRL_VQ, vf.VIRTIO_NET_F_HASH_REPORT)
+
+
+def configure(net: VirtioNet, types: int = 0x3F, key: bytes = KEY) -> None:
+    """VIRTIO_NET_CTRL_MQ_HASH_CONFIG."""
+    command = bytes([4, 2]) + struct.pack("<I8xB", types, len(key)) + key
+    assert net.control.process(command, 1) == b"\0"
+
+
+def hash_of(header: bytes) -> tuple[int, ...]:
+    """num_buffers, hash_value, hash_report, padding."""
+    assert len(header) == 20
+    return struct.unpack("<10xHIHH", header)
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_hash_report_has_the_values_of_the_verification_suite(
+    bench: Bench, vector: tuple[str, int, str, int, int, int]
+) -> None:
+    *flow, with_ports, without = vector
+    six = ":" in flow[0]
+    bench.use(HASHED)
+    for types, expected in ((0x3F, (with_ports, 5 if six else 2)), (0x09, (without, 4 if six else 1))):
+        configure(bench.net, types)
+        (gpa, _), tcp = bench.ram.put(bytes(1536)), frame(*flow)
+        bench.driver.add([(gpa, 1536, WRITE)])
+        assert bench.net.transmit(bench.ring, VnetHdr(1, 0, 0, 0, 34, 16), [tcp]) == SENT
+        bench.ring.publish()
+        assert bench.driver.used()[0][1] == 20 + len(tcp)
+        assert hash_of(bench.ram.read(gpa, 20)) == (1, *expected, 0)
+        assert bench.ram.read(gpa, 10) == struct.pack("<BBHHHH", 1, 0, 0, 0, 34, 16)
+        assert bench.ram.read(gpa + 20, len(tcp)) == tcp
+
+
+@pytest.mark.parametrize("features", [HASHED, HASHED & ~vf.mask(vf.VIRTIO_NET_F_MRG_RXBUF)])
+@pytest.mark.parametrize("cuts", [(14,), (14, 20), (1, 13, 20, 4)])
+def test_hash_is_of_the_frame_wherever_its_pieces_begin(
+    bench: Bench, features: int, cuts: tuple[int, ...]
+) -> None:
+    *flow, value, _ = VECTORS[0]
+    bench.use(features)
+    configure(bench.net)
+    tcp, parts, at = frame(*flow), [], 0
+    for cut in cuts:
+        parts.append(tcp[at : at + cut])
+        at += cut
+    gpa, _ = bench.ram.put(bytes(1536))
+    bench.driver.add([(gpa, 7, WRITE), (gpa + 7, 1529, WRITE)])
+    assert bench.net.transmit(bench.ring, None, [*parts, tcp[at:]]) == SENT
+    assert hash_of(bench.ram.read(gpa, 20)) == (1, value, 2, 0)
+
+
+def test_hash_is_in_the_first_of_many_buffers_only(bench: Bench) -> None:
+    *flow, value, _ = VECTORS[1]
+    bench.use(HASHED)
+    configure(bench.net)
+    places = [bench.ram.put(bytes(64))[0] for _ in range(4)]
+    for gpa in places:
+        bench.driver.add([(gpa, 64, WRITE)])
+    whole = frame(*flow) + bytes(range(150))
+    assert bench.net.transmit(bench.ring, None, [whole]) == SENT
+    bench.ring.publish()
+    got = b"".join(
+        bench.ram.read(gpa, size) for gpa, (_, size) in zip(places, bench.driver.used(), strict=True)
+    )
+    assert hash_of(got[:20]) == (4, value, 2, 0)
+    assert got[20:] == whole
+
+
+def test_hash_report_is_none_before_the_driver_said_what_to_hash(bench: Bench) -> None:
+    bench.use(HASHED)
+    assert bench.receive(bytes(20) + FRAME) == [(None, FRAME)]
+    gpa, _ = bench.ram.put(b"\xff" * 128)
+    bench.driver.add([(gpa, 128, WRITE)])
+    *flow, _, _ = VECTORS[0]
+    assert bench.net.transmit(bench.ring, None, [frame(*flow)]) == SENT
+    assert bench.ram.read(gpa, 20) == bytes(10) + b"\1" + bytes(9)
+
+
+def test_hash_config_is_forgotten_with_a_new_negotiation(bench: Bench) -> None:
+    bench.use(HASHED)
+    configure(bench.net)
+    bench.use(HASHED)
+    assert bench.net.control.hash is None
+
+
+def test_hash_report_without_a_control_queue_does_not_count(bench: Bench) -> None:
+    bench.use(MODERN | vf.mask(vf.VIRTIO_NET_F_HASH_REPORT))
+    assert bench.receive(HDR12 + FRAME) == [(None, FRAME)]
+
+
 # -- what was negotiated --------------------------------------------------------------------------------
 
 
@@ -307,6 +416,61 @@ def test_offloads_follow_the_features(bench: Bench) -> None:
     assert offloads.max_frame == 65550
     offloads = bench.use(LEGACY).net.offloads
     assert (offloads.csum, offloads.tso4, offloads.max_frame) == (False, False, 1514)
+
+
+@pytest.mark.parametrize(
+    ("bit", "gso_type", "kind", "name"),
+    [
+        (vf.VIRTIO_NET_F_GUEST_UFO, 3, b"\x08\x00", "ufo"),
+        (vf.VIRTIO_NET_F_GUEST_USO4, 5, b"\x08\x00", "uso4"),
+        (vf.VIRTIO_NET_F_GUEST_USO6, 5, b"\x86\xdd", "uso6"),
+    ],
+)
+def test_udp_offload_follows_its_feature(
+    bench: Bench, bit: int, gso_type: int, kind: bytes, name: str
+) -> None:
+    parts = [FRAME[:12] + kind + FRAME[14:]]
+    header = VnetHdr(1, gso_type, 42, 1000, 34, 6)
+    assert getattr(bench.net.offloads, name)
+    assert bench.net.offloads.takes(header, parts)
+    bench.use(MODERN & ~vf.mask(bit))
+    assert not getattr(bench.net.offloads, name)
+    assert not bench.net.offloads.takes(header, parts)
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM))
+    assert not bench.net.offloads.takes(header, parts)
+
+
+def test_uso_of_one_ip_version_is_not_taken_for_the_other(bench: Bench) -> None:
+    header = VnetHdr(1, 5, 42, 1000, 34, 6)
+    four, six, tagged = (FRAME[:12] + kind + FRAME[14:] for kind in (b"\x08\0", b"\x86\xdd", b"\x81\0"))
+    assert bench.net.offloads.takes(header, [tagged])
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_USO6))
+    assert bench.net.offloads.takes(header, [four[:7], four[7:]])
+    assert not bench.net.offloads.takes(header, [six])
+    bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_USO4))
+    assert [bench.net.offloads.takes(header, [one]) for one in (four, six, tagged)] == [False, True, False]
+
+
+def test_any_gso_kind_of_the_guest_makes_room_for_the_largest_frame(bench: Bench) -> None:
+    csum = vf.mask(vf.VIRTIO_F_VERSION_1, vf.VIRTIO_NET_F_GUEST_CSUM)
+    assert bench.use(csum).net.offloads.max_frame == 1514
+    for bit in (
+        vf.VIRTIO_NET_F_GUEST_UFO,
+        vf.VIRTIO_NET_F_GUEST_USO4,
+        vf.VIRTIO_NET_F_GUEST_USO6,
+        vf.VIRTIO_NET_F_GUEST_TSO4,
+    ):
+        assert bench.use(csum | vf.mask(bit)).net.offloads.max_frame == 65550
+
+
+@pytest.mark.parametrize("gso_type", [1, 4, 0x81, 0x84, 3])
+def test_legacy_gso_bit_stands_for_all_kinds_of_its_time(bench: Bench, gso_type: int) -> None:
+    header = struct.pack("<BBHHHH", 1, gso_type, 54, 1448, 34, 16)
+    legacy = vf.mask(vf.VIRTIO_NET_F_CSUM, vf.VIRTIO_NET_F_GSO)
+    assert len(bench.use(legacy).receive(header, FRAME)) == 1
+    assert bench.use(vf.mask(vf.VIRTIO_NET_F_GSO)).receive(header, FRAME) == []
+    bench.use(legacy | vf.mask(vf.VIRTIO_F_VERSION_1))
+    assert bench.receive(header + b"\0\0" + FRAME) == []
 
 
 def test_mtu_sets_the_largest_frame(bench: Bench) -> None:
@@ -322,13 +486,13 @@ def test_tso_without_guest_csum_does_not_count(bench: Bench) -> None:
 
 def test_accepts_only_what_the_guest_takes(bench: Bench) -> None:
     net = bench.net
-    assert net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
+    assert net.offloads.takes(VnetHdr(1, 0x84, 74, 1428, 54, 16), [FRAME])
     bench.use(MODERN & ~vf.mask(vf.VIRTIO_NET_F_GUEST_ECN))
-    assert not net.accepts(VnetHdr(1, 0x84, 74, 1428, 54, 16))
-    assert net.accepts(VnetHdr(1, 4, 74, 1428, 54, 16))
+    assert not net.offloads.takes(VnetHdr(1, 0x84, 74, 1428, 54, 16), [FRAME])
+    assert net.offloads.takes(VnetHdr(1, 4, 74, 1428, 54, 16), [FRAME])
     bench.use(LEGACY)
-    assert not net.accepts(VnetHdr(1, 0, 0, 0, 34, 16))
-    assert net.accepts(VnetHdr())
+    assert not net.offloads.takes(VnetHdr(1, 0, 0, 0, 34, 16), [FRAME])
+    assert net.offloads.takes(VnetHdr(), [FRAME])
 
 
 def test_scatter_crosses_borders_of_both_sides() -> None:

@@ -175,7 +175,11 @@ def test_offload_requests_need_their_features(rigs: list[Rig]) -> None:
     able.driver.send(FRAME, tso)
     assert able.take()[:12] == struct.pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0)
     with pytest.raises(ValueError, match="gso_type"):
-        able.driver.send(FRAME, VnetHdr(1, 3, 54, 1448, 34, 16))
+        able.driver.send(FRAME, VnetHdr(1, 2, 54, 1448, 34, 16))
+    for bit, kind in ((vf.VIRTIO_NET_F_HOST_UFO, 3), (vf.VIRTIO_NET_F_HOST_USO, 5)):
+        able.driver.send(FRAME, VnetHdr(1, kind, 42, 1000, 34, 6))
+        with pytest.raises(ValueError, match="gso_type"):
+            rig(rigs, DRIVER_FEATURES & ~vf.mask(bit)).driver.send(FRAME, VnetHdr(1, kind, 42, 1000, 34, 6))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +189,9 @@ def test_offload_requests_need_their_features(rigs: list[Rig]) -> None:
         (MODERN, {"flags": 2}, "without VIRTIO_NET_F_GUEST_CSUM"),
         (BIG, {"flags": 1, "gso": 4, "gso_size": 1448}, "gso_type 0x4"),
         (BIG, {"flags": 1, "gso": 1, "gso_size": 0}, "gso_size 0"),
+        (BIG, {"flags": 1, "gso": 3, "gso_size": 1448}, "gso_type 0x3"),
+        (BIG, {"flags": 1, "gso": 5, "gso_size": 1448}, "gso_type 0x5"),
+        (BIG | vf.mask(vf.VIRTIO_NET_F_GUEST_USO4), {"flags": 1, "gso": 5, "gso_size": 1448}, "gso_type 0x5"),
         (MERGEABLE, {"buffers": 0}, "num_buffers is 0"),
         (MERGEABLE, {"buffers": 17}, "num_buffers is 17"),
     ],

@@ -69,6 +69,34 @@ def test_everything_answers(ask: Any, arguments: tuple[str, ...]) -> None:
     assert not report["rings"]["broken"]
 
 
+def test_all_kinds_of_segmentation_are_negotiated(ask: Any) -> None:
+    _, report = ask("-c", "0")
+    taken = {bit["name"].removeprefix("VIRTIO_NET_F_") for bit in report["features"] if bit["acknowledged"]}
+    assert {"GUEST_UFO", "HOST_UFO", "GUEST_USO4", "GUEST_USO6", "HOST_USO", "HOST_TSO4"} <= taken
+    assert "CTRL_VQ" not in taken
+
+
+@pytest.mark.parametrize("more", [(), ("--packed",)])
+def test_back_end_with_a_control_queue_hashes_what_it_sends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    where = str(tmp_path / "s")
+    script = Path(__file__).parents[3] / "helpers" / "control_backend.py"
+    with subprocess.Popen([sys.executable, script, where], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready:")
+            features = "all,CTRL_VQ,HASH_REPORT,NOTF_COAL"
+            code = cli.main(["driver", "--connect", where, "--json", "--features", features, *more])
+            report = json.loads(capsys.readouterr().out)
+        finally:
+            process.kill()
+    assert code == 0
+    assert report["rings"]["header"] == 20
+    counters = report["counters"]
+    assert counters["rx_hashed"] == counters["rx_frames"] - 1 > 3  # ARP is not hashed
+
+
 def test_negotiation_has_each_bit_and_who_has_it(ask: Any) -> None:
     _, report = ask("--features", "VERSION_1,MRG_RXBUF")
     bits = {bit["name"]: bit for bit in report["features"]}
