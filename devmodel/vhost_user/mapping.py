@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Maps guest memory out of the descriptors that a frontend passed; the I/O half of
-devmodel/virtio/memory.py."""
+"""Maps guest memory out of the descriptors that a frontend passed, and makes shared memory for it; the I/O half of
+devmodel/virtio/memory.py and inflight.py."""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import stat
@@ -55,3 +56,18 @@ def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
     except (OSError, ValueError, OverflowError) as error:
         raise MappingError("a memory region cannot be mapped", str(error)) from error
     return MmapMapping(area, offset - start, size)
+
+
+def allocate(size: int) -> int:
+    """A fresh memfd of `size` zero bytes that nobody can make shorter; its owner closes it. MappingError."""
+    try:
+        fd = os.memfd_create("vhost-user-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise MappingError("no shared memory can be made", str(error)) from error
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        os.close(fd)
+        raise MappingError(f"no {size} bytes of shared memory can be made", str(error)) from error
+    return fd

@@ -24,7 +24,8 @@ What it decides:
 Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_bytes, tx_frames, tx_bytes;
 reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
 tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
-signals, broken_rings, resynchronised_rings, connects, clients_refused, frontend_errors, tx_queued (now).
+signals, broken_rings, resynchronised_rings, resubmitted_buffers (that a back end which died had taken), connects,
+clients_refused, frontend_errors, tx_queued (now).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.connection import Connection
-from devmodel.vhost_user.mapping import map_fd
+from devmodel.vhost_user.mapping import allocate, map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
@@ -68,6 +69,7 @@ _COUNTERS = (
     "signals",
     "broken_rings",
     "resynchronised_rings",
+    "resubmitted_buffers",
     "connects",
     "clients_refused",
     "frontend_errors",
@@ -334,6 +336,7 @@ class VhostUserServer:
             protocol_features=self._protocol_features,
             net=self.net,
             control_queue=self._control_queue,
+            allocator=allocate,
         )
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
@@ -404,6 +407,8 @@ class VhostUserServer:
             log.info(
                 "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
             )
+        if ring.tracked:
+            self._took_over(ring)
         if self._is_control(index):
             self._loop.call_soon(self._obey, index)
         elif index & 1:
@@ -411,6 +416,15 @@ class VhostUserServer:
         else:
             ring.suppress_kicks()
         self._keep_watch()
+
+    def _took_over(self, ring: Ring) -> None:
+        """A back end that died may have given buffers back without telling the driver."""
+        if ring.resubmitted:
+            self._count["resubmitted_buffers"] += ring.resubmitted
+            text = "%s: queue %d taken up with %d buffers that were in flight"
+            log.info(text, self.name, ring.index, ring.resubmitted)
+            ring.resubmitted = 0
+        self._signal(ring.index)
 
     def ring_stopped(self, index: int) -> None:
         if not index & 1 and not self._is_control(index):
@@ -499,8 +513,12 @@ class VhostUserServer:
             self._keep_watch()
 
     def _complete(self, ring: Ring, index: int, frames: list[Frame]) -> None:
-        """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
-        ring.publish()
+        """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know.
+
+        Where buffers in flight are tracked, frames go first: what was not handed on is not given back either.
+        """
+        if not ring.tracked:
+            ring.publish()
         count = self._count
         count["batches"] += 1
         signals = count["signals"]
@@ -511,6 +529,8 @@ class VhostUserServer:
                 for _, frame in frames:
                     self.net.steering.sent_on(frame, index // 2)
             self._deliver(frames)
+        if ring.tracked and ring is self._ring(index):
+            ring.publish()
         if count["signals"] == signals:
             self._signal_completions(index)
 

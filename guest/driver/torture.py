@@ -29,8 +29,7 @@ Frames for rings are ARP requests: whether one went through is seen by its answe
 ARP, frames that `passed` look dropped.
 
 Not there: what kills a process that maps memory without being able to defend itself (a file that shrinks: SIGBUS),
-control queue, migration log, inflight tracking, device state and the channel for
-the back end's own requests; `NOT_THERE` has the rows.
+control queue, migration log, device state and the channel for the back end's own requests; `NOT_THERE` has the rows.
 """
 
 from __future__ import annotations
@@ -91,7 +90,6 @@ NOT_THERE: Final = {
     18: "a file that shrinks after it was mapped kills any process that touches it",
     45: "the control queue: frontends that are known handle it themselves",
     48: "the migration log",
-    49: "inflight tracking",
     50: "device state",
     51: "the channel for the back end's own requests",
 }

@@ -483,9 +483,9 @@ class Frontend:
 class SessionFrontend(Frontend):
     """Talks to a Session without any socket; descriptors are duplicated as SCM_RIGHTS would."""
 
-    def __init__(self, num: int = 16, packed: bool = False, **options: int) -> None:
+    def __init__(self, num: int = 16, packed: bool = False, **options: Any) -> None:
         super().__init__(num, packed)
-        self.session = vs.Session(map_fd, **options)  # type: ignore[arg-type]
+        self.session = vs.Session(map_fd, **options)
         self.kept: dict[tuple[str, int], int] = {}
         self.actions: list[vs.Action] = []
 
@@ -506,6 +506,8 @@ class SessionFrontend(Frontend):
         for action in actions:
             if isinstance(action, vs.CloseFd):
                 os.close(action.fd)
+            elif isinstance(action, vs.Reply) and action.fd is not None:
+                self._keep(("Reply", 0), action.fd)
             elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
         self.actions += actions

@@ -74,9 +74,9 @@ def torture(
 
 def _chosen(text: str) -> list[Case]:
     """The cases of some rows, in their order."""
-    from guest.driver import torture_messages, torture_rings
+    from guest.driver.torture_cases import CASES
 
-    cases = sorted([*torture_messages.CASES, *torture_rings.CASES], key=lambda case: case.row)
+    cases = sorted(CASES, key=lambda case: case.row)
     if not text:
         return cases
     wanted: set[int] = set()

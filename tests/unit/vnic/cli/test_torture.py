@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from guest.driver import torture_messages, torture_rings
 from guest.driver.torture import NOT_THERE, Settings, Torture
+from guest.driver.torture_cases import CASES
 from vnic import cli
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
 SERVE = [sys.executable, "-m", "vnic", "serve", "--control", "none"]
-CASES = [*torture_messages.CASES, *torture_rings.CASES]
 
 # What each row's inputs get from our own back end, in the order of the inputs where they differ
 OUTCOMES: dict[int, str | list[str]] = {
@@ -67,6 +66,7 @@ OUTCOMES: dict[int, str | list[str]] = {
     44: "dropped",
     46: "broken",
     47: "served",
+    49: ["refused"] * 17 + ["broken"] * 5 + ["refused"] * 2 + ["broken"] * 7 + ["served"],
     52: "served",
     53: "served",
     54: "served",
