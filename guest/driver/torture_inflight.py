@@ -2,9 +2,9 @@
 """Bad inflight regions of a frontend: row 49 of docs/bad-inputs.md.
 
 Numbers that are false come with SET_INFLIGHT_FD or GET_INFLIGHT_FD and have to be refused. What lies in a region is
-good as a back end writes it, but for one thing; it is handed over, and the rings are started: the message may be refused,
-or the transmit ring be broken, or what was written there be ignored (traffic goes on), but the back end must not run after
-an index that leads out of the region, nor round in a circle.
+good as a back end writes it, but for one thing; it is handed over, and the rings are started: the message may be
+refused, or the transmit ring be broken, or what was written there be ignored (traffic goes on), but the back end must
+not run after an index that leads out of the region, nor round in a circle.
 """
 
 from __future__ import annotations

@@ -558,6 +558,17 @@ class SocketFrontend(Frontend):
     async def connect(self, path: str) -> None:
         await asyncio.get_running_loop().sock_connect(self.sock, path)
 
+    async def accept(self, path: str) -> None:
+        """Listen at `path` for one back end, as QEMU does with server=on, and no longer than until it is there."""
+        self.sock.bind(path)
+        self.sock.listen(1)
+        listener = self.sock
+        try:
+            self.sock, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), 5)
+        finally:
+            listener.close()
+            os.unlink(path)
+
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.sock.sendmsg([data], rights)
