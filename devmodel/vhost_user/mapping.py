@@ -13,10 +13,12 @@ from devmodel.errors import MappingError
 
 
 class MmapMapping:
-    """`view` over a shared, writable mapping. Python's mmap keeps a duplicate of the descriptor."""
+    """`view` over a shared, writable mapping. Python's mmap keeps a duplicate of the descriptor. `sealed`: nobody can
+    make the file shorter, after which touching the view would be SIGBUS."""
 
-    def __init__(self, area: mmap.mmap, delta: int, size: int) -> None:
+    def __init__(self, area: mmap.mmap, delta: int, size: int, sealed: bool) -> None:
         self._area = area
+        self.sealed = sealed
         whole = memoryview(area)
         self.view = whole[delta : delta + size]
         whole.release()
@@ -55,7 +57,15 @@ def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
         area = mmap.mmap(fd, end - start, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=start)
     except (OSError, ValueError, OverflowError) as error:
         raise MappingError("a memory region cannot be mapped", str(error)) from error
-    return MmapMapping(area, offset - start, size)
+    return MmapMapping(area, offset - start, size, is_sealed(fd))
+
+
+def is_sealed(fd: int) -> bool:
+    """F_SEAL_SHRINK is set: only a memfd can have it, and QEMU's memory-backend-memfd has it by default."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
 
 
 def allocate(size: int) -> int:
@@ -67,7 +77,7 @@ def allocate(size: int) -> int:
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         os.close(fd)
         raise MappingError(f"no {size} bytes of shared memory can be made", str(error)) from error
     return fd

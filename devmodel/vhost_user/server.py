@@ -25,7 +25,8 @@ Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_b
 reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
 tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
 signals, broken_rings, resynchronised_rings, resubmitted_buffers (that a back end which died had taken), connects,
-clients_refused, frontend_errors, tx_queued (now).
+clients_refused, frontend_errors, unsealed_regions (memory that the frontend could cut short, and so end us),
+tx_queued (now).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import allocate, map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
+from devmodel.virtio.memory import Mapping
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
 
@@ -56,6 +58,10 @@ BACKLOG_FRAMES = 256
 RECHECK_S = 0.005
 RECHECK_IDLE_S = 0.080
 
+_UNSEALED = (
+    "the frontend's memory lies in a file that can be made shorter, which would end this process by SIGBUS; "
+    "a memory-backend-memfd cannot (F_SEAL_SHRINK)"
+)
 _COUNTERS = (
     "rx_drop_disabled",
     "tx_drop_backlog",
@@ -73,6 +79,7 @@ _COUNTERS = (
     "connects",
     "clients_refused",
     "frontend_errors",
+    "unsealed_regions",
 )
 _TX_DROPS = (
     "tx_drop_too_big",
@@ -330,7 +337,7 @@ class VhostUserServer:
         """A frontend is there: begin a session, over what `connect` makes of it."""
         self._count["connects"] += 1
         session = Session(
-            map_fd,
+            self._map,
             queue_pairs=self._queue_pairs,
             features=self._features,
             protocol_features=self._protocol_features,
@@ -340,6 +347,15 @@ class VhostUserServer:
         )
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
+
+    def _map(self, fd: int, size: int, offset: int) -> Mapping:
+        """Guest memory is taken unsealed too, since much of what is legal comes so, but not without a word."""
+        mapping = map_fd(fd, size, offset)
+        if not mapping.sealed:
+            self._count["unsealed_regions"] += 1
+            if self._count["unsealed_regions"] == 1:
+                log.warning("%s: %s", self.name, _UNSEALED)
+        return mapping
 
     def disconnected(self, error: FrontendError | None) -> None:
         self._connection = None

@@ -5,7 +5,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from guest.driver import torture_inflight, torture_messages, torture_rings
+from guest.driver import (
+    torture_control,
+    torture_inflight,
+    torture_messages,
+    torture_rings,
+    torture_shrink,
+)
 from guest.driver.torture import Case
 
-CASES: Final[list[Case]] = [*torture_messages.CASES, *torture_rings.CASES, *torture_inflight.CASES]
+CASES: Final[list[Case]] = [
+    *torture_messages.CASES,
+    *torture_rings.CASES,
+    *torture_inflight.CASES,
+    *torture_control.CASES,
+    *torture_shrink.CASES,
+]
