@@ -88,7 +88,7 @@ def test_file_of_a_disk_cannot_be_sealed(tmp_path: Path) -> None:
 
 def test_memory_of_no_possible_size_is_refused() -> None:
     before = len(os.listdir("/proc/self/fd"))
-    for size in (1 << 63, (1 << 63) - 1):
+    for size in (1 << 63, -1):
         with pytest.raises(MappingError):
             allocate(size)
     assert len(os.listdir("/proc/self/fd")) == before
