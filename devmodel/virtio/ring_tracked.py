@@ -102,9 +102,9 @@ class TrackedSplitRing(SplitRing):
                 raise self._broken("made available again before it was given back", "2.7.6", head, head)
             state = self._state
             self._taken.add(head)
-            state.words[state.counter_at(head)] = self._counter
+            state.words[2 * head + 3] = self._counter  # counter_at()
             self._counter = (self._counter + 1) % _COUNTERS
-            state.bytes[state.inflight_at(head)] = 1
+            state.bytes[16 * head + 16] = 1  # inflight_at()
         return fresh
 
     def unpop(self, chains: Sequence[Chain]) -> None:
@@ -120,20 +120,21 @@ class TrackedSplitRing(SplitRing):
     def push(self, head: int, written: int) -> None:
         super().push(head, written)
         self._batch.append(head)
-        if head in self._redone:
+        if self._redone and head in self._redone:
             self._redone.remove(head)
 
     def publish(self) -> bool:
         """ "When supplying used buffers to the driver", steps 2 to 7."""
-        state = self._state
+        halves, marks, last = self._state.halves, self._state.bytes, self._last_batch_head
         for head in self._batch:
-            state.halves[state.next_at(head)] = self._last_batch_head
-            state.halves[state.LAST_BATCH_HEAD] = self._last_batch_head = head
+            halves[8 * head + 11] = last  # next_at()
+            halves[SplitState.LAST_BATCH_HEAD] = last = head
+        self._last_batch_head = last
         published = super().publish()
         if published:
             for head in self._batch:
-                state.bytes[state.inflight_at(head)] = 0
-            state.halves[state.USED_IDX] = self._used_idx
+                marks[16 * head + 16] = 0  # inflight_at()
+            halves[SplitState.USED_IDX] = self._used_idx
             self._taken.difference_update(self._batch)
             self._batch = []
         return published
@@ -248,25 +249,25 @@ class TrackedPackedRing(PackedRing):
 
     def _mark(self, head: int, position: int, count: int) -> None:
         """ "When receiving available buffers from the driver": the last store is what counts."""
-        state, words = self._state, self._desc_words
-        entries = self._free[-count:][::-1]
+        state, ring, num, free = self._state, self._desc_words, self.num, self._free
+        words = state.words
+        entries = [free.pop() for _ in range(count)]
+        slot = position if position < num else position - num
         for entry in entries:
-            slot = self._place(position)[0]
-            addr, word = words[slot << 1], words[slot << 1 | 1]
-            at = state.counter_at(entry)
-            ident = head if entry == entries[-1] else word >> 32 & 0xFFFF
-            state.words[at + 1] = ident | word >> 48 << 16 | (word & 0xFFFFFFFF) << 32
-            state.words[at + 2] = addr
-            position = (position + 1) % (2 * self.num)
+            at = 4 * entry + 5  # counter_at()
+            word = ring[slot << 1 | 1]
+            words[at + 1] = word >> 32 | (word & 0xFFFFFFFF) << 32
+            words[at + 2] = ring[slot << 1]
+            slot += 1
+            if slot == num:
+                slot = 0
         first = entries[0]
-        at = state.next_at(first)
-        state.halves[at + 1], state.halves[at + 2] = entries[-1], count
-        state.words[state.counter_at(first)] = self._counter
+        state.longs[8 * first + 9] = entries[-1] | count << 16  # last, num
+        words[4 * first + 5] = self._counter
         self._counter = (self._counter + 1) % _COUNTERS
-        state.bytes[state.inflight_at(first)] = 1
-        del self._free[-count:]
+        state.bytes[32 * first + 32] = 1
         self._entries[head] = entries
-        self._set_free(self._free_head)
+        self._set_free(free[-1] if free else state.desc_num)
 
     @property
     def _free_head(self) -> int:
@@ -292,27 +293,27 @@ class TrackedPackedRing(PackedRing):
         super().push(head, written)
         entries = self._entries.pop(head)
         self._batch.append(entries)
-        for at, what in enumerate(self._redone):
-            if what.entries is entries:
-                del self._redone[at]
-                break
+        if self._redone:
+            self._redone = [what for what in self._redone if what.entries is not entries]
 
     def publish(self) -> bool:
         """ "When supplying used buffers to the driver", steps 3 to 9. They wait until now since a buffer that is taken
         in between would have to leave old_free_head behind while it differs from free_head."""
         if not self._batch:
             return False
-        state, old_head = self._state, self._free_head
+        state, free = self._state, self._free
+        head = old_head = self._free_head
         for entries in self._batch:
-            state.halves[state.next_at(entries[-1])] = self._free_head
-            self._free += entries[::-1]
+            state.halves[16 * entries[-1] + 17] = head  # next_at()
+            head = entries[0]
+            free += entries[::-1]
         old, new = self._shown, (self._used % self.num, int(self._used < self.num))
-        state.set_free(self._free_head, old_head)
+        state.set_free(head, old_head)
         state.set_used(new, old)
         super().publish()
         for entries in self._batch:
-            state.bytes[state.inflight_at(entries[0])] = 0
-        self._set_free(self._free_head)
+            state.bytes[32 * entries[0] + 32] = 0  # inflight_at()
+        self._set_free(head)
         state.set_used(new, new)
         self._shown = new
         self._batch = []
