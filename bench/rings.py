@@ -4,8 +4,9 @@
 A driver in this process fills a ring of 256; only the device's part is timed. Prints microseconds of CPU time, the best
 of several rounds, for split and packed rings:
 
-* a buffer taken and given back, in batches of 128 that are published and asked about once, by drain(), as a transmit
-  queue does it, and by pop() and push();
+* a buffer taken and given back, in batches of 128 that are published and asked about once: by drain(), the batch
+  call by which the device takes a transmit queue's buffers (VirtioNet.receive); by pop() and push(), which it uses
+  for the control queue and for chains of other shapes; by drain() of a ring that writes down what is in flight;
 * a frame of 60 bytes from the guest, checked and copied out by VirtioNet.receive;
 * a frame of 64 KB laid into mergeable receive buffers of 1536 bytes, and into pages of 4096.
 
@@ -23,11 +24,13 @@ from collections.abc import Callable, Sequence
 
 from devmodel.port import VnetHdr
 from devmodel.virtio import features as vf
+from devmodel.virtio.inflight import PackedState, SplitState, queue_bytes
 from devmodel.virtio.memory import GuestMemory, Region, RegionSpec
 from devmodel.virtio.net import SENT, VirtioNet
 from devmodel.virtio.ring import Ring
 from devmodel.virtio.ring_packed import PackedRing
 from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.ring_tracked import TrackedPackedRing, TrackedSplitRing
 from devmodel.virtio.spec import VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED, VIRTQ_DESC_F_WRITE
 
 NUM, BATCH = 256, 128
@@ -56,7 +59,9 @@ class _Plain:
 class Rig:
     """A driver and a device of one ring whose buffers have `size` bytes; `give()` is the driver's part."""
 
-    def __init__(self, packed: bool, size: int, flags: int = 0, extra: int = 0) -> None:
+    def __init__(
+        self, packed: bool, size: int, flags: int = 0, extra: int = 0, tracked: bool = False
+    ) -> None:
         mapping = _Plain()
         self.view = mapping.view
         self.memory = GuestMemory([Region(RegionSpec(0, MEMORY, 0, 0), mapping)])
@@ -74,14 +79,26 @@ class Rig:
         if packed:
             areas = (areas[0], areas[1][:4], areas[2][:4])
             features |= vf.mask(vf.VIRTIO_F_RING_PACKED)
-            self.ring = PackedRing(0, NUM, self.memory, areas, features, FRESH)
+            if tracked:
+                state = PackedState(0, self._region(packed), NUM)
+                self.ring = TrackedPackedRing(0, NUM, self.memory, areas, features, FRESH, False, state)
+            else:
+                self.ring = PackedRing(0, NUM, self.memory, areas, features, FRESH)
             laps = (VIRTQ_DESC_F_AVAIL, VIRTQ_DESC_F_USED)
             self.laps = [self._table(size, lap | flags, packed=True) for lap in laps]
         else:
             self.view[: 16 * NUM] = self._table(size, flags, packed=False)
             heads = struct.pack(f"<{NUM}H", *range(NUM))
             self.view[DRIVER_AREA + 4 : DRIVER_AREA + 4 + 2 * NUM] = heads
-            self.ring = SplitRing(0, NUM, self.memory, areas, features, 0)
+            if tracked:
+                part = SplitState(0, self._region(packed), NUM)
+                self.ring = TrackedSplitRing(0, NUM, self.memory, areas, features, 0, part)
+            else:
+                self.ring = SplitRing(0, NUM, self.memory, areas, features, 0)
+
+    @staticmethod
+    def _region(packed: bool) -> memoryview:
+        return memoryview(bytearray(queue_bytes(NUM, packed)))
 
     @staticmethod
     def _table(size: int, flags: int, packed: bool) -> bytes:
@@ -131,9 +148,9 @@ def buffers(packed: bool, count: int) -> float:
     return _timed(rig, count, work)
 
 
-def drained(packed: bool, count: int, extra: int = 0) -> float:
+def drained(packed: bool, count: int, extra: int = 0, tracked: bool = False) -> float:
     """Per buffer taken and given back by drain()."""
-    rig = Rig(packed, 12 + FRAME, extra=extra)
+    rig = Rig(packed, 12 + FRAME, extra=extra, tracked=tracked)
     rig.give(NUM)
     taken = 0
 
@@ -184,6 +201,7 @@ MEASURES: dict[str, Callable[[bool, int], float]] = {
     "a buffer by drain()": drained,
     "the same with IN_ORDER": lambda packed, count: drained(packed, count, vf.mask(vf.VIRTIO_F_IN_ORDER)),
     "a buffer by pop() and push()": buffers,
+    "drain() with what is in flight": lambda packed, count: drained(packed, count, tracked=True),
     "a 60-byte frame received": frames,
     "64 KB into buffers of 1536": lambda packed, count: merged(packed, count // 50, 1536),
     "64 KB into buffers of 4096": lambda packed, count: merged(packed, count // 50, 4096),

@@ -73,7 +73,8 @@ class BrokenRing(DevModelError):
     """A guest's virtqueue that cannot be trusted any more.
 
     `queue` is the vring index, `head` and `descriptor` are -1 where the fault is not about one; `rule` is the
-    requirement that was broken, `section` where the specification (virtio 1.2) has it.
+    requirement that was broken, `section` where the specification has it: a number of virtio 1.2, or another
+    one's heading.
     """
 
     def __init__(self, queue: int, rule: str, section: str, head: int = -1, descriptor: int = -1) -> None:
@@ -84,7 +85,7 @@ class BrokenRing(DevModelError):
             where += f", descriptor {descriptor}"
         super().__init__(
             f"broken ring: {where}: {rule}",
-            f"virtio 1.2, section {section}",
+            f"virtio 1.2, section {section}" if section[:1].isdigit() else section,
             "the ring is stopped until the guest's driver resets the device",
         )
         self.queue = queue

@@ -2,6 +2,7 @@
 """Where a back end is reached: what the options --vhost-user, --stream and so on name, and what QEMU has to be told.
 
     --vhost-user PATH                 we listen, rings in shared memory
+    --vhost-user-to PATH              the same where QEMU listens; we connect, once it is there
     --stream PATH|HOST:PORT           we listen for -netdev stream,server=off
     --stream-to PATH|HOST:PORT        we connect to -netdev stream,server=on, once it is there
     --dgram LOCAL[,REMOTE]            -netdev dgram; REMOTE may be a multicast group; without it: whoever sends
@@ -24,6 +25,7 @@ from devmodel.netdev.stream import StreamServer
 from devmodel.netdev.stream_client import StreamClient
 from devmodel.netdev.tap import TapPort
 from devmodel.port import Port
+from devmodel.vhost_user.client import VhostUserClient
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
 from vnic.errors import UsageError
@@ -111,6 +113,26 @@ class VhostUser(Place):
 
     def device(self, net: str) -> str:
         return f"{super().device(net)},vectors=0"
+
+
+class VhostUserTo(VhostUser):
+    """QEMU listens."""
+
+    kind = "vhost-user-to"
+    example = "/tmp/qemu.sock"
+
+    def paths(self) -> tuple[str, ...]:
+        return ()
+
+    async def open(self, name: str, mtu: int) -> Transport:
+        return await VhostUserClient.connect(self.text, name=name, queue_pairs=QUEUE_PAIRS)
+
+    def qemu(self, net: str) -> list[str]:
+        chardev = net.replace("net", "chr")
+        return [
+            f"-chardev socket,id={chardev},path={_escaped(self.text)},server=on,wait=off",
+            f"-netdev vhost-user,id={net},chardev={chardev}",
+        ]
 
 
 class Stream(Place):
@@ -280,7 +302,7 @@ class Tap(Place):
         return [f"-netdev tap,id={net},ifname={self.interface()[0]}-guest,script=no,downscript=no"]
 
 
-KINDS: tuple[type[Place], ...] = (VhostUser, Stream, StreamTo, Dgram, Socket, Tap)
+KINDS: tuple[type[Place], ...] = (VhostUser, VhostUserTo, Stream, StreamTo, Dgram, Socket, Tap)
 
 
 def check_together(places: Sequence[Place], mtu: int) -> None:

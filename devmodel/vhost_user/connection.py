@@ -136,9 +136,16 @@ class Connection:
 
     def _on_reply(self, action: vs.Reply) -> None:
         try:
-            sent = self._sock.send(action.data, socket.MSG_NOSIGNAL)
+            if action.fd is None:
+                sent = self._sock.send(action.data, socket.MSG_NOSIGNAL)
+            else:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [action.fd]))
+                sent = self._sock.sendmsg([action.data], [rights], socket.MSG_NOSIGNAL)
         except OSError:
             sent = 0
+        finally:
+            if action.fd is not None:
+                os.close(action.fd)
         if sent != len(action.data):
             self._end(FrontendError("the frontend does not read its replies"))
 

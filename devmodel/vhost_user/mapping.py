@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Maps guest memory out of the descriptors that a frontend passed; the I/O half of
-devmodel/virtio/memory.py."""
+"""Maps guest memory out of the descriptors that a frontend passed, and makes shared memory for it; the I/O half of
+devmodel/virtio/memory.py and inflight.py."""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import stat
@@ -12,10 +13,12 @@ from devmodel.errors import MappingError
 
 
 class MmapMapping:
-    """`view` over a shared, writable mapping. Python's mmap keeps a duplicate of the descriptor."""
+    """`view` over a shared, writable mapping. Python's mmap keeps a duplicate of the descriptor. `sealed`: nobody can
+    make the file shorter, after which touching the view would be SIGBUS."""
 
-    def __init__(self, area: mmap.mmap, delta: int, size: int) -> None:
+    def __init__(self, area: mmap.mmap, delta: int, size: int, sealed: bool) -> None:
         self._area = area
+        self.sealed = sealed
         whole = memoryview(area)
         self.view = whole[delta : delta + size]
         whole.release()
@@ -54,4 +57,27 @@ def map_fd(fd: int, size: int, offset: int) -> MmapMapping:
         area = mmap.mmap(fd, end - start, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=start)
     except (OSError, ValueError, OverflowError) as error:
         raise MappingError("a memory region cannot be mapped", str(error)) from error
-    return MmapMapping(area, offset - start, size)
+    return MmapMapping(area, offset - start, size, is_sealed(fd))
+
+
+def is_sealed(fd: int) -> bool:
+    """F_SEAL_SHRINK is set: only a memfd can have it, and QEMU's memory-backend-memfd has it by default."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:
+        return False
+
+
+def allocate(size: int) -> int:
+    """A fresh memfd of `size` zero bytes that nobody can make shorter; its owner closes it. MappingError."""
+    try:
+        fd = os.memfd_create("vhost-user-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise MappingError("no shared memory can be made", str(error)) from error
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except (OSError, OverflowError) as error:
+        os.close(fd)
+        raise MappingError(f"no {size} bytes of shared memory can be made", str(error)) from error
+    return fd

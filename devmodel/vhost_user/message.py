@@ -21,6 +21,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from devmodel.errors import FrontendError
+from devmodel.virtio.inflight import InflightSpec
 from devmodel.virtio.memory import RegionSpec
 
 # "Header"
@@ -41,6 +42,8 @@ VRING_ADDR: Final = struct.Struct("<IIQQQQ")
 MEM_TABLE: Final = struct.Struct("<II")
 MEM_REGION: Final = struct.Struct("<QQQQ")
 SINGLE_REGION: Final = struct.Struct("<QQQQQ")
+INFLIGHT: Final = struct.Struct("<QQHH")
+INFLIGHT_SIZE: Final = 24  # as C pads it, and strict peers compare; the specification counts 20
 
 # "Vring descriptor messages"
 VHOST_USER_VRING_IDX_MASK: Final = 0xFF
@@ -68,6 +71,8 @@ class Request(IntEnum):
     VHOST_USER_SET_VRING_ENABLE = 18
     VHOST_USER_SEND_RARP = 19
     VHOST_USER_NET_SET_MTU = 20
+    VHOST_USER_GET_INFLIGHT_FD = 31
+    VHOST_USER_SET_INFLIGHT_FD = 32
     VHOST_USER_RESET_DEVICE = 34
     VHOST_USER_GET_MAX_MEM_SLOTS = 36
     VHOST_USER_ADD_MEM_REG = 37
@@ -81,6 +86,7 @@ VHOST_USER_PROTOCOL_F_MQ: Final = 0
 VHOST_USER_PROTOCOL_F_RARP: Final = 2
 VHOST_USER_PROTOCOL_F_REPLY_ACK: Final = 3
 VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
+VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: Final = 12
 VHOST_USER_PROTOCOL_F_RESET_DEVICE: Final = 13
 VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Final = 15
 VHOST_USER_PROTOCOL_F_STATUS: Final = 16
@@ -105,6 +111,7 @@ class Rule(NamedTuple):
 
 _NONE = (0, 0)
 _U64 = (8, 8)
+_INFLIGHT = (INFLIGHT.size, INFLIGHT_SIZE)
 _TABLE = (MEM_TABLE.size + MEM_REGION.size, MEM_TABLE.size + MAX_REGIONS * MEM_REGION.size)
 
 RULES: Final[dict[int, Rule]] = {
@@ -126,6 +133,10 @@ RULES: Final[dict[int, Rule]] = {
     Request.VHOST_USER_SET_VRING_ENABLE: Rule(_U64),
     Request.VHOST_USER_SEND_RARP: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_RARP),
     Request.VHOST_USER_NET_SET_MTU: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_NET_MTU),
+    Request.VHOST_USER_GET_INFLIGHT_FD: Rule(
+        _INFLIGHT, gate=VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, replies=True
+    ),
+    Request.VHOST_USER_SET_INFLIGHT_FD: Rule(_INFLIGHT, (1, 1), VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD),
     Request.VHOST_USER_RESET_DEVICE: Rule(_NONE, gate=VHOST_USER_PROTOCOL_F_RESET_DEVICE),
     Request.VHOST_USER_GET_MAX_MEM_SLOTS: Rule(
         _NONE, gate=VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS, replies=True
@@ -209,6 +220,16 @@ def decode_single_region(payload: bytes) -> RegionSpec:
     """The region of ADD_MEM_REG or REM_MEM_REG."""
     _padding, gpa, size, uva, offset = SINGLE_REGION.unpack(payload)
     return RegionSpec(gpa, size, uva, offset)
+
+
+def decode_inflight(payload: bytes) -> InflightSpec:
+    """The payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD, with or without its padding."""
+    return InflightSpec(*INFLIGHT.unpack_from(payload))
+
+
+def encode_inflight(spec: InflightSpec) -> bytes:
+    """The same, with the padding."""
+    return INFLIGHT.pack(*spec).ljust(INFLIGHT_SIZE, b"\0")
 
 
 class MessageReader:

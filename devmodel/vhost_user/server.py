@@ -25,7 +25,9 @@ What it decides:
 Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_bytes, tx_frames, tx_bytes;
 reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
 tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
-signals, broken_rings, resynchronised_rings, connects, clients_refused, frontend_errors, tx_queued (now).
+signals, broken_rings, resynchronised_rings, resubmitted_buffers (that a back end which died had taken), connects,
+clients_refused, frontend_errors, unsealed_regions (memory that the frontend could cut short, and so end us),
+tx_queued (now).
 
 What became of each ring's kicks and interrupts is in its RingAudit (virtio/audit.py), and why and how often it broke in
 its Breaks (virtio/diagnosis.py); `negotiation()` has both.
@@ -46,11 +48,12 @@ from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
-from devmodel.vhost_user.mapping import map_fd
+from devmodel.vhost_user.mapping import allocate, map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.audit import RingAudit
 from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.features import DEVICE_FEATURES
+from devmodel.virtio.memory import Mapping
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
 from devmodel.virtio.ringfaults import DeviceFaults
@@ -64,6 +67,10 @@ BACKLOG_FRAMES = 256
 RECHECK_S = 0.005
 RECHECK_IDLE_S = 0.080
 
+_UNSEALED = (
+    "the frontend's memory lies in a file that can be made shorter, which would end this process by SIGBUS; "
+    "a memory-backend-memfd cannot (F_SEAL_SHRINK)"
+)
 _COUNTERS = (
     "rx_drop_disabled",
     "tx_drop_backlog",
@@ -77,9 +84,11 @@ _COUNTERS = (
     "signals",
     "broken_rings",
     "resynchronised_rings",
+    "resubmitted_buffers",
     "connects",
     "clients_refused",
     "frontend_errors",
+    "unsealed_regions",
 )
 _TX_DROPS = (
     "tx_drop_too_big",
@@ -391,18 +400,28 @@ class VhostUserServer:
         """A frontend is there: begin a session, over what `connect` makes of it."""
         self._count["connects"] += 1
         session = Session(
-            map_fd,
+            self._map,
             queue_pairs=self._queue_pairs,
             features=self._features,
             protocol_features=self._protocol_features,
             net=self.net,
             control_queue=self._control_queue,
+            allocator=allocate,
         )
         for vring, breaks in zip(session.vrings, self._breaks, strict=True):
             vring.breaks = breaks
         session.around = None if self.faults is None else self.faults.around
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)
+
+    def _map(self, fd: int, size: int, offset: int) -> Mapping:
+        """Guest memory is taken unsealed too, since much of what is legal comes so, but not without a word."""
+        mapping = map_fd(fd, size, offset)
+        if not mapping.sealed:
+            self._count["unsealed_regions"] += 1
+            if self._count["unsealed_regions"] == 1:
+                log.warning("%s: %s", self.name, _UNSEALED)
+        return mapping
 
     def disconnected(self, error: FrontendError | None) -> None:
         self._connection = None
@@ -479,6 +498,8 @@ class VhostUserServer:
             log.info(
                 "%s: queue %d taken up at %#x by what its used descriptors say", self.name, index, ring.base
             )
+        if ring.tracked:
+            self._took_over(ring)
         if self._is_control(index):
             self._loop.call_soon(self._scan, self._obey, index)
         elif index & 1:
@@ -489,6 +510,16 @@ class VhostUserServer:
 
     def _scan(self, look: Callable[[int], int], index: int) -> None:
         self._audits[index].kicks.at_start += bool(look(index))
+
+    def _took_over(self, ring: Ring) -> None:
+        """A back end that died may have given buffers back without telling the driver."""
+        if ring.resubmitted:
+            self._count["resubmitted_buffers"] += ring.resubmitted
+            text = "%s: queue %d taken up with %d buffers that were in flight"
+            log.info(text, self.name, ring.index, ring.resubmitted)
+            ring.resubmitted = 0
+        self._audits[ring.index].interrupts.rechecked(True)
+        self._signal(ring.index)
 
     def ring_stopped(self, index: int) -> None:
         self._coalescer.forget(index)
@@ -602,9 +633,12 @@ class VhostUserServer:
         return self._audits[index].kicks.looked(batches, caused)
 
     def _complete(self, ring: Ring, index: int, frames: list[Frame]) -> None:
-        """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know."""
+        """Give a batch's buffers back, hand its frames on, and tell the driver if it wants to know.
+
+        Where buffers in flight are tracked, frames go first: what was not handed on is not given back either.
+        """
         audit = self._audits[index].interrupts
-        shown = ring.publish()
+        shown = not ring.tracked and ring.publish()
         count = self._count
         count["batches"] += 1
         signals = count["signals"]
@@ -615,6 +649,8 @@ class VhostUserServer:
                 for _, frame in frames:
                     self.net.steering.sent_on(frame, index // 2)
             self._deliver(frames)
+        if ring.tracked and ring is self._ring(index):
+            shown = ring.publish()
         if not shown:
             return
         if self._coalescer.active and not self._coalescer.due(index):

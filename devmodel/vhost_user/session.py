@@ -35,7 +35,9 @@ frontend that passes it on; QEMU 7.2 does not (see virtio/features.py).
 Reconnection. The frontend remembers the features that the guest has, and sends all state anew. A split ring starts at
 its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py). A packed ring has no such index in memory: it starts
 at SET_VRING_BASE's value, or, after a back end that crashed, where its descriptors show it to be, if they do (see
-ring_packed.py, "Starting")."""
+ring_packed.py, "Starting"). With INFLIGHT_SHMFD the frontend has asked for a region (GET_INFLIGHT_FD) and hands it over
+before it starts the rings (SET_INFLIGHT_FD): those then start where the region says, with the buffers first that the
+last back end had taken (virtio/inflight.py). The region is let go of by RESET_DEVICE and with the session."""
 
 from __future__ import annotations
 
@@ -43,16 +45,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from devmodel.errors import BrokenRing, FrontendError
+from devmodel.errors import BrokenRing, FrontendError, MappingError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.diagnosis import Breaks
+from devmodel.virtio.inflight import (
+    Allocator,
+    InflightRegion,
+    InflightSpec,
+    PackedState,
+    check_spec,
+    region_bytes,
+)
 from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring import Areas, Ring
 from devmodel.virtio.ring_packed import PackedRing, bad_base
 from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.ring_tracked import TrackedPackedRing, TrackedSplitRing
 from devmodel.virtio.spec import (
     PVIRTQ_EVENT_ALIGN,
     PVIRTQ_EVENT_SIZE,
@@ -74,6 +85,7 @@ PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
+    vu.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
 )
@@ -81,9 +93,10 @@ PROTOCOL_FEATURES = vf.mask(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send these bytes to the frontend."""
+    """Send these bytes to the frontend; a descriptor that goes with them is to be closed then."""
 
     data: bytes
+    fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +264,10 @@ class Session:
         protocol_features: int = PROTOCOL_FEATURES,
         net: VirtioNet | None = None,
         control_queue: bool = False,
+        allocator: Allocator | None = None,
     ) -> None:
-        """`control_queue`: the frontend may forward it, as a ring behind the pairs."""
+        """`control_queue`: the frontend may forward it, as a ring behind the pairs. Without an `allocator` no inflight
+        region is made for a frontend that asks; one that it brings along is used."""
         if queue_pairs > 1:
             features |= vf.mask(vf.VIRTIO_NET_F_MQ)
         if control_queue:
@@ -266,13 +281,16 @@ class Session:
         self.memory = GuestMemory()
         self.net = net if net is not None else VirtioNet()
         self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
+        self.inflight: InflightRegion | None = None
         self._mapper = mapper
+        self._allocator = allocator
         self._specs: list[RegionSpec] = []
         self._handlers = self._table()
         self._actions: list[Action] = []
         self._pending_fds: list[int] = []
         self._cause = ""  # the message that is carried out, for what ends a ring's quarantine
         self.around: Callable[[Ring, int], Ring] | None = None  # put round each ring, with the features
+        self._reply_fd: int | None = None
 
     def _table(self) -> dict[int, Callable[[bytes], bytes | None]]:
         return {
@@ -294,6 +312,8 @@ class Session:
             Request.VHOST_USER_SET_VRING_ENABLE: self._set_vring_enable,
             Request.VHOST_USER_SEND_RARP: self._send_rarp,
             Request.VHOST_USER_NET_SET_MTU: self._net_set_mtu,
+            Request.VHOST_USER_GET_INFLIGHT_FD: self._get_inflight_fd,
+            Request.VHOST_USER_SET_INFLIGHT_FD: self._set_inflight_fd,
             Request.VHOST_USER_RESET_DEVICE: self._reset_device,
             Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_REGIONS),
             Request.VHOST_USER_ADD_MEM_REG: self._add_mem_reg,
@@ -309,6 +329,7 @@ class Session:
         actions: list[Action] = []
         self._actions = actions
         self._pending_fds = list(message.fds)
+        self._reply_fd = None
         own_reply = False
         try:
             own_reply = vu.check(message, self.protocol_features).replies
@@ -318,7 +339,7 @@ class Session:
             self._refuse(message, error)
         else:
             if own_reply and payload is not None:
-                actions.append(Reply(vu.encode_reply(message.request, payload)))
+                actions.append(Reply(vu.encode_reply(message.request, payload), self._reply_fd))
             elif message.need_reply and self._reply_ack:
                 actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(0))))
         actions.extend(CloseFd(fd) for fd in self._pending_fds)
@@ -338,6 +359,7 @@ class Session:
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
+        self._drop_inflight()
         self.memory.close()
         self.memory = GuestMemory()
         self.net.negotiate(0)
@@ -449,6 +471,7 @@ class Session:
             vring.has_kick = False
             vring.addr = None
             self._actions.append(KickFd(vring.index, None))
+        self._drop_inflight()
         self.features = 0
         self.status = 0
         self.net.negotiate(0)
@@ -503,6 +526,41 @@ class Session:
             ring.rebind(self.memory, self._areas(vring))
         except BrokenRing as error:
             self._break(vring, error)
+
+    # -- inflight I/O tracking --------------------------------------------------------------------------
+
+    def _get_inflight_fd(self, payload: bytes) -> bytes:
+        """A fresh region; numbers that are none get the answer for "not possible", a size of 0 and no descriptor."""
+        asked = vu.decode_inflight(payload)
+        try:
+            check_spec(asked._replace(mmap_size=0, mmap_offset=0), len(self.vrings))
+            if self._allocator is None:
+                raise MappingError("this device makes no inflight regions")
+            size = region_bytes(asked.num_queues, asked.queue_size)
+            self._reply_fd = self._allocator(size)
+        except FrontendError:
+            return vu.encode_inflight(InflightSpec(0, 0, asked.num_queues, asked.queue_size))
+        return vu.encode_inflight(InflightSpec(size, 0, asked.num_queues, asked.queue_size))
+
+    def _set_inflight_fd(self, payload: bytes) -> None:
+        spec = vu.decode_inflight(payload)
+        check_spec(spec, len(self.vrings))
+        if any(vring.ring for vring in self.vrings):
+            raise FrontendError("SET_INFLIGHT_FD while a ring runs", f"{spec}")
+        mapping = self._mapper(self._pending_fds[0], spec.mmap_size, spec.mmap_offset)
+        region = InflightRegion(mapping, spec)
+        try:
+            region.check(self.packed)
+        except FrontendError:
+            region.close()
+            raise
+        self._drop_inflight()
+        self.inflight = region
+
+    def _drop_inflight(self) -> None:
+        if self.inflight is not None:
+            self.inflight.close()
+            self.inflight = None
 
     # -- rings ------------------------------------------------------------------------------------------
 
@@ -616,12 +674,17 @@ class Session:
     def _make_ring(self, vring: Vring) -> Ring:
         """The ring of the layout that was negotiated. BrokenRing if what was said of it makes none."""
         index, num, base = vring.index, vring.num, vring.base
-        if self.packed:
-            resumed = base == vring.given_base
-            return PackedRing(index, num, self.memory, self._areas(vring), self.features, base, resumed)
-        if num & (num - 1):
+        if num & (num - 1) and not self.packed:
             raise BrokenRing(index, f"a split queue's size is a power of two, not {num}", "2.7")
-        return SplitRing(index, num, self.memory, self._areas(vring), self.features, base & 0xFFFF)
+        areas, resumed = self._areas(vring), base == vring.given_base
+        state = None if self.inflight is None else self.inflight.state(index, num, self.packed)
+        if state is None and self.packed:
+            return PackedRing(index, num, self.memory, areas, self.features, base, resumed)
+        if state is None:
+            return SplitRing(index, num, self.memory, areas, self.features, base & 0xFFFF)
+        if isinstance(state, PackedState):
+            return TrackedPackedRing(index, num, self.memory, areas, self.features, base, resumed, state)
+        return TrackedSplitRing(index, num, self.memory, areas, self.features, base & 0xFFFF, state)
 
     def _try_start(self, vring: Vring) -> None:
         ready = vring.has_kick and vring.num and vring.addr and self.memory.regions

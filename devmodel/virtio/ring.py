@@ -91,7 +91,9 @@ class Ring(ABC):
         "index",
         "last_avail",
         "num",
+        "resubmitted",
         "resynchronised",
+        "tracked",
         "walked",
     )
 
@@ -101,6 +103,8 @@ class Ring(ABC):
         self.last_avail = 0  # where the next available buffer will be found, in the layout's own measure
         self.walked = 0  # descriptors read beyond the first of each chain, since the start
         self.resynchronised = False  # it does not start where SET_VRING_BASE said
+        self.tracked = False  # what it takes is written down: publish() behind the work (ring_tracked.py)
+        self.resubmitted = 0  # buffers that a device which died had taken, and that pop() gives first
         self._event_idx = bool(features >> VIRTIO_F_EVENT_IDX & 1)
         self._indirect = bool(features >> VIRTIO_F_INDIRECT_DESC & 1)
         self._in_order = bool(features >> VIRTIO_F_IN_ORDER & 1)

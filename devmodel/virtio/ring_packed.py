@@ -55,8 +55,8 @@ last started with. What can be told from the ring itself is told: each descripto
 USED = w, the others !w, so the only edge between them is the place. That is exact for a driver whose buffers have one
 descriptor each, indirect ones counted as one (Linux with INDIRECT_DESC). The tails of longer lists, and IN_ORDER's
 skipped buffers, look like the other kind; if there are several edges, or a NEXT, the base is taken as it came, and the
-ring may be lost until the driver resets the device. Only tracking in flight (INFLIGHT_SHMFD), which QEMU's network
-device does not offer, could do better.
+ring may be lost until the driver resets the device. Tracking in flight (INFLIGHT_SHMFD, ring_tracked.py) does better,
+with frontends that do it: QEMU's network device does not.
 """
 
 from __future__ import annotations

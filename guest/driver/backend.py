@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.connection import receive
 from guest.driver.errors import BackendAbsent, BackendHungUp, BackendSilent, ProtocolBroken
 from guest.driver.frontend import Call, RingFds, Steps
 
@@ -129,14 +130,19 @@ class Backend:
         while len(got) < size:
             self.sock.settimeout(max(until - time.monotonic(), 0.001))
             try:
-                data = self.sock.recv(size - len(got))
+                data, fds, _ = receive(self.sock, size - len(got))
             except TimeoutError as error:
                 evidence = f"{len(got)} of {size} bytes came"
                 raise self._silent(f"to answer {call.name}", evidence) from error
             except OSError as error:
                 if error.errno != errno.ECONNRESET:
                     raise
-                data = b""
+                data, fds = b"", []
+            if call.got_fds is not None:
+                call.got_fds.extend(fds)
+            else:
+                for fd in fds:
+                    os.close(fd)
             if not data:
                 raise self._hung_up(f"{call.name} was the last message, {len(got)} bytes of its answer came")
             got += data

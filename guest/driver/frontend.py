@@ -8,7 +8,9 @@ payload of the answer, b"" where there is none. Whoever runs it carries the call
     link.run(frontend.connect())       a session in this process (guest/driver/loop.py)
 
 States. A frontend is connected (features known), then started (rings run), then stopped, and started again with the
-same or other features; after the back end came back it goes on with `connect()` and `start(bases)`.
+same or other features; after the back end came back it goes on with `connect()` and `start(bases)`. A region that says
+what was in flight is asked for by `get_inflight()`, kept, and handed to each back end by `set_inflight()`
+before `start()`.
 
 Which order. `connect()`: SET_OWNER, GET_FEATURES, the protocol features if bit 30 is offered, then what these give:
 queue pairs, memory slots. `start()`: features, memory, then ring by ring size, base, addresses, err, call, kick, and
@@ -30,6 +32,7 @@ from typing import Final, NamedTuple, TypeVar
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Request
 from devmodel.virtio import features as vf
+from devmodel.virtio.inflight import InflightSpec
 from devmodel.virtio.memory import RegionSpec
 from devmodel.virtio.spec import (
     VIRTIO_CONFIG_S_ACKNOWLEDGE,
@@ -50,6 +53,7 @@ PROTOCOL_FEATURES: Final = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
+    vu.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
@@ -60,13 +64,15 @@ _REPLY_SIZE: Final = 8
 
 
 class Call(NamedTuple):
-    """One message. `replies`: its answer is the next thing that the back end sends."""
+    """One message. `replies`: its answer is the next thing that the back end sends; descriptors that come with it are
+    added to `got_fds`, for whoever asked to close, and closed if there is no such list."""
 
     request: int
     payload: bytes = b""
     fds: tuple[int, ...] = ()
     replies: bool = False
     need_reply: bool = False
+    got_fds: list[int] | None = None
 
     @property
     def name(self) -> str:
@@ -115,7 +121,13 @@ class Frontend:
 
     # -- one message ------------------------------------------------------------------------------------
 
-    def request(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> Steps[bytes]:
+    def request(
+        self,
+        request: int,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+        got_fds: list[int] | None = None,
+    ) -> Steps[bytes]:
         """One message and its answer. RequestRefused; FeatureMissing for what its protocol feature is missing."""
         rule = vu.RULES[request]
         if rule.gate is not None and not self.has(rule.gate):
@@ -124,7 +136,7 @@ class Frontend:
                 f"protocol feature {vu.names(1 << rule.gate)[0]} was not negotiated",
             )
         need_reply = not rule.replies and self.has(vu.VHOST_USER_PROTOCOL_F_REPLY_ACK)
-        call = Call(request, payload, tuple(fds), rule.replies or need_reply, need_reply)
+        call = Call(request, payload, tuple(fds), rule.replies or need_reply, need_reply, got_fds)
         answer = yield call
         if call.replies and len(answer) < _REPLY_SIZE:
             raise ProtocolBroken(f"the answer to {call.name} is too short", f"{len(answer)} bytes, 8 are due")
@@ -164,6 +176,26 @@ class Frontend:
             self.queue_pairs = yield from self.number(Request.VHOST_USER_GET_QUEUE_NUM)
         if self.has(vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS):
             self.mem_slots = yield from self.number(Request.VHOST_USER_GET_MAX_MEM_SLOTS)
+
+    # -- inflight I/O tracking --------------------------------------------------------------------------
+
+    def get_inflight(self, num_queues: int, queue_size: int) -> Steps[tuple[InflightSpec, int]]:
+        """A fresh region and its descriptor, which is the caller's. RequestRefused."""
+        got: list[int] = []
+        payload = vu.encode_inflight(InflightSpec(0, 0, num_queues, queue_size))
+        answer = yield from self.request(Request.VHOST_USER_GET_INFLIGHT_FD, payload, (), got)
+        if len(answer) < vu.INFLIGHT.size:
+            raise ProtocolBroken("the answer to GET_INFLIGHT_FD is too short", f"{len(answer)} bytes")
+        spec = vu.decode_inflight(answer)
+        if not spec.mmap_size or len(got) != 1:
+            raise RequestRefused(
+                "the back end gave no inflight region", f"{spec}, {len(got)} descriptors came with it"
+            )
+        return spec, got[0]
+
+    def set_inflight(self, spec: InflightSpec, fd: int) -> Steps[None]:
+        """Hand a region over, a fresh one or one that another back end left; the rings start after that."""
+        yield from self.request(Request.VHOST_USER_SET_INFLIGHT_FD, vu.encode_inflight(spec), [fd])
 
     # -- starting ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
     driver.send(frame); world.kick(TX)     through memory, as a guest would
     world.settle()                         everything that is due now, until nobody has anything to do
     world.sleep(0.005)                     time passes, timers run in order
+    world.crash(); world.take_over()       the device dies as it stands, another one goes on in the same memory
 
 The device is the one that serves QEMU (`VhostUserServer`): its drains, its suppression of kicks, its re-check of
 lost ones. What is replaced is the event loop under it (`StepLoop`) and the connection (`DirectLink`), whose kicks and
@@ -31,8 +32,10 @@ from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.connection import Device
 from devmodel.vhost_user.message import Message
 from devmodel.vhost_user.server import VhostUserServer
+from devmodel.virtio import features as vf
 from devmodel.virtio.features import DEVICE_FEATURES
 from guest.driver.control import CTRL, Command
+from devmodel.virtio.inflight import InflightSpec
 from guest.driver.errors import BackendHungUp, BackendSilent
 from guest.driver.frontend import Call, Frontend, Steps
 from guest.driver.memory import LAYOUTS, DriverMemory
@@ -125,7 +128,7 @@ class DirectLink:
         self._device = device
         self._open = True
         self._kicks: set[int] = set()
-        self._replies: deque[bytes] = deque()
+        self._replies: deque[tuple[bytes, int | None]] = deque()
 
     # -- for the frontend -------------------------------------------------------------------------------
 
@@ -151,7 +154,12 @@ class DirectLink:
         if not call.replies:
             return b""
         if self._replies:
-            return self._replies.popleft()[vu.HEADER.size :]
+            data, fd = self._replies.popleft()
+            if fd is not None and call.got_fds is not None:
+                call.got_fds.append(fd)
+            elif fd is not None:
+                os.close(fd)
+            return data[vu.HEADER.size :]
         if not self._open:
             raise BackendHungUp(f"the session ended by {call.name}", str(self.ended or ""))
         raise BackendSilent(f"the session did not answer {call.name}")
@@ -188,8 +196,8 @@ class DirectLink:
     def _perform_one(self, action: vs.Action) -> None:
         device = self._device
         match action:
-            case vs.Reply(data):
-                self._replies.append(data)
+            case vs.Reply(data, fd):
+                self._replies.append((data, fd))
             case vs.CloseFd(fd):
                 os.close(fd)
             case vs.KickFd(_, fd) | vs.CallFd(_, fd) | vs.ErrFd(_, fd):
@@ -221,6 +229,10 @@ class DirectLink:
     def hung_up(self) -> bool:
         return not self._open
 
+    def die(self) -> None:
+        """As when the back end's process is killed: nothing is stopped, nothing is written any more."""
+        self._open = False
+
     def close(self) -> None:
         if self._open:
             self.perform(self.session.close())
@@ -228,7 +240,8 @@ class DirectLink:
 
 
 class World:
-    """See the module. `lose_kicks` and `lose_signals` take that many of the next ones away."""
+    """See the module. `lose_kicks` and `lose_signals` take that many of the next ones away; with `inflight` the
+    frontend has the device write down which buffers it holds, where it offers that."""
 
     def __init__(
         self,
@@ -238,11 +251,15 @@ class World:
         layout: str = "split",
         memory_size: int = MEMORY_SIZE,
         control_queue: bool = False,
+        inflight: bool = False,
     ) -> None:
         self.loop = StepLoop()
-        self.port = VhostUserServer(
-            None, self.loop, "in-process", offered, protocol_features, control_queue=control_queue
-        )
+        self._offered = offered, protocol_features
+        self._control_queue = control_queue
+        self.port = self._device()
+        self.inflight: tuple[InflightSpec, int] | None = None
+        self._wants_inflight = inflight
+        self._bases: list[int] = []
         self.memory = DriverMemory(LAYOUTS[layout](memory_size))
         self.frontend = Frontend()
         self.driver: VirtioNetDriver | None = None
@@ -279,6 +296,10 @@ class World:
         driver = VirtioNetDriver(self.memory, frontend.features, num, mtu)
         self.driver = driver
         driver.refill()
+        self._bases = [queue.base for queue in driver.queues]
+        if self._wants_inflight and frontend.has(vu.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD):
+            self._forget_inflight()
+            self.inflight = self.link.run(frontend.get_inflight(len(driver.queues), num))
         self.resume()
         return driver
 
@@ -290,9 +311,42 @@ class World:
     def resume(self) -> None:
         """Start the rings of the driver that is there, where they stand."""
         assert self.driver is not None
+        if self.inflight is not None:
+            self.link.run(self.frontend.set_inflight(*self.inflight))
         self.link.run(self.frontend.start(self.memory, self.driver.queues))
         self.driver.rx.enable_calls()
         self.settle()
+
+    def crash(self) -> VhostUserServer:
+        """The device's process is killed, and another one started: its port, which nobody is behind yet."""
+        self.link.die()
+        now, self.loop = self.loop.now, StepLoop()
+        self.loop.now = now
+        self.port = self._device()
+        return self.port
+
+    def take_over(self) -> None:
+        """The frontend connects to the new device and has it go on. As QEMU does it names the places where the
+        rings were started, since it was not told of any since."""
+        assert self.driver is not None
+        self.connect()
+        frontend = self.frontend
+        self.link.run(frontend.connect())
+        features = self.driver.features & ~vf.mask(vf.VHOST_USER_F_PROTOCOL_FEATURES)
+        self.link.run(frontend.set_features(features))
+        if self.inflight is not None:
+            self.link.run(frontend.set_inflight(*self.inflight))
+        self.link.run(frontend.start(self.memory, self.driver.queues, bases=self._bases))
+
+    def _device(self) -> VhostUserServer:
+        return VhostUserServer(
+            None, self.loop, "in-process", *self._offered, control_queue=self._control_queue
+        )
+
+    def _forget_inflight(self) -> None:
+        if self.inflight is not None:
+            os.close(self.inflight[1])
+        self.inflight = None
 
     def send(self, *frames: bytes) -> None:
         """A batch of frames out of the guest, one kick for all if the device wants one."""
@@ -366,4 +420,5 @@ class World:
     def close(self) -> None:
         self.link.disconnect()
         self.port.close()
+        self._forget_inflight()
         self.memory.close()

@@ -12,7 +12,8 @@ kinds:
     pieces_layout  regions that touch in guest physical addresses and nowhere else, so that a buffer may cross from
                    one into the next
 
-The memfd is sealed against shrinking, which a back end may ask for before it dares to map it.
+The memfd is sealed against shrinking, which a back end may ask for before it dares to map it; `sealed=False` leaves
+that out.
 
 The allocator gives out runs of bytes that lie in one region and takes them back: first fit over a sorted list of
 holes. A driver allocates its buffers once, so speed does not matter here, and a double free is worth an error.
@@ -68,12 +69,13 @@ LAYOUTS: Final = {"split": split_layout, "flat": flat_layout, "pieces": pieces_l
 class DriverMemory:
     """The memory, mapped; owns the memfd."""
 
-    def __init__(self, specs: Sequence[RegionSpec]) -> None:
+    def __init__(self, specs: Sequence[RegionSpec], sealed: bool = True) -> None:
         self.specs = list(specs)
         self.size = max(spec.offset + spec.size for spec in specs)
         self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, self.size)
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        if sealed:
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._area = mmap.mmap(self.fd, self.size)
         self._view = memoryview(self._area)
         self._holes = sorted((spec.gpa, spec.size) for spec in specs)

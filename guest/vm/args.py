@@ -63,11 +63,13 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class VhostUser(Card):
-    """A back end that listens at `path`; `reconnect_s` 0 makes a lost back end final."""
+    """A back end that listens at `path`; `reconnect_s` 0 makes a lost back end final. `listens`: QEMU does, and the
+    back end connects, again where it was lost."""
 
     path: Path
     queues: int = 1
     reconnect_s: int = 1
+    listens: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +281,7 @@ def _nic(vm: Vm, nic: Nic, index: int) -> list[str]:
 def _backend(vm: Vm, nic: Nic, net: str, chardev: str) -> list[str]:
     if not isinstance(nic, VhostUser):
         return ["-netdev", _netdev(vm, nic, net)]
-    again = _reconnect(vm, nic.reconnect_s)
+    again = ",server=on,wait=off" if nic.listens else _reconnect(vm, nic.reconnect_s)
     queues = f",queues={nic.queues}" if nic.queues > 1 else ""
     socket = f"socket,id={chardev},path={_escape(nic.path)}{again}"
     return ["-chardev", socket, "-netdev", f"vhost-user,id={net},chardev={chardev}{queues}"]

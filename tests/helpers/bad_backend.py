@@ -2,7 +2,8 @@
 """A vhost-user back end with one fault, as a process: python bad_backend.py PATH FAULT.
 
 crash, hang, accept and nonsense are what it makes of request 99; leak and spin are what it does with call and kick
-descriptors; mute and babble what it answers to the first question; leave what it does when it is given memory.
+descriptors; mute and babble what it answers to the first question; leave what it does when it is given memory. control
+and oblige are back ends with a control queue, of which the second says yes to everything.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.vhost_user.session import Action, CloseFd, Disconnect, Reply, Session
+from devmodel.virtio.ctrl import ControlQueue
 
 sound = Session.handle
 
@@ -55,7 +57,10 @@ def handle(self: Session, message: Message) -> list[Action]:
 
 async def main() -> None:
     Session.handle = handle  # type: ignore[method-assign]
-    await VhostUserServer.listen(sys.argv[1])
+    with_control = sys.argv[2] in ("control", "oblige")
+    if sys.argv[2] == "oblige":
+        ControlQueue.process = lambda self, command, room: bytes(1)  # type: ignore[method-assign]
+    await VhostUserServer.listen(sys.argv[1], queue_pairs=1 + with_control, control_queue=with_control)
     print("ready", flush=True)
     await asyncio.Event().wait()
 

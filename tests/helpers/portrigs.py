@@ -106,11 +106,14 @@ class VhostUserRig(Rig):
 
     async def up(self) -> None:
         self.guest = guest = SocketFrontend(64)
-        await guest.connect(self.path)
+        await self.meet(guest)
         await guest.negotiate()
         await guest.start(self.features)
         self.places = dict(guest.rx.add_in(2048) for _ in range(self.BUFFERS))
         await super().up()
+
+    async def meet(self, guest: SocketFrontend) -> None:
+        await guest.connect(self.path)
 
     async def down(self) -> None:
         assert self.guest is not None
@@ -163,6 +166,21 @@ class VhostUserRig(Rig):
 
 class VhostUserPlainRig(VhostUserRig):
     features = PLAIN
+
+
+class VhostUserClientRig(VhostUserRig):
+    """The frontend listens."""
+
+    async def open(self) -> None:
+        from devmodel.vhost_user.client import VhostUserClient
+
+        self.port = await VhostUserClient.connect(self.path, retry_s=0.001)
+        self.guest = None
+        self.places = {}
+        self.ready = []
+
+    async def meet(self, guest: SocketFrontend) -> None:
+        await guest.accept(self.path)
 
 
 class SocketRig(Rig):
@@ -518,6 +536,7 @@ def _metered(port: Port, folder: Path) -> Port:
 RIGS: dict[str, Callable[[Path], Rig]] = {
     "vhost-user": VhostUserRig,
     "vhost-user-plain": VhostUserPlainRig,
+    "vhost-user-client": VhostUserClientRig,
     "stream": StreamRig,
     "stream-client": StreamClientRig,
     "stream-client-tcp": TcpClientRig,

@@ -483,9 +483,9 @@ class Frontend:
 class SessionFrontend(Frontend):
     """Talks to a Session without any socket; descriptors are duplicated as SCM_RIGHTS would."""
 
-    def __init__(self, num: int = 16, packed: bool = False, **options: int) -> None:
+    def __init__(self, num: int = 16, packed: bool = False, **options: Any) -> None:
         super().__init__(num, packed)
-        self.session = vs.Session(map_fd, **options)  # type: ignore[arg-type]
+        self.session = vs.Session(map_fd, **options)
         self.kept: dict[tuple[str, int], int] = {}
         self.actions: list[vs.Action] = []
 
@@ -506,6 +506,8 @@ class SessionFrontend(Frontend):
         for action in actions:
             if isinstance(action, vs.CloseFd):
                 os.close(action.fd)
+            elif isinstance(action, vs.Reply) and action.fd is not None:
+                self._keep(("Reply", 0), action.fd)
             elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
         self.actions += actions
@@ -555,6 +557,17 @@ class SocketFrontend(Frontend):
 
     async def connect(self, path: str) -> None:
         await asyncio.get_running_loop().sock_connect(self.sock, path)
+
+    async def accept(self, path: str) -> None:
+        """Listen at `path` for one back end, as QEMU does with server=on, and no longer than until it is there."""
+        self.sock.bind(path)
+        self.sock.listen(1)
+        listener = self.sock
+        try:
+            self.sock, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(listener), 5)
+        finally:
+            listener.close()
+            os.unlink(path)
 
     def send_raw(self, data: bytes, fds: Sequence[int] = ()) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -13,6 +13,7 @@ from devmodel.port import Buffer, Offloads, VnetHdr
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio import features as vf
 from guest.driver.loop import World
+from guest.driver.memory import LAYOUTS, DriverMemory
 from guest.driver.virtio_net import DRIVER_FEATURES, TX
 from guest.driver.virtqueue import QueueFull
 
@@ -84,4 +85,18 @@ def test_random_traffic_comes_back_once_and_in_order(kind: str, num: int) -> Non
     stats = world.port.stats()
     assert stats["lost_kicks"] == stats["broken_rings"] == stats["tx_dropped"] == 0
     assert len(sent) > 200
+    world.close()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_memory_that_could_be_cut_short_is_taken_and_told_of_once(
+    caplog: pytest.LogCaptureFixture, sealed: bool
+) -> None:
+    world = World()
+    world.memory.close()
+    world.memory = DriverMemory(LAYOUTS["split"](8 << 20), sealed=sealed)
+    world.start()
+    assert world.port.link_up
+    assert world.port.stats()["unsealed_regions"] == (0 if sealed else 2)
+    assert sum("F_SEAL_SHRINK" in record.message for record in caplog.records) == (0 if sealed else 1)
     world.close()

@@ -214,6 +214,8 @@ def backend_nic(kind: str, path: Path) -> Nic:
         return Dgram(path=path, local=path.with_name(path.name + GUEST_SUFFIX))
     if kind == "stream-to":
         return Stream(path=path, listens=True)
+    if kind == "vhost-user-to":
+        return VhostUser(path=path, listens=True)
     return VhostUser(path=path) if kind == "vhost-user" else Stream(path=path)
 
 

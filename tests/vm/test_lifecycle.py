@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from guest.vm.args import VhostUser
+from guest.vm.args import VhostUser, Vm
 from guest.vm.machine import Guest
+from guest.vm.machine import boot as boot_vm
 from guest.vm.rundir import RunDir
 
 Boot = Callable[..., Guest]
 
 SERVER = "10.0.2.2"
+QUIET = ("vnic.quiet", "vnic.plain")
 MACHINES = ("microvm", "q35")
 LAZY_SERVER = Path(__file__).parents[1] / "helpers" / "lazy_server.py"
 
@@ -53,6 +55,35 @@ def test_back_end_killed_and_restarted_serves_new_connections(
     assert "200" in guest.check(
         f"curl -sS -o /dev/null -w '%{{http_code}} ' http://{SERVER}/bytes/5000000", 60
     )
+
+
+def test_back_end_that_connects_is_killed_and_another_one_finds_the_guest(backends: Any, boot: Boot) -> None:
+    """QEMU listens, and has no word of when to connect again."""
+    guest = boot(nic=backends.start("vhost-user-to"), append=QUIET)
+    fetch(guest)
+    backends.kill(signal.SIGKILL)
+    backends.start("vhost-user-to")
+    guest.check(f"for i in $(seq 20); do ping -c 1 -W 1 {SERVER} >/dev/null && break; done", 60)
+    fetch(guest)
+    assert "200" in guest.check(
+        f"curl -sS -o /dev/null -w '%{{http_code}} ' http://{SERVER}/bytes/5000000", 60
+    )
+
+
+def test_qemu_that_listens_goes_and_comes_and_is_found_again(
+    backends: Any, vm_of: Callable[..., Vm], artifacts: Path
+) -> None:
+    """One back end, that guest after guest; beside a place at which it listens, as two ports of a switch."""
+    path = backends.path("q.sock")
+    backends.serve("--vhost-user-to", str(path), "--vhost-user", str(backends.path("l.sock")))
+    for number, nic in enumerate(
+        (VhostUser(path=path, listens=True), VhostUser(path=backends.path("l.sock")))
+    ):
+        vm = vm_of(nics=(nic,), append=QUIET)
+        for again in range(2 - number):
+            with boot_vm(vm, None, artifacts / f"{number}{again}", progress=print) as guest:
+                assert guest.ready["dhcp"] == "ok"
+                fetch(guest)
 
 
 def test_back_end_restarted_twice_during_a_transfer_leaves_the_card_usable(backends: Any, boot: Boot) -> None:

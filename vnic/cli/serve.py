@@ -35,6 +35,12 @@ NO_CONTROL = "none"
 VhostUserPaths = Annotated[
     list[str] | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
 ]
+VhostUserTargets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vhost-user-to", metavar="PATH", help="Connect to a vhost-user chardev with server=on,wait=off."
+    ),
+]
 StreamPaths = Annotated[
     list[str] | None,
     typer.Option("--stream", metavar="PATH|HOST:PORT", help="Listen for QEMU's -netdev stream."),
@@ -119,6 +125,7 @@ Mtu = Annotated[int, typer.Option(min=576, max=65521, help="Bytes of IP packet o
 
 def serve(
     vhost_user: VhostUserPaths = None,
+    vhost_user_to: VhostUserTargets = None,
     stream: StreamPaths = None,
     stream_to: StreamTargets = None,
     dgram: Dgrams = None,
@@ -143,13 +150,13 @@ def serve(
 ) -> int:
     """Run the back end alone; QEMU, or any other frontend, connects to it.
 
-    At several places (each of the first six options may be repeated) it is a switch: guests reach each other too.
+    At several places (each of the first seven options may be repeated) it is a switch: guests reach each other too.
 
     With --freeze it can be stopped and, with --thaw, another one started without the guest's connections noticing more
     than a pause.
     """
     options = Options(
-        further=places_of(vhost_user, stream, stream_to, dgram, socket, tap),
+        further=places_of(vhost_user, vhost_user_to, stream, stream_to, dgram, socket, tap),
         capture=pcap,
         loss=loss,
         reorder=reorder,

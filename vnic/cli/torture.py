@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,14 @@ Deadline = Annotated[
     float,
     typer.Option("--deadline", min=0.1, max=60, metavar="SECONDS", help="For each answer: beyond it hangs."),
 ]
+Start = Annotated[
+    str,
+    typer.Option(
+        "--start",
+        metavar="COMMAND",
+        help="Starts a further back end at {}, to be killed by row 18; without it that is skipped.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 ListOnly = Annotated[bool, typer.Option("--list", help="Name the inputs and give none.")]
 
@@ -35,6 +44,7 @@ def torture(
     rows: Rows = "",
     server: Server = "10.0.2.2",
     deadline: Deadline = 2.0,
+    start: Start = "",
     list_only: ListOnly = False,
     as_json: AsJson = False,
 ) -> int:
@@ -52,7 +62,7 @@ def torture(
         raise errors.UsageError(
             "nobody to give them to", "--connect is missing", "vnic torture --connect /tmp/vnic.sock"
         )
-    kit = Torture(Settings(path=connect, server=server, deadline_s=deadline))
+    kit = Torture(Settings(path=connect, server=server, deadline_s=deadline, start=tuple(shlex.split(start))))
     baseline = kit.begin()
     if not as_json:
         heard = (
@@ -74,9 +84,9 @@ def torture(
 
 def _chosen(text: str) -> list[Case]:
     """The cases of some rows, in their order."""
-    from guest.driver import torture_messages, torture_rings
+    from guest.driver.torture_cases import CASES
 
-    cases = sorted([*torture_messages.CASES, *torture_rings.CASES], key=lambda case: case.row)
+    cases = sorted(CASES, key=lambda case: case.row)
     if not text:
         return cases
     wanted: set[int] = set()
@@ -104,6 +114,8 @@ def _run(kit: Torture, cases: list[Case], as_json: bool) -> list[Verdict]:
 def _line(verdict: Verdict) -> str:
     mark = "ok  " if verdict.ok else "FAIL"
     line = f"{mark} {verdict.row:>2}  {verdict.outcome:<9} {verdict.name}"
+    if verdict.outcome == "skipped" and verdict.evidence:
+        return f"{line} ({verdict.evidence})"
     if verdict.ok:
         return line
     due = " or ".join(sorted(verdict.good))

@@ -15,6 +15,7 @@ from vnic.places import (
     StreamTo,
     Tap,
     VhostUser,
+    VhostUserTo,
     bridge_lines,
     frontend_lines,
     port_names,
@@ -50,6 +51,15 @@ def test_stream_address_bad_port(text: str) -> None:
             [
                 "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
                 "-chardev socket,id=chr0,path=/tmp/a,,b,reconnect=1",
+                "-netdev vhost-user,id=net0,chardev=chr0",
+                "-device virtio-net-pci,netdev=net0,vectors=0",
+            ],
+        ),
+        (
+            VhostUserTo("/tmp/s"),
+            [
+                "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
+                "-chardev socket,id=chr0,path=/tmp/s,server=on,wait=off",
                 "-netdev vhost-user,id=net0,chardev=chr0",
                 "-device virtio-net-pci,netdev=net0,vectors=0",
             ],
@@ -173,6 +183,7 @@ def test_text_that_cannot_be_is_refused_in_three_parts(kind: type[Place], text: 
         (VhostUser("/a"), Stream("/a")),
         (Stream("/a"), Dgram("/a,/b")),
         (Tap("tap0"), Tap("tap0")),
+        (VhostUserTo("/a"), VhostUserTo("/a")),
         (Stream("127.0.0.1:5"), Stream("127.0.0.1:5")),
     ],
 )
@@ -190,5 +201,6 @@ def test_mtu_that_udp_cannot_carry_is_refused() -> None:
 
 
 def test_ports_of_a_kind_are_numbered() -> None:
-    places = [VhostUser("/a"), Stream("/b"), Stream("/c"), StreamTo("/d"), Stream("/e")]
-    assert port_names(places) == ["vhost-user", "stream", "stream2", "stream-to", "stream3"]
+    places = [VhostUser("/a"), Stream("/b"), Stream("/c"), StreamTo("/d"), Stream("/e"), VhostUserTo("/f")]
+    names = ["vhost-user", "stream", "stream2", "stream-to", "stream3", "vhost-user-to"]
+    assert port_names(places) == names

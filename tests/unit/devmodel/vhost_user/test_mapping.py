@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from devmodel.errors import MappingError
-from devmodel.vhost_user.mapping import map_fd
+from devmodel.vhost_user.mapping import allocate, map_fd
 
 
 @pytest.fixture
@@ -58,3 +60,35 @@ def test_close_with_a_slice_in_use_delays_the_unmapping(memfd: int) -> None:
     piece[0] = 9
     assert os.pread(memfd, 1, 10) == b"\x09"
     piece.release()
+
+
+def test_sealed_is_what_cannot_be_made_shorter(memfd: int) -> None:
+    mapping = map_fd(memfd, 4096, 0)
+    assert not mapping.sealed
+    mapping.close()
+    fd = allocate(4096)
+    mapping = map_fd(fd, 4096, 0)
+    assert mapping.sealed
+    mapping.close()
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    os.close(fd)
+
+
+def test_file_of_a_disk_cannot_be_sealed(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(4096))
+    with path.open("r+b") as file:
+        mapping = map_fd(file.fileno(), 4096, 0)
+        assert not mapping.sealed
+        mapping.close()
+
+
+def test_memory_of_no_possible_size_is_refused() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for size in (1 << 63, -1):
+        with pytest.raises(MappingError):
+            allocate(size)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -141,6 +141,11 @@ def test_netdev_is_written_as_qemu_reads_it(nic: args.Nic, shown: str) -> None:
     assert option(args.command(replace(BASE, nics=(nic,))), "-netdev") == shown
 
 
+def test_vhost_user_that_listens_waits_for_nobody_and_does_not_reconnect() -> None:
+    vm = replace(BASE, nics=(VhostUser(path=Path("/r/a"), listens=True),))
+    assert option(args.command(vm), "-chardev") == "socket,id=chr0,path=/r/a,server=on,wait=off"
+
+
 def test_reconnect_of_a_stream_that_listens_is_refused() -> None:
     vm = replace(BASE, nics=(Stream(path=SOCK, listens=True, reconnect_s=1),), qemu_version=(9, 2))
     with pytest.raises(BadArguments, match="reconnect"):

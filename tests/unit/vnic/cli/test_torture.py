@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from guest.driver import torture_messages, torture_rings
 from guest.driver.torture import NOT_THERE, Settings, Torture
+from guest.driver.torture_cases import CASES
 from vnic import cli
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
+BAD_BACKEND = Path(__file__).parents[3] / "helpers" / "bad_backend.py"
 SERVE = [sys.executable, "-m", "vnic", "serve", "--control", "none"]
-CASES = [*torture_messages.CASES, *torture_rings.CASES]
 
 # What each row's inputs get from our own back end, in the order of the inputs where they differ
 OUTCOMES: dict[int, str | list[str]] = {
@@ -39,6 +39,7 @@ OUTCOMES: dict[int, str | list[str]] = {
     15: "refused",
     16: "refused",
     17: "refused",
+    18: "skipped",
     19: "broken",
     20: "skipped",
     21: "refused",
@@ -65,8 +66,10 @@ OUTCOMES: dict[int, str | list[str]] = {
     42: ["dropped", "dropped", "broken"],
     43: "dropped",
     44: "dropped",
+    45: "skipped",
     46: "broken",
     47: "served",
+    49: ["refused"] * 17 + ["broken"] * 5 + ["refused"] * 2 + ["broken"] * 7 + ["served"],
     52: "served",
     53: "served",
     54: "served",
@@ -136,6 +139,17 @@ def test_verb_for_programs(kit: Torture, capsys: pytest.CaptureFixture[str]) -> 
 def test_list_needs_no_back_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["torture", "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(CASES)
+
+
+def test_row_that_kills_is_given_to_a_back_end_of_its_own(
+    kit: Torture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["torture", "--connect", kit.settings.path, "--rows", "18"]
+    assert cli.main(told) == 0
+    assert "--start" in capsys.readouterr().out
+    start = f"{sys.executable} {BAD_BACKEND} {{}} none"
+    assert cli.main([*told, "--start", start]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["ok", "18", "died"]
 
 
 @pytest.mark.parametrize(

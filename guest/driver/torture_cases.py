@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All bad inputs, from the modules that have them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from guest.driver import (
+    torture_control,
+    torture_inflight,
+    torture_messages,
+    torture_rings,
+    torture_shrink,
+)
+from guest.driver.torture import Case
+
+CASES: Final[list[Case]] = [
+    *torture_messages.CASES,
+    *torture_rings.CASES,
+    *torture_inflight.CASES,
+    *torture_control.CASES,
+    *torture_shrink.CASES,
+]
