@@ -224,12 +224,12 @@ def test_guest_that_hangs_is_seen_by_its_own_watchdog(fresh: BenchBy) -> None:
 def test_what_is_late_or_in_another_order_but_legal_loses_no_byte(split: Bench) -> None:
     split.sh("up; p")
     split.inject(
-        "rx:late-used:p=0.2,ms=5",
-        "rx:reorder-used:p=0.1",
-        "tx:late-used:p=0.1,ms=5",
-        "tx:reorder-used:p=0.1",
-        "rx:late-interrupt:p=0.05,ms=5",
-        "rx:spurious-interrupt:p=0.1",
+        "rx:late-used:every=5,ms=5",
+        "rx:reorder-used:every=7",
+        "tx:late-used:every=5,ms=5",
+        "tx:reorder-used:every=7",
+        "rx:late-interrupt:every=4,ms=5",
+        "rx:spurious-interrupt:every=3",
     )
     fetch = f"curl -sS -D /tmp/headers -o /tmp/body http://{SERVER}/bytes/500000"
     head, digest = split.sh(f"{fetch}; grep SHA256 /tmp/headers; sha256sum /tmp/body", 60.0).splitlines()
