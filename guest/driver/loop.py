@@ -34,8 +34,8 @@ from devmodel.vhost_user.message import Message
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio import features as vf
 from devmodel.virtio.features import DEVICE_FEATURES
-from guest.driver.control import CTRL, Command
 from devmodel.virtio.inflight import InflightSpec
+from guest.driver.control import CTRL, Command
 from guest.driver.errors import BackendHungUp, BackendSilent
 from guest.driver.frontend import Call, Frontend, Steps
 from guest.driver.memory import LAYOUTS, DriverMemory

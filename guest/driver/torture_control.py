@@ -62,7 +62,7 @@ class Control:
         driver.refill()
         driver.rx.enable_calls()
         self.queue.enable_calls()
-        queues = [*driver.queues, self.queue]
+        queues = [driver.rx, driver.tx, self.queue]  # whatever that driver thinks of its place
         fds = [victim.backend.fds[queue.index] for queue in queues]
         victim.backend.run(victim.frontend.start(victim.memory, queues, fds))
         victim.backend.kick(RX)
