@@ -41,6 +41,23 @@ VRING_ADDR: Final = struct.Struct("<IIQQQQ")
 MEM_TABLE: Final = struct.Struct("<II")
 MEM_REGION: Final = struct.Struct("<QQQQ")
 SINGLE_REGION: Final = struct.Struct("<QQQQQ")
+IOTLB: Final = struct.Struct("<QQQBB")  # iova, size, user address, permissions, type
+IOTLB_SIZE: Final = 32  # of the C struct, which ends in padding
+CONFIG: Final = struct.Struct("<III")  # offset, size, flags; the data follow
+
+# "IOTLB message": permissions and types
+VHOST_ACCESS_RO: Final = 1
+VHOST_ACCESS_WO: Final = 2
+VHOST_ACCESS_RW: Final = 3
+VHOST_IOTLB_MISS: Final = 1
+VHOST_IOTLB_UPDATE: Final = 2
+VHOST_IOTLB_INVALIDATE: Final = 3
+VHOST_IOTLB_ACCESS_FAIL: Final = 4
+
+# "Virtio device config space": the most that a message carries, and who writes
+VHOST_USER_MAX_CONFIG_SIZE: Final = 256
+VHOST_SET_CONFIG_TYPE_FRONTEND: Final = 0
+VHOST_SET_CONFIG_TYPE_MIGRATION: Final = 1
 
 # "Vring descriptor messages"
 VHOST_USER_VRING_IDX_MASK: Final = 0xFF
@@ -68,7 +85,12 @@ class Request(IntEnum):
     VHOST_USER_SET_VRING_ENABLE = 18
     VHOST_USER_SEND_RARP = 19
     VHOST_USER_NET_SET_MTU = 20
+    VHOST_USER_SET_BACKEND_REQ_FD = 21
+    VHOST_USER_IOTLB_MSG = 22
+    VHOST_USER_GET_CONFIG = 24
+    VHOST_USER_SET_CONFIG = 25
     VHOST_USER_RESET_DEVICE = 34
+    VHOST_USER_VRING_KICK = 35
     VHOST_USER_GET_MAX_MEM_SLOTS = 36
     VHOST_USER_ADD_MEM_REG = 37
     VHOST_USER_REM_MEM_REG = 38
@@ -81,7 +103,10 @@ VHOST_USER_PROTOCOL_F_MQ: Final = 0
 VHOST_USER_PROTOCOL_F_RARP: Final = 2
 VHOST_USER_PROTOCOL_F_REPLY_ACK: Final = 3
 VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
+VHOST_USER_PROTOCOL_F_BACKEND_REQ: Final = 5
+VHOST_USER_PROTOCOL_F_CONFIG: Final = 9
 VHOST_USER_PROTOCOL_F_RESET_DEVICE: Final = 13
+VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS: Final = 14
 VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Final = 15
 VHOST_USER_PROTOCOL_F_STATUS: Final = 16
 _NAMES: Final = {
@@ -105,6 +130,7 @@ class Rule(NamedTuple):
 
 _NONE = (0, 0)
 _U64 = (8, 8)
+_CONFIG = (CONFIG.size + 1, CONFIG.size + VHOST_USER_MAX_CONFIG_SIZE)
 _TABLE = (MEM_TABLE.size + MEM_REGION.size, MEM_TABLE.size + MAX_REGIONS * MEM_REGION.size)
 
 RULES: Final[dict[int, Rule]] = {
@@ -126,6 +152,13 @@ RULES: Final[dict[int, Rule]] = {
     Request.VHOST_USER_SET_VRING_ENABLE: Rule(_U64),
     Request.VHOST_USER_SEND_RARP: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_RARP),
     Request.VHOST_USER_NET_SET_MTU: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_NET_MTU),
+    Request.VHOST_USER_SET_BACKEND_REQ_FD: Rule((0, 8), (1, 1), VHOST_USER_PROTOCOL_F_BACKEND_REQ),
+    Request.VHOST_USER_IOTLB_MSG: Rule(
+        (IOTLB.size, IOTLB_SIZE), gate=VHOST_USER_PROTOCOL_F_BACKEND_REQ, replies=True
+    ),
+    Request.VHOST_USER_GET_CONFIG: Rule(_CONFIG, gate=VHOST_USER_PROTOCOL_F_CONFIG, replies=True),
+    Request.VHOST_USER_SET_CONFIG: Rule(_CONFIG, gate=VHOST_USER_PROTOCOL_F_CONFIG),
+    Request.VHOST_USER_VRING_KICK: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS),
     Request.VHOST_USER_RESET_DEVICE: Rule(_NONE, gate=VHOST_USER_PROTOCOL_F_RESET_DEVICE),
     Request.VHOST_USER_GET_MAX_MEM_SLOTS: Rule(
         _NONE, gate=VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS, replies=True

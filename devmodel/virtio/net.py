@@ -39,6 +39,7 @@ from devmodel.virtio.features import (
     VIRTIO_NET_F_MRG_RXBUF,
     effective,
 )
+from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.ring import Chain, Ring
 from devmodel.virtio.rss import Steering
 from devmodel.virtio.rxfilter import RxFilter
@@ -257,7 +258,8 @@ class VirtioNet:
         return kind == VIRTIO_NET_HDR_GSO_TCPV6 and offloads.tso6
 
     def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
-        """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
+        """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG. IotlbMiss, with
+        nothing taken, if a buffer for it is not translated yet."""
         size = self._hdr_size + sum(map(len, parts))
         if self._mergeable and self._merge(ring, hdr, parts):
             self.counters.tx_frames += 1
@@ -316,7 +318,11 @@ class VirtioNet:
         """The general case: several descriptors, several chains."""
         chains = [chain]
         rooms = [sum(map(len, chain.writable))]
-        verdict = self._gather(ring, chains, rooms, size)
+        try:
+            verdict = self._gather(ring, chains, rooms, size)
+        except IotlbMiss:
+            ring.unpop(chains)
+            raise
         if verdict:
             ring.unpop(chains)
             return verdict

@@ -39,6 +39,7 @@ from devmodel.virtio.spec import (
     VIRTIO_NET_HDR_LEGACY,
 )
 from guest.driver.errors import DeviceBroken
+from guest.driver.iommu import Iommu
 from guest.driver.memory import PAGE, DriverMemory
 from guest.driver.packed import PackedQueue
 from guest.driver.split import SplitQueue
@@ -92,21 +93,30 @@ class DriverCounters:
         return asdict(self)
 
 
-def make_queue(memory: DriverMemory, index: int, num: int, features: int) -> Virtqueue:
+def make_queue(
+    memory: DriverMemory, index: int, num: int, features: int, iommu: Iommu | None = None
+) -> Virtqueue:
     """A queue of the layout that was negotiated."""
     kind = PackedQueue if features >> vf.VIRTIO_F_RING_PACKED & 1 else SplitQueue
-    return kind(memory, index, num, features)
+    return kind(memory, index, num, features, iommu)
 
 
 class VirtioNetDriver:
     """See the module. `features` are those that were negotiated."""
 
-    def __init__(self, memory: DriverMemory, features: int, num: int = 256, mtu: int = DEFAULT_MTU) -> None:
+    def __init__(
+        self,
+        memory: DriverMemory,
+        features: int,
+        num: int = 256,
+        mtu: int = DEFAULT_MTU,
+        iommu: Iommu | None = None,
+    ) -> None:
         self.memory = memory
         self.features = features
         self.mtu = mtu
         self.counters = DriverCounters()
-        self.queues = [make_queue(memory, index, num, features) for index in (RX, TX)]
+        self.queues = [make_queue(memory, index, num, features, iommu) for index in (RX, TX)]
         self.mergeable = self.has(vf.VIRTIO_NET_F_MRG_RXBUF)
         modern = self.mergeable or self.has(vf.VIRTIO_F_VERSION_1)
         self._hdr = VIRTIO_NET_HDR if modern else VIRTIO_NET_HDR_LEGACY
