@@ -507,7 +507,7 @@ class Session:
         return 2 * self.queue_pairs if several else 2
 
     def negotiation(self) -> dict[str, Any]:
-        """Each feature bit and who has it, and the rings: a dict for JSON."""
+        """Each feature bit and who has it, the rings, the back-end channel and what is known of an IOMMU: for JSON."""
         both = (
             (self.offered, self.features, vf.names),
             (self.offered_protocol, self.protocol_features, vu.names),
@@ -524,7 +524,12 @@ class Session:
             for vring in self.vrings
             if vring.num  # what the frontend has not said anything of is none of its rings
         ]
-        return {"features": features, "protocol_features": protocol, "rings": rings}
+        found: dict[str, Any] = {"features": features, "protocol_features": protocol, "rings": rings}
+        if self.channel is not None:
+            found["channel"] = {"open": not self.channel.closed, **self.channel.counters}
+        if self.iommu is not None:
+            found["translations"] = len(self.iommu.tlb)
+        return found
 
     # -- features ---------------------------------------------------------------------------------------
 
