@@ -29,8 +29,7 @@ Frames for rings are ARP requests: whether one went through is seen by its answe
 ARP, frames that `passed` look dropped.
 
 Not there: what kills a process that maps memory without being able to defend itself (a file that shrinks: SIGBUS),
-control queue, migration log, inflight tracking, device state and the channel for
-the back end's own requests; `NOT_THERE` has the rows.
+control queue, migration log, inflight tracking and device state; `NOT_THERE` has the rows.
 """
 
 from __future__ import annotations
@@ -93,7 +92,6 @@ NOT_THERE: Final = {
     48: "the migration log",
     49: "inflight tracking",
     50: "device state",
-    51: "the channel for the back end's own requests",
 }
 
 MEMORY: Final = 8 << 20

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from guest.driver import torture_messages, torture_rings
+from guest.driver import torture_channel, torture_messages, torture_rings
 from guest.driver.torture import NOT_THERE, Settings, Torture
 from vnic import cli
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
 SERVE = [sys.executable, "-m", "vnic", "serve", "--control", "none"]
-CASES = [*torture_messages.CASES, *torture_rings.CASES]
+CASES = [*torture_messages.CASES, *torture_rings.CASES, *torture_channel.CASES]
 
 # What each row's inputs get from our own back end, in the order of the inputs where they differ
 OUTCOMES: dict[int, str | list[str]] = {
@@ -67,10 +67,12 @@ OUTCOMES: dict[int, str | list[str]] = {
     44: "dropped",
     46: "broken",
     47: "served",
+    51: ["served"] * 9 + ["stalled", "broken", "stalled"],
     52: "served",
     53: "served",
     54: "served",
     55: "served",
+    56: ["refused"] * 10 + ["served"],
 }
 
 
@@ -106,12 +108,12 @@ def test_row_gets_its_outcome(kit: Torture, row: int) -> None:
 
 
 def test_every_row_of_the_table_is_there_or_said_not_to_be() -> None:
-    assert {case.row for case in CASES} | set(NOT_THERE) == set(range(1, 56))
+    assert {case.row for case in CASES} | set(NOT_THERE) == set(range(1, 57))
     table = Path("docs/bad-inputs.md").read_text("utf-8")
     rows = {
         int(line.split("|")[1]) for line in table.splitlines() if line.split("|")[1:2] and line[2:3].isdigit()
     }
-    assert rows == set(range(1, 56))
+    assert rows == set(range(1, 57))
 
 
 def test_verb_says_each_verdict(kit: Torture, capsys: pytest.CaptureFixture[str]) -> None:
