@@ -144,7 +144,9 @@ class BackendChannel:
                 f"request {message.request}, flags {message.flags:#x}",
             )
         if not self._pending:
-            raise FrontendError("a reply that nobody waits for on the back-end channel", f"to {message.request}")
+            raise FrontendError(
+                "a reply that nobody waits for on the back-end channel", f"to {message.request}"
+            )
         due = self._pending[0]
         if message.request != due.request or len(message.payload) != vu.U64.size:
             raise FrontendError(

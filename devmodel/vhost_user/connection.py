@@ -55,9 +55,7 @@ class Device(Protocol):
 
 def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
     """Up to `size` bytes with their descriptors (close-on-exec), and whether the kernel dropped some. Never blocks."""
-    data, ancillary, flags, _ = sock.recvmsg(
-        size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-    )
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     fds = array.array("i")
     for level, kind, body in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

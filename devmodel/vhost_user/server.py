@@ -277,9 +277,7 @@ class VhostUserServer:
         lane.frames += 1
         return lane
 
-    def _queue(
-        self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer], waits: bool = False
-    ) -> bool:
+    def _queue(self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer], waits: bool = False) -> bool:
         """Keep a frame; `waits`: for a translation, which will come by itself."""
         if len(lane.backlog) >= BACKLOG_FRAMES:
             self._count["tx_drop_backlog"] += 1

@@ -59,7 +59,16 @@ from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.config import CONFIG_FEATURES, NetConfig
 from devmodel.virtio.iotlb import IotlbMiss
-from devmodel.virtio.memory import READ, WRITE, GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
+from devmodel.virtio.memory import (
+    READ,
+    WRITE,
+    GuestMemory,
+    Mapper,
+    Region,
+    RegionSpec,
+    check_regions,
+    map_regions,
+)
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring import Areas, Ring
 from devmodel.virtio.ring_packed import PackedRing, bad_base
@@ -88,6 +97,7 @@ PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
     vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+    vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
 )
 
@@ -364,7 +374,7 @@ class Session:
             Request.VHOST_USER_SET_CONFIG: self._set_config,
             Request.VHOST_USER_VRING_KICK: self._vring_kick,
             Request.VHOST_USER_RESET_DEVICE: self._reset_device,
-            Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_REGIONS),
+            Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_MEM_SLOTS),
             Request.VHOST_USER_ADD_MEM_REG: self._add_mem_reg,
             Request.VHOST_USER_REM_MEM_REG: self._rem_mem_reg,
             Request.VHOST_USER_SET_STATUS: self._set_status,
@@ -524,7 +534,12 @@ class Session:
             for vring in self.vrings
             if vring.num  # what the frontend has not said anything of is none of its rings
         ]
-        found: dict[str, Any] = {"features": features, "protocol_features": protocol, "rings": rings}
+        found: dict[str, Any] = {
+            "features": features,
+            "protocol_features": protocol,
+            "rings": rings,
+            "regions": len(self.memory.regions),
+        }
         if self.channel is not None:
             found["channel"] = {"open": not self.channel.closed, **self.channel.counters}
         if self.iommu is not None:
@@ -603,8 +618,8 @@ class Session:
 
     def _add_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
-        if len(self._specs) >= vu.MAX_REGIONS:
-            raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_REGIONS} regions", f"{spec}")
+        if len(self._specs) >= vu.MAX_MEM_SLOTS:
+            raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_MEM_SLOTS} regions", f"{spec}")
         check_regions([*self._specs, spec])
         added = map_regions([spec], self._pending_fds, self._mapper)
         self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
@@ -615,7 +630,8 @@ class Session:
         if not gone:
             raise FrontendError("REM_MEM_REG names a region that is not there", f"{spec}")
         kept, lost = self._split_regions(gone[0])
-        self._adopt(GuestMemory(kept), [known for known in self._specs if known != gone[0]])
+        memory, specs = GuestMemory(kept), [known for known in self._specs if known != gone[0]]
+        self._adopt(memory, specs, wait=True)
         GuestMemory(lost).close()
 
     def _split_regions(self, gone: RegionSpec) -> tuple[list[Region], list[Region]]:
@@ -623,23 +639,30 @@ class Session:
         lost = [region for region in self.memory.regions if region.gpa == gone.gpa]
         return kept, lost
 
-    def _adopt(self, memory: GuestMemory, specs: list[RegionSpec]) -> None:
-        """Go over to a new memory map; running rings move along, or break if their place is gone."""
+    def _adopt(self, memory: GuestMemory, specs: list[RegionSpec], wait: bool = False) -> None:
+        """Go over to a new memory map; running rings move along, or break if their place is gone. `wait`: they are
+        parked instead, since a frontend that gives regions one by one takes away what it will give anew in another shape
+        (QEMU does so when regions merge or split)."""
         self.memory = memory
         self._specs = specs
         if self.iommu is not None:
             self.iommu.rebase(memory)
         for vring in self.vrings:
             if vring.ring is not None:
-                self._move(vring, vring.ring)
+                self._move(vring, vring.ring, wait)
+            elif vring.parked is not None:
+                self._resume(vring, wait=True)
             else:
                 self._try_start(vring)
 
-    def _move(self, vring: Vring, ring: Ring) -> None:
+    def _move(self, vring: Vring, ring: Ring, wait: bool = False) -> None:
         try:
             ring.rebind(self._ring_memory, self._areas(vring))
         except BrokenRing as error:
-            self._break(vring, error)
+            if not wait:
+                self._break(vring, error)
+            elif vring.parked is None:
+                self._park(vring, ring)
         except IotlbMiss as miss:
             if vring.parked is None:
                 self._park(vring, ring)
@@ -925,11 +948,11 @@ class Session:
         vring.ring, vring.parked = None, ring
         self._actions.append(RingPaused(vring.index))
 
-    def _resume(self, vring: Vring) -> None:
+    def _resume(self, vring: Vring, wait: bool = False) -> None:
         """What the ring waited for has come."""
         if vring.parked is not None:
             vring.parked.forget_signalled()
-            self._move(vring, vring.parked)
+            self._move(vring, vring.parked, wait)
         elif vring.ring is None:
             self._try_start(vring)
             return

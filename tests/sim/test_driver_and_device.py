@@ -12,6 +12,7 @@ from guest.driver.loop import World
 from guest.driver.virtio_net import TX
 from guest.driver.virtqueue import QueueFull
 
+
 @pytest.mark.parametrize("kind", FEATURES)
 @pytest.mark.parametrize("num", [4, 16])
 def test_random_traffic_comes_back_once_and_in_order(kind: str, num: int) -> None:

@@ -7,7 +7,13 @@ import pytest
 
 from devmodel.errors import FrontendError
 from devmodel.vhost_user import message as vu
-from devmodel.vhost_user.backend_channel import MAX_PENDING, Answer, BackendChannel, BackendRequest, iotlb_message
+from devmodel.vhost_user.backend_channel import (
+    MAX_PENDING,
+    Answer,
+    BackendChannel,
+    BackendRequest,
+    iotlb_message,
+)
 
 MISS = BackendRequest.VHOST_USER_BACKEND_IOTLB_MSG
 CONFIG = BackendRequest.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG
@@ -83,7 +89,9 @@ def test_what_is_no_answer_to_the_oldest_request_ends_the_channel(asked: bool, s
         feed(channel, said)
 
 
-@pytest.mark.parametrize(("said", "where"), [(b"", "between two messages"), (reply(MISS)[:15], "inside a message")])
+@pytest.mark.parametrize(
+    ("said", "where"), [(b"", "between two messages"), (reply(MISS)[:15], "inside a message")]
+)
 def test_end_of_the_stream_is_told_with_where(said: bytes, where: str) -> None:
     channel = BackendChannel(True)
     channel.request(MISS, bytes(32), 7, True)

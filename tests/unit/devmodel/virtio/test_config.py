@@ -20,7 +20,8 @@ def test_fields_lie_where_the_specification_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("link_up", "announce", "status"), [(True, False, 1), (False, False, 0), (True, True, 3), (False, True, 2)]
+    ("link_up", "announce", "status"),
+    [(True, False, 1), (False, False, 0), (True, True, 3), (False, True, 2)],
 )
 def test_status_has_link_and_announcement(link_up: bool, announce: bool, status: int) -> None:
     space = NetConfig(mac=MAC, link_up=link_up).pack(1, announce)

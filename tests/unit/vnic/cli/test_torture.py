@@ -40,7 +40,7 @@ OUTCOMES: dict[int, str | list[str]] = {
     16: "refused",
     17: "refused",
     19: "broken",
-    20: "skipped",
+    20: "refused",
     21: "refused",
     22: "refused",
     23: "refused",
