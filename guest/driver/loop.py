@@ -28,6 +28,7 @@ from typing import Any, Final, TypeVar
 from devmodel.errors import FrontendError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.backend_channel import BackendChannel
 from devmodel.vhost_user.connection import Device
 from devmodel.vhost_user.message import Message
 from devmodel.vhost_user.server import VhostUserServer
@@ -337,13 +338,15 @@ class World:
             if self.lose_requests:
                 self.lose_requests -= 1
             else:
-                self.loop.call_later(self.channel_delay_s, self._answer, link, asked)
+                self.loop.call_later(self.channel_delay_s, self._answer, link, link.session.channel, asked)
 
-    def _answer(self, link: DirectLink, asked: Asked) -> None:
+    def _answer(self, link: DirectLink, end: BackendChannel | None, asked: Asked) -> None:
+        """`end` is where it was asked: an answer to a channel that was replaced meanwhile is heard by nobody."""
         if link is not self.link or link.hung_up():
             return
         number = link.run(self.channel.steps(asked))
-        if reply := self.channel.reply(asked, number):
+        reply = self.channel.reply(asked, number)
+        if reply and end is link.session.channel:
             link.answer(reply)
         called, self.channel.calls = self.channel.calls, set()
         link.signalled |= called
