@@ -77,11 +77,12 @@ class _Pending(NamedTuple):
 class BackendChannel:
     """See the module. `counters` are of one channel."""
 
-    __slots__ = ("_pending", "_reader", "_reply_ack", "_serial", "closed", "counters")
+    __slots__ = ("_pending", "_reader", "_reply_ack", "_serial", "closed", "counters", "finished")
 
     def __init__(self, reply_ack: bool) -> None:
         """`reply_ack`: VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated."""
         self.closed = ""  # why; "" while it is open
+        self.finished = False  # the frontend closed it between two messages with nothing unanswered, as it does at its end
         self.counters = {"requests": 0, "answers": 0, "unsent": 0}
         self._reply_ack = reply_ack
         self._reader = MessageReader()
@@ -131,6 +132,7 @@ class BackendChannel:
         """
         if not data:
             where = "between two messages" if self._reader.idle else "inside a message"
+            self.finished = self._reader.idle and not self._pending
             raise FrontendError(f"the frontend closed the back-end channel {where}", self._unanswered())
         if fds or truncated:
             raise FrontendError("a descriptor came over the back-end channel", f"{len(fds)} of them")

@@ -39,8 +39,8 @@ class Device(Protocol):
 
     def ring_resumed(self, index: int) -> None: ...
 
-    def channel_closed(self, reason: str) -> None:
-        """The back-end channel is lost, whoever's fault it was; all else goes on."""
+    def channel_closed(self, reason: str, finished: bool) -> None:
+        """The back-end channel is gone, and all else goes on; `finished`: nobody did anything wrong."""
 
     def state_changed(self) -> None: ...
 
@@ -133,7 +133,7 @@ class Connection:
     def hung_up(self) -> bool:
         """Whether the frontend has closed its end; if so the session is ended here and now."""
         try:
-            if self._sock.recv(1, socket.MSG_PEEK):
+            if self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 return False
         except BlockingIOError:
             return False
@@ -201,7 +201,7 @@ class Connection:
         channel = action.channel
 
         def lost(reason: str) -> None:
-            if self.session.channel is channel:
+            if self.session.channel is channel and not self.hung_up():
                 self.perform(self.session.channel_lost(reason))
 
         made = ChannelSocket(self._loop, action.fd, channel, receive, self._heard, lost)
@@ -219,7 +219,7 @@ class Connection:
     def _on_channel_closed(self, action: vs.ChannelClosed) -> None:
         if self._channel is not None:
             self._channel.close()
-        self._device.channel_closed(action.reason)
+        self._device.channel_closed(action.reason, action.finished)
 
     # -- for the device ---------------------------------------------------------------------------------
 

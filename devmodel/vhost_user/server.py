@@ -511,7 +511,10 @@ class VhostUserServer:
             self._connection.perform(self._connection.session.missed(index, miss))
             self._keep_watch()
 
-    def channel_closed(self, reason: str) -> None:
+    def channel_closed(self, reason: str, finished: bool) -> None:
+        if finished:
+            log.info("%s: %s", self.name, reason)
+            return
         self._count["channel_errors"] += 1
         log.warning("%s: the back-end channel is closed: %s", self.name, reason)
 

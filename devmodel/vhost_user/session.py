@@ -203,9 +203,10 @@ class ChannelSend:
 
 @dataclass(frozen=True, slots=True)
 class ChannelClosed:
-    """The channel is of no use any more: close its descriptor."""
+    """The channel is of no use any more: close its descriptor. `finished`: the frontend ended it in good order."""
 
     reason: str
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +438,7 @@ class Session:
         self._actions = []
         if self.channel is not None and not self.channel.closed:
             lost = self.channel.close(reason)
-            self._actions.append(ChannelClosed(reason))
+            self._actions.append(ChannelClosed(reason, self.channel.finished))
             if self.iommu is not None:
                 for answer in lost:
                     self.iommu.answered(answer.what, True)

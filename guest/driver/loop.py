@@ -233,9 +233,9 @@ class DirectLink:
                 os.close(fd)
             case vs.ChannelSend(data):
                 self.on_channel(data)
-            case vs.ChannelClosed(reason):
+            case vs.ChannelClosed(reason, finished):
                 self.channel_ends.append(reason)
-                device.channel_closed(reason)
+                device.channel_closed(reason, finished)
             case vs.StateChanged():
                 device.state_changed()
             case vs.Rarp(mac):
