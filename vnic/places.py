@@ -100,8 +100,8 @@ class Place:
 
 
 class VhostUser(Place):
-    """With a MAC address the whole card is ours: configuration space, control queue, notifications as messages. QEMU has
-    all that itself; User-Mode Linux has none of it."""
+    """With a MAC address the whole card is ours: configuration space, control queue, notifications as messages. QEMU
+    has all that itself; User-Mode Linux has none of it."""
 
     kind = "vhost-user"
     example = "/tmp/vnic.sock"
@@ -116,7 +116,9 @@ class VhostUser(Place):
         if word != "mac" or not _MAC.fullmatch(mac) or int(mac[1], 16) & 1:
             fact = "a card's address is mac= and six bytes with colons, the first one even"
             raise UsageError(
-                f"{self.option} {self.text}: {fact}", rest, "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56"
+                f"{self.option} {self.text}: {fact}",
+                rest,
+                "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56",
             )
         return bytes.fromhex(mac.replace(":", ""))
 

@@ -14,8 +14,8 @@ States. Open, then closed, for one of these reasons, and never open again; the f
 
     the frontend closed it        at any time, also inside a message or with requests unanswered
     it broke the protocol         an answer that nobody waits for, to another request than the oldest one, of a wrong
-                                  length or version, without the reply flag or with a descriptor: after that nobody can say
-                                  which answer belongs to which request, and closing is the only way to agree again
+                                  length or version, without the reply flag or with a descriptor: after that nobody can
+                                  say which answer belongs to which request, and closing is the only way to agree again
     it did not answer in time     whoever runs the clock compares `oldest` REPLY_S later
     it does not read              the socket is full
 
@@ -82,7 +82,9 @@ class BackendChannel:
     def __init__(self, reply_ack: bool) -> None:
         """`reply_ack`: VHOST_USER_PROTOCOL_F_REPLY_ACK was negotiated."""
         self.closed = ""  # why; "" while it is open
-        self.finished = False  # the frontend closed it between two messages with nothing unanswered, as it does at its end
+        self.finished = (
+            False  # the frontend closed it with nothing begun and nothing unanswered, as it does at its end
+        )
         self.counters = {"requests": 0, "answers": 0, "unsent": 0}
         self._reply_ack = reply_ack
         self._reader = MessageReader()

@@ -3,8 +3,8 @@
 
 The frontend chose the descriptor, so it may be anything, may block, and may never be read. Each call is made with
 MSG_DONTWAIT, as O_NONBLOCK belongs to the open file, which others may share. What the socket does not take is kept and
-tried again: a notification once, however often it was given, up to MAX_UNSENT messages in all, beyond which the frontend
-is taken for one that does not read.
+tried again: a notification once, however often it was given, up to MAX_UNSENT messages in all, beyond which the
+frontend is taken for one that does not read.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class ChannelSocket:
 
     def send(self, data: bytes) -> None:
         """One message, now or as soon as the socket takes it."""
-        if self._unsent:
-            self._keep(data)
-        elif not self._sent(data):
+        if self._unsent or not self._sent(data):
             self._keep(data)
         self._watch()
 

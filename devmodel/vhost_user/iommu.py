@@ -14,8 +14,8 @@ waits for that but the ring that needs it:
     parked, waits -> broken the answer to a miss is not 0, a page may not be used as the ring has to (then the
                       frontend is told, ACCESS_FAIL), or the channel is gone
 
-A page that is answered by 0 without an update is asked for again when the server looks at its rings the next time, every
-80 ms at the latest; one that is never answered costs the channel (backend_channel.REPLY_S).
+A page that is answered by 0 without an update is asked for again when the server looks at its rings the next time,
+every 80 ms at the latest; one that is never answered costs the channel (backend_channel.REPLY_S).
 """
 
 from __future__ import annotations

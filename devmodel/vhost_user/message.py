@@ -6,8 +6,8 @@ descriptors come with it, which protocol feature it needs and whether it has a r
 applies that before any handler runs. `MessageReader` cuts the byte stream: it says how many bytes to read
 next, so that nobody reads past one message, whose successor may carry descriptors of its own.
 
-Limits: a payload of 4096 bytes, 32 descriptors in one message, 8 memory regions in a table, 32 one by one. The largest message that a
-known frontend sends is a memory table of 264 bytes with 8 descriptors.
+Limits: a payload of 4096 bytes, 32 descriptors in one message, 8 memory regions in a table, 32 one by one. The largest
+message that a known frontend sends is a memory table of 264 bytes with 8 descriptors.
 
 Byte order on the wire is the host's; this package runs on little-endian hosts only.
 """

@@ -318,8 +318,9 @@ class VhostUserServer:
                 self._signal(ring.index)
 
     def set_link(self, up: bool) -> None:
-        """Pull the cable, or plug it in again. No frame passes meanwhile, and whoever is behind the port hears of it; the
-        guest does if configuration space is ours (`config`). Of a QEMU, `set_link` in its monitor tells the guest."""
+        """Pull the cable, or plug it in again. No frame passes meanwhile, and whoever is behind the port hears of it;
+        the guest does if configuration space is ours (`config`). Of a QEMU, `set_link` in its monitor tells the
+        guest."""
         if up == self._plugged:
             return
         self._plugged = up

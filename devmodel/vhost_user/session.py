@@ -37,8 +37,8 @@ its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py). A packed ring 
 at SET_VRING_BASE's value, or, after a back end that crashed, where its descriptors show it to be, if they do (see
 ring_packed.py, "Starting").
 
-The back-end channel (SET_BACKEND_REQ_FD) is a socket of its own with a state machine of its own, backend_channel.py; what
-is to be sent there comes out as an action, what came is given to `channel_heard()`. Three things need it. With
+The back-end channel (SET_BACKEND_REQ_FD) is a socket of its own with a state machine of its own, backend_channel.py;
+what is to be sent there comes out as an action, what came is given to `channel_heard()`. Three things need it. With
 ACCESS_PLATFORM addresses are I/O virtual and are asked for there: iommu.py; a ring whose areas are not translated is
 `parked` with its indexes, neither stopped nor running. With INBAND_NOTIFICATIONS kicks come as messages here, and calls
 and errors go out there, unless a ring has descriptors. With CONFIG we own configuration space (virtio/config.py), and a
@@ -89,7 +89,8 @@ from devmodel.virtio.spec import (
 )
 
 # CONFIG is not among them: QEMU's network device warns about it and drops it; it comes with `config`. Neither is
-# INBAND_NOTIFICATIONS: QEMU 7.2 acknowledges that bit like any other it knows the place of, and then goes on as without.
+# INBAND_NOTIFICATIONS: QEMU 7.2 acknowledges that bit like any other it knows the place of, and then goes on as
+# without.
 PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_MQ,
     vu.VHOST_USER_PROTOCOL_F_RARP,
@@ -319,8 +320,8 @@ class Session:
         config: NetConfig | None = None,
         iommu: bool = False,
     ) -> None:
-        """`control_queue`: the frontend may forward it, as a ring behind the pairs. `config`: configuration space is ours.
-        `iommu`: addresses may be I/O virtual (ACCESS_PLATFORM)."""
+        """`control_queue`: the frontend may forward it, as a ring behind the pairs. `config`: configuration space is
+        ours. `iommu`: addresses may be I/O virtual (ACCESS_PLATFORM)."""
         if queue_pairs > 1:
             features |= vf.mask(vf.VIRTIO_NET_F_MQ)
         if control_queue:
@@ -642,8 +643,8 @@ class Session:
 
     def _adopt(self, memory: GuestMemory, specs: list[RegionSpec], wait: bool = False) -> None:
         """Go over to a new memory map; running rings move along, or break if their place is gone. `wait`: they are
-        parked instead, since a frontend that gives regions one by one takes away what it will give anew in another shape
-        (QEMU does so when regions merge or split)."""
+        parked instead, since a frontend that gives regions one by one takes away what it will give anew in another
+        shape (QEMU does so when regions merge or split)."""
         self.memory = memory
         self._specs = specs
         if self.iommu is not None:

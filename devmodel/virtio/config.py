@@ -4,8 +4,8 @@
 QEMU has one of its own for a network device behind vhost-user and refuses ours with a warning, so a back end
 has this only when its owner asks for it, for frontends that have none: User-Mode Linux, and the driver in guest/driver.
 
-Who owns the device changes `mac` before a frontend connects, and the link at any time; `announce` and the number of queue
-pairs come from whoever packs it, since the control queue and the session know them.
+Who owns the device changes `mac` before a frontend connects, and the link at any time; `announce` and the number of
+queue pairs come from whoever packs it, since the control queue and the session know them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ CONFIG_FEATURES: Final = vf.mask(
 
 @dataclass(kw_only=True)
 class NetConfig:
-    """See the module. ValueError for a MAC that is not six bytes of a unicast address, and for an MTU that cannot be."""
+    """See the module. ValueError for a MAC that is not six bytes of a unicast address, and for an MTU that cannot
+    be."""
 
     mac: bytes
     mtu: int = 1500

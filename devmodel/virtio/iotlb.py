@@ -22,8 +22,8 @@ held, and whoever holds them lets go of them when a run that they lie in is inva
 
 Limits. MAX_RUNS translations, of which the oldest goes first: 64 MiB of pages of 4096 bytes. A buffer with more than
 that in it is never translated as a whole, and its ring stands still; no driver makes one. A descriptor may lie in
-MAX_RUNS_OF_PIECE of them, 256 KiB of pages, since a guest that makes all memory one page and then a queue full of it would
-keep us walking for seconds; the largest frame needs 17. One IotlbMiss names up to MAX_MISSES pages, of 4096 bytes
+MAX_RUNS_OF_PIECE of them, 256 KiB of pages, since a guest that makes all memory one page and then a queue full of it
+would keep us walking for seconds; the largest frame needs 17. One IotlbMiss names up to MAX_MISSES pages, of 4096 bytes
 since nobody says how large the IOMMU's are; larger ones answer several at once.
 """
 

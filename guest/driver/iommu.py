@@ -2,12 +2,12 @@
 """An IOMMU between a device and the driver's memory, as a guest behind QEMU's has one.
 
 `map()` gives a run of guest memory an address of its own, page by page: pages that follow each other there lie anywhere
-in guest memory as far as the device can tell, since each is translated by itself. `unmap()` takes it back. Addresses are
-drawn at random, far apart, and not used again soon, so that a device that keeps one for too long is found out:
+in guest memory as far as the device can tell, since each is translated by itself. `unmap()` takes it back. Addresses
+are drawn at random, far apart, and not used again soon, so that a device that keeps one for too long is found out:
 nothing lies there.
 
-`translate()` is what a device asks for. Every translation that goes is reported to `on_unmap` (in `lazy` mode only every
-LAZY_UNMAPS of them, and then as one for everything, which is how Linux flushes).
+`translate()` is what a device asks for. Every translation that goes is reported to `on_unmap` (in `lazy` mode only
+every LAZY_UNMAPS of them, and then as one for everything, which is how Linux flushes).
 """
 
 from __future__ import annotations

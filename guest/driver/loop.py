@@ -267,9 +267,9 @@ class DirectLink:
 class World:
     """See the module. `lose_kicks` and `lose_signals` take that many of the next ones away.
 
-    With `iommu` ("strict" or "lazy") the driver's addresses are I/O virtual; the frontend then has its end of the back-end
-    channel too, as it has with `config` and `inband`. There `channel_delay_s` is how long it takes to answer, and
-    `lose_requests` how many of the next requests it never sees.
+    With `iommu` ("strict" or "lazy") the driver's addresses are I/O virtual; the frontend then has its end of the
+    back-end channel too, as it has with `config` and `inband`. There `channel_delay_s` is how long it takes to answer,
+    and `lose_requests` how many of the next requests it never sees.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bad inputs around the back-end channel and the frontend's IOMMU: rows 51 and 56 of docs/bad-inputs.md.
 
-The channel is the frontend's to break; what must not suffer are the rings and the main socket. For that reason most of these
-go on with ordinary traffic, and the outcome is what became of it.
+The channel is the frontend's to break; what must not suffer are the rings and the main socket. For that reason most of
+these go on with ordinary traffic, and the outcome is what became of it.
 """
 
 from __future__ import annotations

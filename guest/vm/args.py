@@ -16,11 +16,11 @@ What is decided here, with its reason:
 * Under TCG the guest gets the host's TSC; tsc_early_khz with tsc=reliable keeps it from distrusting that
   clock and falling back to one that ticks every 4 ms.
 * cryptomgr.notests: the self-tests of ciphers that nobody here uses took 0.3 to 0.5 s of each boot.
-* An IOMMU comes before the cards, as QEMU joins a card to what is there. Its cards have a cache of translations of their
-  own (device-iotlb, ats), which the guest invalidates itself. Without that QEMU 7.2 finds out what went by comparing the
-  guest's page tables at each flush with those at the last one, and never tells a back end of a mapping that came and
-  went in between, as those of sent frames do: stale frames were seen. A card has ATS behind a root port only, as it is
-  no PCI Express device on pcie.0, and is modern there.
+* An IOMMU comes before the cards, as QEMU joins a card to what is there. Its cards have a cache of translations of
+  their own (device-iotlb, ats), which the guest invalidates itself. Without that QEMU 7.2 finds out what went by
+  comparing the guest's page tables at each flush with those at the last one, and never tells a back end of a mapping
+  that came and went in between, as those of sent frames do: stale frames were seen. A card has ATS behind a root port
+  only, as it is no PCI Express device on pcie.0, and is modern there.
 * reconnect: seconds until 9.1, milliseconds from 9.2 on; -netdev stream has none before 8.0.
 
 Left out: firmware boots, disks, displays: `Vm.extra` takes any further argument.

@@ -36,7 +36,8 @@ def test_memory_is_plugged_in_while_a_transfer_runs(backends: Any, boot: Boot, r
     assert guest.check("sha256sum /tmp/b", 60).split()[0] in guest.check("cat /tmp/h")
     want = had + MORE_MIB * 1024 * 9 // 10
     guest.check(
-        f"for i in $(seq 100); do set -- $(grep MemTotal /proc/meminfo); [ $2 -ge {want} ] && exit; sleep 0.1; done; exit 1",
+        "for i in $(seq 100); do set -- $(grep MemTotal /proc/meminfo); "
+        f"[ $2 -ge {want} ] && exit; sleep 0.1; done; exit 1",
         30,
     )
     # More than there was at first, so that buffers lie in what was plugged in.

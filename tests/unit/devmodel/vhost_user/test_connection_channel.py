@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The back-end channel over real sockets: a frontend without descriptors for its rings, and what it does to the channel."""
+"""The back-end channel over real sockets: a frontend without descriptors for its rings, and what it does to the
+channel."""
 
 from __future__ import annotations
 
