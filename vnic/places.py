@@ -107,38 +107,33 @@ class VhostUser(Place):
     example = "/tmp/vnic.sock"
 
     def check(self) -> None:
-        _, comma, rest = self.text.partition(",")
-        if comma:
-            self._mac(rest)
-
-    def _mac(self, rest: str) -> bytes:
-        word, _, mac = rest.partition("=")
-        if word != "mac" or not _MAC.fullmatch(mac) or int(mac[1], 16) & 1:
-            fact = "a card's address is mac= and six bytes with colons, the first one even"
-            raise UsageError(
-                f"{self.option} {self.text}: {fact}",
-                rest,
-                "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56",
-            )
-        return bytes.fromhex(mac.replace(":", ""))
+        mac = self.mac
+        if mac and (not _MAC.fullmatch(mac) or int(mac[1], 16) & 1):
+            fact = "a card's address is six bytes with colons, the first one even"
+            example = "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56"
+            raise UsageError(f"{self.option} {self.text}: {fact}", f"mac={mac}", example)
 
     @property
     def path(self) -> str:
-        return self.text.partition(",")[0]
+        return self.text.partition(",mac=")[0]
+
+    @property
+    def mac(self) -> str:
+        """The address that was given, "" without one."""
+        return self.text.partition(",mac=")[2]
 
     def paths(self) -> tuple[str, ...]:
         return (self.path,)
 
     async def open(self, name: str, mtu: int) -> Transport:
-        _, comma, rest = self.text.partition(",")
-        if not comma:
+        if not self.mac:
             return await VhostUserServer.listen(self.path, name=name, queue_pairs=QUEUE_PAIRS)
         return await VhostUserServer.listen(
             self.path,
             name=name,
             protocol_features=PROTOCOL_FEATURES | mask(VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS),
             control_queue=True,
-            config=NetConfig(mac=self._mac(rest), mtu=mtu),
+            config=NetConfig(mac=bytes.fromhex(self.mac.replace(":", "")), mtu=mtu),
             iommu=False,
         )
 
