@@ -70,7 +70,7 @@ from devmodel.virtio.memory import (
     map_regions,
 )
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
-from devmodel.virtio.ring import Areas, Ring
+from devmodel.virtio.ring import Area, Areas, Ring
 from devmodel.virtio.ring_packed import PackedRing, bad_base
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.spec import (
@@ -783,14 +783,16 @@ class Session:
         accesses = _PACKED_ACCESS if self.packed else _SPLIT_ACCESS
         if vring.addr is None:
             raise BrokenRing(vring.index, "the ring has no addresses", section)
-        views = []
-        memory = self._ring_memory
+        views: list[Area] = []
         for address, (what, align, size), access in zip(vring.addr, plan, accesses, strict=True):
-            view = None if address % align else memory.uva_view(address, size, access)
-            if view is None:
+            view: Area | None
+            if self.iommu is None or address % align:
+                view = None if address % align else self.memory.uva_view(address, size)
                 rule = f"{what} at {address:#x}: misaligned or not inside one region"
-                if self.iommu is not None and not address % align:
-                    rule = f"{what}: iova {address:#x} and length {size} {memory.fault}"
+            else:
+                view = self.iommu.memory.area(address, size, access)
+                rule = f"{what}: iova {address:#x} and length {size} {self.iommu.memory.fault}"
+            if view is None:
                 raise BrokenRing(vring.index, rule, section)
             views.append(view)
         return views[0], views[1], views[2]

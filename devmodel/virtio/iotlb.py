@@ -35,6 +35,7 @@ from typing import Final, NamedTuple
 
 from devmodel.errors import FrontendError
 from devmodel.virtio.memory import READ, WRITE, GuestMemory
+from devmodel.virtio.scattered import ScatteredArea
 
 PAGE: Final = 4096
 MAX_RUNS: Final = 16384
@@ -42,6 +43,9 @@ MAX_MISSES: Final = 16
 MAX_RUNS_OF_PIECE: Final = 64
 MAX_RUNS_OF_AREA: Final = 256
 _LIMIT: Final = 1 << 64
+
+
+Area = memoryview | ScatteredArea
 
 
 class IotlbMiss(Exception):
@@ -162,27 +166,28 @@ class IotlbMemory(GuestMemory):
         denied, self._denied = self._denied, None
         return denied
 
-    def uva_view(self, uva: int, size: int, access: int = READ | WRITE) -> memoryview | None:
-        """The bytes of a ring's area in one piece: its pages must follow each other in guest memory too.
-
-        The address is an iova, as all of a ring's are then (vhost-user specification, "IOMMU support"). IotlbMiss.
-        """
-        runs = self._runs(uva, size, access, MAX_RUNS_OF_AREA)
+    def area(self, iova: int, size: int, access: int) -> Area | None:
+        """A ring's area: one view if its pages follow each other in guest memory too. IotlbMiss."""
+        runs = self._runs(iova, size, access, MAX_RUNS_OF_AREA)
         if runs is None:
             return None
-        start = runs[0].uva + uva - runs[0].start
-        if any(run.uva + max(uva - run.start, 0) != start + max(run.start - uva, 0) for run in runs):
-            self.fault = "lie in pages that do not follow each other in guest memory"
-            return None
-        return self.tlb.memory.uva_view(start, size)
+        start = runs[0].uva + iova - runs[0].start
+        if all(run.uva + max(iova - run.start, 0) == start + max(run.start - iova, 0) for run in runs):
+            view = self.tlb.memory.uva_view(start, size)
+            if view is not None:
+                return view
+        return ScatteredArea(self._cut(runs, iova, size))
+
+    @staticmethod
+    def _cut(runs: list[Run], iova: int, size: int) -> list[memoryview]:
+        """These bytes of the runs that they lie in."""
+        end = iova + size
+        return [run.view[max(iova - run.start, 0) : min(end, run.end) - run.start] for run in runs]
 
     def pieces(self, gpa: int, size: int, access: int = READ) -> list[memoryview] | None:
         """The bytes at an iova, cut where one translation ends. IotlbMiss."""
         runs = self._runs(gpa, size, access, MAX_RUNS_OF_PIECE)
-        if runs is None:
-            return None
-        end = gpa + size
-        return [run.view[max(gpa - run.start, 0) : min(end, run.end) - run.start] for run in runs]
+        return None if runs is None else self._cut(runs, gpa, size)
 
     def _runs(self, iova: int, size: int, access: int, most: int) -> list[Run] | None:
         """The translations that these bytes need, in order, at most so many."""

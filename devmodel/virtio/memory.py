@@ -90,7 +90,7 @@ class GuestMemory:
         by_size = sorted(self.regions, key=lambda region: -region.size)
         self.fast = [(region.gpa, region.end, region.view) for region in by_size]
 
-    def uva_view(self, uva: int, size: int, access: int = READ | WRITE) -> memoryview | None:
+    def uva_view(self, uva: int, size: int) -> memoryview | None:
         """The `size` bytes at a frontend's user address, if they all lie in one region."""
         for region in self.regions:
             offset = uva - region.uva

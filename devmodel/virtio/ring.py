@@ -37,6 +37,7 @@ from devmodel.port import Buffer
 from devmodel.virtio.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC
 from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.memory import READ, WRITE, GuestMemory
+from devmodel.virtio.scattered import ScatteredArea, ScatteredItems
 from devmodel.virtio.spec import VIRTQ_DESC_F_WRITE, VIRTQ_DESC_SIZE
 
 _WRITE: Final = VIRTQ_DESC_F_WRITE
@@ -50,7 +51,8 @@ NOTHING: Final[list[memoryview]] = []
 # frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
 DESCRIPTORS_PER_CHAIN: Final = 32
 
-Areas = tuple[memoryview, memoryview, memoryview]
+Area = memoryview | ScatteredArea
+Areas = tuple[Area, Area, Area]
 """Descriptor, driver and device area (2.6); in a split queue the table, the available and the used ring."""
 
 
@@ -110,7 +112,7 @@ class Ring(ABC):
         self._fence_acquire = fence.acquire
         self._fence_release = fence.release
         self._memory = memory
-        self._views: list[memoryview] = []
+        self._views: list[Area | ScatteredItems] = []
 
     @property
     @abstractmethod

@@ -11,10 +11,13 @@ from mirror import FEATURES, MERGEABLE, PACKED, Mirror
 
 from devmodel.vhost_user import message as vu
 from devmodel.virtio import features as vf
+from devmodel.virtio.memory import GuestMemory
+from devmodel.virtio.scattered import ScatteredArea
 from guest.driver.channel import invalidation
 from guest.driver.errors import RequestRefused
 from guest.driver.iommu import EVERYTHING
 from guest.driver.loop import World
+from guest.driver.memory import PAGE
 from guest.driver.virtio_net import DRIVER_FEATURES, RX, TX
 from guest.driver.virtqueue import QueueFull
 
@@ -232,4 +235,26 @@ def test_rings_stop_while_they_are_parked_and_start_where_they_stood() -> None:
     world.send(bytes(62))
     world.settle()
     assert [len(frame) for _, frame in world.received] == [60, 61, 62]
+    world.close()
+
+
+@pytest.mark.parametrize("kind", ["plain", "in-order+event", "packed+event", "packed+in-order"])
+def test_rings_in_pages_that_lie_apart_are_rings(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GuestMemory.uva_view
+
+    def one_page(self: GuestMemory, uva: int, size: int) -> memoryview | None:
+        return whole(self, uva, size) if size <= PAGE else None
+
+    monkeypatch.setattr(GuestMemory, "uva_view", one_page)
+    rng = random.Random(kind)
+    world = World(iommu="lazy", memory_size=16 << 20)
+    Mirror(world.port)
+    world.start(FEATURES[kind], 512)
+    areas = world.link.session._areas(world.link.session.vrings[TX])
+    assert any(isinstance(area, ScatteredArea) for area in areas)
+    sent = exchange(world, rng, 40, 60, forgetful=0.2)
+    assert len(sent) > 600, "more than once around"
+    assert [frame for _, frame in world.received] == sent
+    stats = world.port.stats()
+    assert stats["broken_rings"] == stats["tx_dropped"] == stats["lost_kicks"] == 0
     world.close()

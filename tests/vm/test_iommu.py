@@ -18,12 +18,18 @@ SERVER = "10.0.2.2"
 SIZE = 4 << 20
 
 
-@pytest.mark.parametrize("packed", [False, True])
+LONG_RINGS = ("rx_queue_size=1024", "tx_queue_size=1024")
+"""Linux lays them into pages that lie apart."""
+
+
+@pytest.mark.parametrize(("packed", "properties"), [(False, ()), (False, LONG_RINGS), (True, LONG_RINGS)])
 def test_guest_behind_an_iommu_transfers_both_ways(
-    backends: Any, boot: Boot, rundir: Any, packed: bool
+    backends: Any, boot: Boot, rundir: Any, packed: bool, properties: tuple[str, ...]
 ) -> None:
     control = rundir.path / "control.sock"
-    nic = replace(backends.start("vhost-user", "--control", str(control)), packed=packed)
+    nic = replace(
+        backends.start("vhost-user", "--control", str(control)), packed=packed, properties=properties
+    )
     guest = boot(nic=nic, machine="q35", iommu=True)
     assert guest.ready["dhcp"] == "ok"
     guest.check("dmesg | grep -q 'DMAR: Intel.R. Virtualization Technology'")

@@ -12,6 +12,7 @@ from devmodel.errors import FrontendError
 from devmodel.virtio import iotlb
 from devmodel.virtio.iotlb import PAGE, READ, WRITE, Iotlb, IotlbMemory, IotlbMiss
 from devmodel.virtio.memory import GuestMemory
+from devmodel.virtio.scattered import ScatteredArea
 
 RW = READ | WRITE
 IOVA = 0xABC_0000_0000
@@ -106,24 +107,33 @@ def test_buffer_in_too_many_pages_is_no_memory(rig: Rig) -> None:
 def test_area_of_pages_that_follow_each_other_is_one_view(rig: Rig) -> None:
     rig.add(IOVA, 0x9000)
     rig.add(IOVA + PAGE, 0xA000)
-    view = rig.through.uva_view(IOVA + 16, PAGE + 100)
-    assert view is not None
+    view = rig.through.area(IOVA + 16, PAGE + 100, RW)
+    assert isinstance(view, memoryview)
     view[PAGE - 16] = 7
     assert rig.ram.read(0xA000, 1) == b"\7"
 
 
-def test_area_of_pages_that_lie_apart_is_none(rig: Rig) -> None:
-    rig.add(IOVA, 0x9000)
+@pytest.mark.parametrize("places", [(0x9000, 0x7000), (SPLIT - PAGE, SPLIT)])
+def test_area_of_pages_that_lie_apart_is_scattered(rig: Rig, places: tuple[int, int]) -> None:
+    for at, gpa in enumerate(places):
+        rig.add(IOVA + at * PAGE, gpa)
+        rig.ram.write(gpa, bytes([at + 1]) * PAGE)
+    area = rig.through.area(IOVA + PAGE - 4, 8, RW)
+    assert isinstance(area, ScatteredArea)
+    assert area.tobytes() == b"\1" * 4 + b"\2" * 4
+    assert isinstance(rig.through.area(IOVA + PAGE, PAGE, RW), memoryview)
+
+
+def test_area_that_may_not_be_used_so_or_has_too_many_pages_is_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.add(IOVA, 0x9000, access=READ)
     rig.add(IOVA + PAGE, 0x7000)
-    assert rig.through.uva_view(IOVA, 2 * PAGE) is None
-    assert "do not follow each other" in rig.through.fault
-    assert rig.through.uva_view(IOVA + PAGE, PAGE) is not None
-
-
-def test_area_across_two_regions_is_none(rig: Rig) -> None:
-    rig.add(IOVA, SPLIT - PAGE)
-    rig.add(IOVA + PAGE, SPLIT)
-    assert rig.through.uva_view(IOVA, 2 * PAGE) is None
+    assert rig.through.area(IOVA, 100, WRITE) is None
+    monkeypatch.setattr(iotlb, "MAX_RUNS_OF_AREA", 1)
+    assert rig.through.area(IOVA, 2 * PAGE, READ) is None
+    with pytest.raises(IotlbMiss):
+        rig.through.area(IOVA + 2 * PAGE, PAGE, READ)
 
 
 @pytest.mark.parametrize(
