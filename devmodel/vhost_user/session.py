@@ -102,6 +102,8 @@ PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_STATUS,
 )
 
+_REMEMBERED = 256  # regions that were removed
+
 _FOR_REQUESTS = vf.mask(vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ, vu.VHOST_USER_PROTOCOL_F_REPLY_ACK)
 
 
@@ -346,6 +348,7 @@ class Session:
         self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
         self._mapper = mapper
         self._specs: list[RegionSpec] = []
+        self._removed: set[tuple[int, ...]] = set()  # regions that went by REM_MEM_REG: gpa, size, uva
         self._handlers = self._table()
         self._actions: list[Action] = []
         self._pending_fds: list[int] = []
@@ -620,19 +623,27 @@ class Session:
 
     def _add_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
+        if spec in self._specs:
+            return  # with several queue pairs QEMU 7.2 gives each region once for each
         if len(self._specs) >= vu.MAX_MEM_SLOTS:
             raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_MEM_SLOTS} regions", f"{spec}")
         check_regions([*self._specs, spec])
         added = map_regions([spec], self._pending_fds, self._mapper)
+        self._removed.discard(spec[:3])
         self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
 
     def _rem_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
         gone = [known for known in self._specs if known[:3] == spec[:3]]
+        if not gone and spec[:3] in self._removed:
+            return  # as for ADD_MEM_REG: it went with the first of several pairs
         if not gone:
             raise FrontendError("REM_MEM_REG names a region that is not there", f"{spec}")
         kept, lost = self._split_regions(gone[0])
         memory, specs = GuestMemory(kept), [known for known in self._specs if known != gone[0]]
+        if len(self._removed) >= _REMEMBERED:
+            self._removed.clear()
+        self._removed.add(spec[:3])
         self._adopt(memory, specs, wait=True)
         GuestMemory(lost).close()
 

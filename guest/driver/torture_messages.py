@@ -339,7 +339,11 @@ def _slot(name: str, request: int, specs: Sequence[RegionSpec]) -> None:
 
 
 _slot("REM_MEM_REG of an unknown region", R.VHOST_USER_REM_MEM_REG, [_ONE])
-_slot("ADD_MEM_REG of the same region again", R.VHOST_USER_ADD_MEM_REG, [_ONE, _ONE])
+_slot(
+    "ADD_MEM_REG of a region that overlaps another",
+    R.VHOST_USER_ADD_MEM_REG,
+    [_ONE, RegionSpec(0, 2 * PAGE, 0x10000, 0)],
+)
 
 
 # -- rings: 21 to 25 ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from guest.vm.machine import Guest
@@ -18,7 +19,8 @@ MORE_MIB = 128
 
 def test_memory_is_plugged_in_while_a_transfer_runs(backends: Any, boot: Boot, rundir: Any) -> None:
     control = rundir.path / "control.sock"
-    nic = backends.start("vhost-user", "--control", str(control))
+    # QEMU 7.2 tells of each region once for each pair.
+    nic = replace(backends.start("vhost-user", "--control", str(control)), queues=2)
     guest = boot(
         nic=nic,
         machine="q35",
@@ -49,4 +51,4 @@ def test_memory_is_plugged_in_while_a_transfer_runs(backends: Any, boot: Boot, r
     with Client(control) as back_end:
         found = back_end.ask("negotiation")
     assert found["regions"] == 2
-    assert [ring["running"] for ring in found["rings"]] == [True, True]
+    assert [ring["running"] for ring in found["rings"]] == [True] * 4
