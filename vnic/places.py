@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a back end is reached: what the options --vhost-user, --stream and so on name, and what QEMU has to be told.
 
-    --vhost-user PATH                 we listen, rings in shared memory
+    --vhost-user PATH[,mac=MAC]       we listen, rings in shared memory; mac: for a frontend without a card of its own
     --vhost-user-to PATH              the same where QEMU listens; we connect, once it is there
     --stream PATH|HOST:PORT           we listen for -netdev stream,server=off
     --stream-to PATH|HOST:PORT        we connect to -netdev stream,server=on, once it is there
@@ -16,6 +16,7 @@ of a switch (devmodel/switch.py).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -26,9 +27,15 @@ from devmodel.netdev.stream_client import StreamClient
 from devmodel.netdev.tap import TapPort
 from devmodel.port import Port
 from devmodel.vhost_user.client import VhostUserClient
+from devmodel.vhost_user.message import VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS
 from devmodel.vhost_user.server import VhostUserServer
+from devmodel.vhost_user.session import PROTOCOL_FEATURES
+from devmodel.virtio.config import NetConfig
+from devmodel.virtio.features import mask
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME
 from vnic.errors import UsageError
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
 
 GUEST_SUFFIX = ".guest"
 """Of the path that a guest's own datagram socket gets where nobody named one."""
@@ -95,19 +102,47 @@ class Place:
 
 
 class VhostUser(Place):
+    """With a MAC address the whole card is ours: configuration space, control queue, notifications as messages. QEMU
+    has all that itself; User-Mode Linux has none of it."""
+
     kind = "vhost-user"
     example = "/tmp/vnic.sock"
 
+    def check(self) -> None:
+        mac = self.mac
+        if mac and (not _MAC.fullmatch(mac) or int(mac[1], 16) & 1):
+            fact = "a card's address is six bytes with colons, the first one even"
+            example = "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56"
+            raise UsageError(f"{self.option} {self.text}: {fact}", f"mac={mac}", example)
+
+    @property
+    def path(self) -> str:
+        return self.text.partition(",mac=")[0]
+
+    @property
+    def mac(self) -> str:
+        """The address that was given, "" without one."""
+        return self.text.partition(",mac=")[2]
+
     def paths(self) -> tuple[str, ...]:
-        return (self.text,)
+        return (self.path,)
 
     async def open(self, name: str, mtu: int) -> Transport:
-        return await VhostUserServer.listen(self.text, name=name, queue_pairs=QUEUE_PAIRS)
+        if not self.mac:
+            return await VhostUserServer.listen(self.path, name=name, queue_pairs=QUEUE_PAIRS)
+        return await VhostUserServer.listen(
+            self.path,
+            name=name,
+            protocol_features=PROTOCOL_FEATURES | mask(VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS),
+            control_queue=True,
+            config=NetConfig(mac=bytes.fromhex(self.mac.replace(":", "")), mtu=mtu),
+            iommu=False,
+        )
 
     def qemu(self, net: str) -> list[str]:
         chardev = net.replace("net", "chr")
         return [
-            f"-chardev socket,id={chardev},path={_escaped(self.text)},reconnect=1",
+            f"-chardev socket,id={chardev},path={_escaped(self.path)},reconnect=1",
             f"-netdev vhost-user,id={net},chardev={chardev}",
         ]
 

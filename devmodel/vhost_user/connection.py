@@ -16,7 +16,9 @@ from typing import Protocol
 
 from devmodel.errors import BrokenRing, FrontendError
 from devmodel.vhost_user import session as vs
-from devmodel.vhost_user.eventfd import CallFd, KickFd, ReaderLoop
+from devmodel.vhost_user.backend_channel import Answer
+from devmodel.vhost_user.channel_socket import ChannelSocket, TimerLoop
+from devmodel.vhost_user.eventfd import CallFd, KickFd
 from devmodel.vhost_user.message import MAX_FDS, MessageReader
 from devmodel.vhost_user.session import Action, Session
 
@@ -33,6 +35,13 @@ class Device(Protocol):
 
     def ring_broken(self, index: int, error: BrokenRing) -> None: ...
 
+    def ring_paused(self, index: int) -> None: ...
+
+    def ring_resumed(self, index: int) -> None: ...
+
+    def channel_closed(self, reason: str, finished: bool) -> None:
+        """The back-end channel is gone, and all else goes on; `finished`: nobody did anything wrong."""
+
     def state_changed(self) -> None: ...
 
     def kicked(self, index: int) -> bool:
@@ -45,8 +54,8 @@ class Device(Protocol):
 
 
 def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
-    """Up to `size` bytes with their descriptors (close-on-exec), and whether the kernel dropped some."""
-    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    """Up to `size` bytes with their descriptors (close-on-exec), and whether the kernel dropped some. Never blocks."""
+    data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     fds = array.array("i")
     for level, kind, body in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -57,7 +66,7 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
 class Connection:
     """Owns everything that came over one socket, and gives it all back in `close()`."""
 
-    def __init__(self, loop: ReaderLoop, sock: socket.socket, session: Session, device: Device) -> None:
+    def __init__(self, loop: TimerLoop, sock: socket.socket, session: Session, device: Device) -> None:
         self.session = session
         self._loop = loop
         self._sock = sock
@@ -68,6 +77,7 @@ class Connection:
         self._calls: list[CallFd | None] = [None] * rings
         self._errs: list[CallFd | None] = [None] * rings
         self._missed = [False] * rings
+        self._channel: ChannelSocket | None = None
         self._open = True
         self._actions: dict[type, Callable[..., None]] = {
             vs.Reply: self._on_reply,
@@ -78,6 +88,12 @@ class Connection:
             vs.RingStarted: lambda action: device.ring_started(action.index),
             vs.RingStopped: lambda action: device.ring_stopped(action.index),
             vs.RingBroken: self._on_broken,
+            vs.RingPaused: lambda action: device.ring_paused(action.index),
+            vs.RingResumed: lambda action: device.ring_resumed(action.index),
+            vs.Kicked: self._on_kicked,
+            vs.ChannelFd: self._on_channel_fd,
+            vs.ChannelSend: self._on_channel_send,
+            vs.ChannelClosed: self._on_channel_closed,
             vs.StateChanged: lambda action: device.state_changed(),
             vs.Rarp: lambda action: device.rarp(action.mac),
             vs.Disconnect: lambda action: self._end(action.error),
@@ -117,7 +133,7 @@ class Connection:
     def hung_up(self) -> bool:
         """Whether the frontend has closed its end; if so the session is ended here and now."""
         try:
-            if self._sock.recv(1, socket.MSG_PEEK):
+            if self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 return False
         except BlockingIOError:
             return False
@@ -133,6 +149,8 @@ class Connection:
         for action in actions:
             if self._open or isinstance(action, vs.CloseFd):
                 self._actions[type(action)](action)
+            elif isinstance(action, vs.ChannelFd):
+                os.close(action.fd)
 
     def _on_reply(self, action: vs.Reply) -> None:
         try:
@@ -167,6 +185,9 @@ class Connection:
             self.signal(action.index)
         self._missed[action.index] = False
 
+    def _on_kicked(self, action: vs.Kicked) -> None:
+        self._device.kicked(action.index)
+
     def _on_err_fd(self, action: vs.ErrFd) -> None:
         old = self._errs[action.index]
         if old is not None:
@@ -179,12 +200,43 @@ class Connection:
             err.signal()
         self._device.ring_broken(action.index, action.error)
 
+    # -- the back-end channel ---------------------------------------------------------------------------
+
+    def _on_channel_fd(self, action: vs.ChannelFd) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        channel = action.channel
+
+        def lost(reason: str) -> None:
+            if self.session.channel is channel and not self.hung_up():
+                self.perform(self.session.channel_lost(reason))
+
+        made = ChannelSocket(self._loop, action.fd, channel, receive, self._heard, lost)
+        self._channel = made
+        if channel.closed:
+            made.close()
+
+    def _heard(self, answer: Answer) -> None:
+        self.perform(self.session.channel_heard(answer))
+
+    def _on_channel_send(self, action: vs.ChannelSend) -> None:
+        if self._channel is not None:
+            self._channel.send(action.data)
+
+    def _on_channel_closed(self, action: vs.ChannelClosed) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._device.channel_closed(action.reason, action.finished)
+
     # -- for the device ---------------------------------------------------------------------------------
 
     def signal(self, index: int) -> bool:
-        """Tell the ring's driver. Without a descriptor yet, it is told as soon as there is one."""
+        """Tell the ring's driver. Without a descriptor yet, it is told as soon as there is one, or by a message."""
         call = self._calls[index]
         if call is None:
+            if actions := self.session.notify(index):
+                self.perform(actions)
+                return True
             self._missed[index] = True
             return False
         return call.signal()
@@ -205,6 +257,8 @@ class Connection:
             return
         self.perform(self.session.close())
         self._open = False
+        if self._channel is not None:
+            self._channel.close()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         for fd in self._reader.take_fds():

@@ -6,8 +6,8 @@ descriptors come with it, which protocol feature it needs and whether it has a r
 applies that before any handler runs. `MessageReader` cuts the byte stream: it says how many bytes to read
 next, so that nobody reads past one message, whose successor may carry descriptors of its own.
 
-Limits: a payload of 4096 bytes, 32 descriptors in one message, 8 memory regions. The largest message that a
-known frontend sends is a memory table of 264 bytes with 8 descriptors.
+Limits: a payload of 4096 bytes, 32 descriptors in one message, 8 memory regions in a table, 32 one by one. The largest
+message that a known frontend sends is a memory table of 264 bytes with 8 descriptors.
 
 Byte order on the wire is the host's; this package runs on little-endian hosts only.
 """
@@ -34,6 +34,7 @@ VHOST_USER_NEED_REPLY_MASK: Final = 8
 MAX_PAYLOAD: Final = 4096
 MAX_FDS: Final = 32
 MAX_REGIONS: Final = 8
+MAX_MEM_SLOTS: Final = 32  # with CONFIGURE_MEM_SLOTS: room for memory that is plugged in while the guest runs
 
 # "Payload"
 U64: Final = struct.Struct("<Q")
@@ -44,6 +45,23 @@ MEM_REGION: Final = struct.Struct("<QQQQ")
 SINGLE_REGION: Final = struct.Struct("<QQQQQ")
 INFLIGHT: Final = struct.Struct("<QQHH")
 INFLIGHT_SIZE: Final = 24  # as C pads it, and strict peers compare; the specification counts 20
+IOTLB: Final = struct.Struct("<QQQBB")  # iova, size, user address, permissions, type
+IOTLB_SIZE: Final = 32  # of the C struct, which ends in padding
+CONFIG: Final = struct.Struct("<III")  # offset, size, flags; the data follow
+
+# "IOTLB message": permissions and types
+VHOST_ACCESS_RO: Final = 1
+VHOST_ACCESS_WO: Final = 2
+VHOST_ACCESS_RW: Final = 3
+VHOST_IOTLB_MISS: Final = 1
+VHOST_IOTLB_UPDATE: Final = 2
+VHOST_IOTLB_INVALIDATE: Final = 3
+VHOST_IOTLB_ACCESS_FAIL: Final = 4
+
+# "Virtio device config space": the most that a message carries, and who writes
+VHOST_USER_MAX_CONFIG_SIZE: Final = 256
+VHOST_SET_CONFIG_TYPE_FRONTEND: Final = 0
+VHOST_SET_CONFIG_TYPE_MIGRATION: Final = 1
 
 # "Vring descriptor messages"
 VHOST_USER_VRING_IDX_MASK: Final = 0xFF
@@ -71,9 +89,14 @@ class Request(IntEnum):
     VHOST_USER_SET_VRING_ENABLE = 18
     VHOST_USER_SEND_RARP = 19
     VHOST_USER_NET_SET_MTU = 20
+    VHOST_USER_SET_BACKEND_REQ_FD = 21
+    VHOST_USER_IOTLB_MSG = 22
+    VHOST_USER_GET_CONFIG = 24
+    VHOST_USER_SET_CONFIG = 25
     VHOST_USER_GET_INFLIGHT_FD = 31
     VHOST_USER_SET_INFLIGHT_FD = 32
     VHOST_USER_RESET_DEVICE = 34
+    VHOST_USER_VRING_KICK = 35
     VHOST_USER_GET_MAX_MEM_SLOTS = 36
     VHOST_USER_ADD_MEM_REG = 37
     VHOST_USER_REM_MEM_REG = 38
@@ -86,8 +109,11 @@ VHOST_USER_PROTOCOL_F_MQ: Final = 0
 VHOST_USER_PROTOCOL_F_RARP: Final = 2
 VHOST_USER_PROTOCOL_F_REPLY_ACK: Final = 3
 VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
+VHOST_USER_PROTOCOL_F_BACKEND_REQ: Final = 5
+VHOST_USER_PROTOCOL_F_CONFIG: Final = 9
 VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD: Final = 12
 VHOST_USER_PROTOCOL_F_RESET_DEVICE: Final = 13
+VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS: Final = 14
 VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Final = 15
 VHOST_USER_PROTOCOL_F_STATUS: Final = 16
 _NAMES: Final = {
@@ -112,6 +138,7 @@ class Rule(NamedTuple):
 _NONE = (0, 0)
 _U64 = (8, 8)
 _INFLIGHT = (INFLIGHT.size, INFLIGHT_SIZE)
+_CONFIG = (CONFIG.size + 1, CONFIG.size + VHOST_USER_MAX_CONFIG_SIZE)
 _TABLE = (MEM_TABLE.size + MEM_REGION.size, MEM_TABLE.size + MAX_REGIONS * MEM_REGION.size)
 
 RULES: Final[dict[int, Rule]] = {
@@ -133,6 +160,13 @@ RULES: Final[dict[int, Rule]] = {
     Request.VHOST_USER_SET_VRING_ENABLE: Rule(_U64),
     Request.VHOST_USER_SEND_RARP: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_RARP),
     Request.VHOST_USER_NET_SET_MTU: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_NET_MTU),
+    Request.VHOST_USER_SET_BACKEND_REQ_FD: Rule((0, 8), (1, 1), VHOST_USER_PROTOCOL_F_BACKEND_REQ),
+    Request.VHOST_USER_IOTLB_MSG: Rule(
+        (IOTLB.size, IOTLB_SIZE), gate=VHOST_USER_PROTOCOL_F_BACKEND_REQ, replies=True
+    ),
+    Request.VHOST_USER_GET_CONFIG: Rule(_CONFIG, gate=VHOST_USER_PROTOCOL_F_CONFIG, replies=True),
+    Request.VHOST_USER_SET_CONFIG: Rule(_CONFIG, gate=VHOST_USER_PROTOCOL_F_CONFIG),
+    Request.VHOST_USER_VRING_KICK: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS),
     Request.VHOST_USER_GET_INFLIGHT_FD: Rule(
         _INFLIGHT, gate=VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD, replies=True
     ),

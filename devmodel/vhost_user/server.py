@@ -23,11 +23,11 @@ What it decides:
   they are dropped (`tx_drop_backlog`).
 
 Counters (`stats()`): rx_* is from the guest, tx_* to the guest. rx_frames, rx_bytes, tx_frames, tx_bytes;
-reasons for drops rx_drop_{short,long,writable,csum,gso,disabled},
+reasons for drops rx_drop_{short,long,writable,csum,gso,disabled,link_down},
 tx_drop_{too_big,backlog,filtered,link_down,malformed,broken} and their sum tx_dropped; kicks, lost_kicks, batches,
 signals, broken_rings, resynchronised_rings, resubmitted_buffers (that a back end which died had taken), connects,
 clients_refused, frontend_errors, unsealed_regions (memory that the frontend could cut short, and so end us),
-tx_queued (now).
+channel_errors, iotlb_misses, tx_queued (now).
 
 What became of each ring's kicks and interrupts is in its RingAudit (virtio/audit.py), and why and how often it broke in
 its Breaks (virtio/diagnosis.py); `negotiation()` has both.
@@ -51,8 +51,10 @@ from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.mapping import allocate, map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.audit import RingAudit
+from devmodel.virtio.config import NetConfig
 from devmodel.virtio.diagnosis import Breaks
-from devmodel.virtio.features import DEVICE_FEATURES
+from devmodel.virtio.features import DEVICE_FEATURES, VIRTIO_NET_F_GUEST_ANNOUNCE
+from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.memory import Mapping
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
@@ -73,6 +75,7 @@ _UNSEALED = (
 )
 _COUNTERS = (
     "rx_drop_disabled",
+    "rx_drop_link_down",
     "tx_drop_backlog",
     "tx_drop_filtered",
     "tx_drop_link_down",
@@ -89,6 +92,8 @@ _COUNTERS = (
     "clients_refused",
     "frontend_errors",
     "unsealed_regions",
+    "channel_errors",
+    "iotlb_misses",
 )
 _TX_DROPS = (
     "tx_drop_too_big",
@@ -141,11 +146,12 @@ class Link(Protocol):
 class _Lane:
     """One receive queue of the guest: its ring while it may be used, and what waits for its buffers."""
 
-    __slots__ = ("backlog", "frames", "ring")
+    __slots__ = ("backlog", "frames", "paused", "ring")
 
     def __init__(self) -> None:
         self.frames = 0  # steered here, of several
         self.ring: Ring | None = None
+        self.paused = False  # it has none for a while, frames wait
         self.backlog: deque[tuple[VnetHdr | None, Sequence[Buffer]]] = deque()
 
 
@@ -162,6 +168,8 @@ class VhostUserServer:
         protocol_features: int = PROTOCOL_FEATURES,
         queue_pairs: int = 1,
         control_queue: bool = False,
+        config: NetConfig | None = None,
+        iommu: bool = False,
     ) -> None:
         self.name = name
         self.net = VirtioNet(queue_pairs)
@@ -171,6 +179,9 @@ class VhostUserServer:
         self._protocol_features = protocol_features
         self._queue_pairs = queue_pairs
         self._control_queue = control_queue
+        self._config = config
+        self._iommu = iommu
+        self._plugged = True
         self._handler: PortHandler | None = None
         self._connection: Link | None = None
         self._lanes = [_Lane() for _ in range(queue_pairs)]
@@ -200,11 +211,25 @@ class VhostUserServer:
         protocol_features: int = PROTOCOL_FEATURES,
         queue_pairs: int = 1,
         control_queue: bool = False,
+        config: NetConfig | None = None,
+        iommu: bool = True,
     ) -> VhostUserServer:
-        """Listen at `path` now. TransportError says why not. `features` narrows what is offered; `control_queue` is for
-        a frontend that forwards it, which QEMU does not."""
+        """Listen at `path` now. TransportError says why not. `features` narrows what is offered; `control_queue` and
+        `config`, configuration space with the card's MAC address, are for a frontend that has neither itself, which
+        QEMU has. `iommu` offers VIRTIO_F_ACCESS_PLATFORM; QEMU passes it on to a guest only with iommu_platform=on, a
+        frontend that passes on all that it is offered and has no IOMMU needs it off."""
         loop = asyncio.get_running_loop()
-        return cls(listen_unix(path), loop, name, features, protocol_features, queue_pairs, control_queue)
+        return cls(
+            listen_unix(path),
+            loop,
+            name,
+            features,
+            protocol_features,
+            queue_pairs,
+            control_queue,
+            config,
+            iommu,
+        )
 
     # -- Port -------------------------------------------------------------------------------------------
 
@@ -251,12 +276,17 @@ class VhostUserServer:
         lane = self._used[0] if len(self._used) == 1 else self._steered(parts)
         ring = lane.ring
         if ring is None:
+            if lane.paused:
+                return self._queue(lane, hdr, parts)
             self._count["tx_drop_link_down"] += 1
             return False
         if lane.backlog:
             return self._queue(lane, hdr, parts)
         try:
             verdict = self.net.transmit(ring, hdr, parts)
+        except IotlbMiss as miss:
+            self._missed(ring.index, miss)
+            return self._queue(lane, hdr, parts, waits=True)
         except BrokenRing as error:
             self._quarantine(ring.index, error)
             self._count["tx_drop_broken"] += 1
@@ -268,18 +298,19 @@ class VhostUserServer:
     def _steered(self, parts: Sequence[Buffer]) -> _Lane:
         """The queue for a frame: its flow's, or the first while that one's ring stands still."""
         lane = self._used[self.net.steering.pair_of(parts[0])]
-        if lane.ring is None:
+        if lane.ring is None and not lane.paused:
             lane = self._used[0]
         lane.frames += 1
         return lane
 
-    def _queue(self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> bool:
+    def _queue(self, lane: _Lane, hdr: VnetHdr | None, parts: Sequence[Buffer], waits: bool = False) -> bool:
+        """Keep a frame; `waits`: for a translation, which will come by itself."""
         if len(lane.backlog) >= BACKLOG_FRAMES:
             self._count["tx_drop_backlog"] += 1
             return False
         kept = None if hdr is None else VnetHdr(*hdr.astuple())
         lane.backlog.append((kept, [b"".join(parts)]))
-        if len(lane.backlog) == 1:
+        if len(lane.backlog) == 1 and not waits:
             self._wait_for_buffers(lane)
         return True
 
@@ -301,6 +332,8 @@ class VhostUserServer:
                     self._wait_for_buffers(lane)
                     break
                 backlog.popleft()
+        except IotlbMiss as miss:
+            self._missed(2 * self._lanes.index(lane), miss)
         except BrokenRing as error:
             self._quarantine(error.queue, error)
             return 0
@@ -349,6 +382,31 @@ class VhostUserServer:
             self._signal(ring.index)
         else:
             audit.suppressed += 1
+
+    def set_link(self, up: bool) -> None:
+        """Pull the cable, or plug it in again. No frame passes meanwhile, and whoever is behind the port hears of it;
+        the guest does if configuration space is ours (`config`). Of a QEMU, `set_link` in its monitor tells the
+        guest."""
+        if up == self._plugged:
+            return
+        self._plugged = up
+        if self._config is not None:
+            self._config.link_up = up
+        self.state_changed()
+        self._config_changed()
+
+    def announce(self) -> bool:
+        """Ask the guest to announce its addresses, as after a move to another network (virtio 1.2, section
+        5.1.6.5.4); False if its driver does not know that. It acknowledges through the control queue."""
+        if self._config is None or not self.net.features >> VIRTIO_NET_F_GUEST_ANNOUNCE & 1:
+            return False
+        self.net.control.announce = True
+        self._config_changed()
+        return True
+
+    def _config_changed(self) -> None:
+        if self._connection is not None:
+            self._connection.perform(self._connection.session.config_changed())
 
     def stats(self) -> dict[str, int]:
         stats = {**self.net.counters.asdict(), **self._count, "tx_queued": self._queued()}
@@ -407,6 +465,8 @@ class VhostUserServer:
             net=self.net,
             control_queue=self._control_queue,
             allocator=allocate,
+            config=self._config,
+            iommu=self._iommu,
         )
         for vring, breaks in zip(session.vrings, self._breaks, strict=True):
             vring.breaks = breaks
@@ -445,6 +505,13 @@ class VhostUserServer:
         connection = self._connection
         return connection is not None and connection.session.vrings[index].broken is not None
 
+    def _runs(self, index: int) -> bool:
+        """The ring runs, or will again by itself."""
+        connection = self._connection
+        return connection is not None and (
+            connection.session.running(index) is not None or connection.session.parked(index)
+        )
+
     def _running(self, index: int) -> Ring | None:
         return None if self._connection is None else self._connection.session.running(index)
 
@@ -461,9 +528,7 @@ class VhostUserServer:
     def _pair_runs(self, pair: int) -> bool:
         if self._is_control(2 * pair):
             return False
-        return self._running(2 * pair) is not None and (
-            self._running(2 * pair + 1) is not None or self._broken(2 * pair + 1)
-        )
+        return self._runs(2 * pair) and (self._runs(2 * pair + 1) or self._broken(2 * pair + 1))
 
     def state_changed(self) -> None:
         """The link is up while the first pair's rings run and are enabled; pairs behind it are used as far as they do
@@ -471,12 +536,16 @@ class VhostUserServer:
 
         A transmit ring in quarantine does not take it down: the other direction goes on.
         """
-        up = self._pair_runs(0)
+        up = self._plugged and self._pair_runs(0)
         for pair, lane in enumerate(self._lanes):
-            lane.ring = self._running(2 * pair) if up and self._pair_runs(pair) else None
-            if lane.ring is None:
+            runs = up and self._pair_runs(pair)
+            lane.ring = self._running(2 * pair) if runs else None
+            lane.paused = runs and lane.ring is None
+            if not runs:
                 lane.backlog.clear()
-        self._used = list(takewhile(lambda lane: lane.ring is not None, self._lanes)) or self._lanes[:1]
+        self._used = (
+            list(takewhile(lambda lane: lane.ring is not None or lane.paused, self._lanes)) or self._lanes[:1]
+        )
         if self._connection is not None and self._connection.session.control_index >= 0:
             self._used = self._used[: self.net.control.pairs]
         self.net.steering.use(len(self._used))
@@ -527,6 +596,39 @@ class VhostUserServer:
         lane = self._lane(index)
         if lane is not None:
             lane.ring = None
+
+    def ring_paused(self, index: int) -> None:
+        self.state_changed()
+
+    def ring_resumed(self, index: int) -> None:
+        """Look at it: whatever kicks came meanwhile led nowhere."""
+        ring = self._ring(index)
+        self.state_changed()
+        if ring is None:
+            return
+        ring.publish()
+        if ring.needs_signal():  # what was published when it was paused
+            self._signal(index)
+        if self._is_control(index):
+            self._loop.call_soon(self._obey, index)
+        elif index & 1:
+            self._loop.call_soon(self._drain, index)
+        else:
+            self._loop.call_soon(self._send_backlog, self._lanes[index // 2])
+
+    def _missed(self, index: int, miss: IotlbMiss) -> None:
+        """The ring's next buffer is not translated yet."""
+        self._count["iotlb_misses"] += 1
+        if self._connection is not None:
+            self._connection.perform(self._connection.session.missed(index, miss))
+            self._keep_watch()
+
+    def channel_closed(self, reason: str, finished: bool) -> None:
+        if finished:
+            log.info("%s: %s", self.name, reason)
+            return
+        self._count["channel_errors"] += 1
+        log.warning("%s: the back-end channel is closed: %s", self.name, reason)
 
     def ring_broken(self, index: int, error: BrokenRing) -> None:
         self._count["broken_rings"] += 1
@@ -583,6 +685,8 @@ class VhostUserServer:
                     self._answer(ring, chain)
                 elif not ring.arm_kicks():
                     break
+        except IotlbMiss as miss:
+            self._missed(index, miss)
         except BrokenRing as error:
             self._quarantine(index, error)
             return 0
@@ -614,6 +718,9 @@ class VhostUserServer:
             before, walked = ring.last_avail, ring.walked
             try:
                 frames = self.net.receive(ring, BATCH)
+            except IotlbMiss as miss:
+                self._missed(index, miss)
+                break
             except BrokenRing as error:
                 self._quarantine(index, error)
                 break
@@ -644,6 +751,8 @@ class VhostUserServer:
         signals = count["signals"]
         if self._running(index) is None:
             count["rx_drop_disabled"] += len(frames)
+        elif not self._plugged:
+            count["rx_drop_link_down"] += len(frames)
         elif frames:
             if len(self._used) > 1:
                 for _, frame in frames:
@@ -749,6 +858,7 @@ class VhostUserServer:
             return
         found = False
         for vring in connection.session.vrings:
+            connection.perform(connection.session.retry(vring.index))
             ring = vring.ring
             if ring is not None and vring.index & 1 and not self._is_control(vring.index):
                 self._signal_completions(ring)
@@ -762,6 +872,8 @@ class VhostUserServer:
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
+        if connection.session.waits(ring.index):
+            return False
         if not ring.index & 1 and not self._is_control(ring.index):
             lane = self._lane(ring.index)
             if lane is None or not lane.backlog:

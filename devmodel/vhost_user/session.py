@@ -37,7 +37,15 @@ its `used.idx`, whatever SET_VRING_BASE said (see ring_split.py). A packed ring 
 at SET_VRING_BASE's value, or, after a back end that crashed, where its descriptors show it to be, if they do (see
 ring_packed.py, "Starting"). With INFLIGHT_SHMFD the frontend has asked for a region (GET_INFLIGHT_FD) and hands it over
 before it starts the rings (SET_INFLIGHT_FD): those then start where the region says, with the buffers first that the
-last back end had taken (virtio/inflight.py). The region is let go of by RESET_DEVICE and with the session."""
+last back end had taken (virtio/inflight.py). The region is let go of by RESET_DEVICE and with the session.
+
+The back-end channel (SET_BACKEND_REQ_FD) is a socket of its own with a state machine of its own, backend_channel.py;
+what is to be sent there comes out as an action, what came is given to `channel_heard()`. Three things need it. With
+ACCESS_PLATFORM addresses are I/O virtual and are asked for there: iommu.py; a ring whose areas are not translated is
+`parked` with its indexes, neither stopped nor running. With INBAND_NOTIFICATIONS kicks come as messages here, and calls
+and errors go out there, unless a ring has descriptors. With CONFIG we own configuration space (virtio/config.py), and a
+change of it is told there. ACCESS_PLATFORM is refused without the channel and REPLY_ACK, as nothing could be asked
+for."""
 
 from __future__ import annotations
 
@@ -47,8 +55,11 @@ from typing import Any
 
 from devmodel.errors import BrokenRing, FrontendError, MappingError
 from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.backend_channel import Answer, BackendChannel, BackendRequest, iotlb_message
+from devmodel.vhost_user.iommu import Iommu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
+from devmodel.virtio.config import CONFIG_FEATURES, NetConfig
 from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.inflight import (
     Allocator,
@@ -58,9 +69,19 @@ from devmodel.virtio.inflight import (
     check_spec,
     region_bytes,
 )
-from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
+from devmodel.virtio.iotlb import IotlbMiss
+from devmodel.virtio.memory import (
+    READ,
+    WRITE,
+    GuestMemory,
+    Mapper,
+    Region,
+    RegionSpec,
+    check_regions,
+    map_regions,
+)
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
-from devmodel.virtio.ring import Areas, Ring
+from devmodel.virtio.ring import Area, Areas, Ring
 from devmodel.virtio.ring_packed import PackedRing, bad_base
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.ring_tracked import TrackedPackedRing, TrackedSplitRing
@@ -79,16 +100,24 @@ from devmodel.virtio.spec import (
     used_size,
 )
 
-# CONFIG is not among them: QEMU's network device warns about it and drops it.
+# CONFIG is not among them: QEMU's network device warns about it and drops it; it comes with `config`. Neither is
+# INBAND_NOTIFICATIONS: QEMU 7.2 acknowledges that bit like any other it knows the place of, and then goes on as
+# without.
 PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_MQ,
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
+    vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
     vu.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
+    vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
 )
+
+_REMEMBERED = 256  # regions that were removed
+
+_FOR_REQUESTS = vf.mask(vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ, vu.VHOST_USER_PROTOCOL_F_REPLY_ACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +183,50 @@ class RingBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class RingPaused:
+    """The ring's place in memory is not known for a while: it goes on by itself, what is queued for it waits."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingResumed:
+    """The ring may go on after a pause, or with a buffer that was not translated before; look at it."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kicked:
+    """The ring was kicked by a message."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelFd:
+    """Talk to `channel` through this descriptor from now on; the old one is to be closed."""
+
+    fd: int
+    channel: BackendChannel
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSend:
+    """Send these bytes over the back-end channel."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelClosed:
+    """The channel is of no use any more: close its descriptor. `finished`: the frontend ended it in good order."""
+
+    reason: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StateChanged:
     """The link or the offloads may have changed."""
 
@@ -181,6 +254,12 @@ Action = (
     | RingStarted
     | RingStopped
     | RingBroken
+    | RingPaused
+    | RingResumed
+    | Kicked
+    | ChannelFd
+    | ChannelSend
+    | ChannelClosed
     | StateChanged
     | Rarp
     | Disconnect
@@ -200,6 +279,7 @@ class Vring:
         "has_kick",
         "index",
         "num",
+        "parked",
         "ring",
     )
 
@@ -212,6 +292,7 @@ class Vring:
         self.enabled = False
         self.has_kick = False
         self.ring: Ring | None = None
+        self.parked: Ring | None = None  # in its place while its areas are not translated
         self.broken: BrokenRing | None = None
         self.breaks = Breaks()
 
@@ -251,6 +332,11 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+# What a device does with the three areas: 2.6, 2.8.1
+_SPLIT_ACCESS = (READ, READ, WRITE)
+_PACKED_ACCESS = (READ | WRITE, READ, WRITE)
+
+
 class Session:
     """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1
     sends)."""
@@ -265,14 +351,26 @@ class Session:
         net: VirtioNet | None = None,
         control_queue: bool = False,
         allocator: Allocator | None = None,
+        config: NetConfig | None = None,
+        iommu: bool = False,
     ) -> None:
         """`control_queue`: the frontend may forward it, as a ring behind the pairs. Without an `allocator` no inflight
-        region is made for a frontend that asks; one that it brings along is used."""
+        region is made for a frontend that asks; one that it brings along is used. `config`: configuration space is
+        ours. `iommu`: addresses may be I/O virtual (ACCESS_PLATFORM)."""
         if queue_pairs > 1:
             features |= vf.mask(vf.VIRTIO_NET_F_MQ)
         if control_queue:
             features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
+        if config is not None:
+            features |= CONFIG_FEATURES
+            features |= vf.mask(vf.VIRTIO_NET_F_GUEST_ANNOUNCE) if control_queue else 0
+            protocol_features |= vf.mask(vu.VHOST_USER_PROTOCOL_F_CONFIG)
+        if iommu and protocol_features & _FOR_REQUESTS == _FOR_REQUESTS:
+            features |= vf.mask(vf.VIRTIO_F_ACCESS_PLATFORM)
         self.queue_pairs = queue_pairs
+        self.config = config
+        self.channel: BackendChannel | None = None
+        self.iommu: Iommu | None = None
         self.offered = features
         self.offered_protocol = protocol_features
         self.features = 0
@@ -285,6 +383,7 @@ class Session:
         self._mapper = mapper
         self._allocator = allocator
         self._specs: list[RegionSpec] = []
+        self._removed: set[tuple[int, ...]] = set()  # regions that went by REM_MEM_REG: gpa, size, uva
         self._handlers = self._table()
         self._actions: list[Action] = []
         self._pending_fds: list[int] = []
@@ -312,10 +411,15 @@ class Session:
             Request.VHOST_USER_SET_VRING_ENABLE: self._set_vring_enable,
             Request.VHOST_USER_SEND_RARP: self._send_rarp,
             Request.VHOST_USER_NET_SET_MTU: self._net_set_mtu,
+            Request.VHOST_USER_SET_BACKEND_REQ_FD: self._set_backend_req_fd,
+            Request.VHOST_USER_IOTLB_MSG: self._iotlb_msg,
+            Request.VHOST_USER_GET_CONFIG: self._get_config,
+            Request.VHOST_USER_SET_CONFIG: self._set_config,
+            Request.VHOST_USER_VRING_KICK: self._vring_kick,
             Request.VHOST_USER_GET_INFLIGHT_FD: self._get_inflight_fd,
             Request.VHOST_USER_SET_INFLIGHT_FD: self._set_inflight_fd,
             Request.VHOST_USER_RESET_DEVICE: self._reset_device,
-            Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_REGIONS),
+            Request.VHOST_USER_GET_MAX_MEM_SLOTS: lambda _: vu.U64.pack(vu.MAX_MEM_SLOTS),
             Request.VHOST_USER_ADD_MEM_REG: self._add_mem_reg,
             Request.VHOST_USER_REM_MEM_REG: self._rem_mem_reg,
             Request.VHOST_USER_SET_STATUS: self._set_status,
@@ -360,16 +464,75 @@ class Session:
             self._stop(vring)
             vring.enabled = False
         self._drop_inflight()
+        if self.channel is not None:
+            self.channel.close("the session is over")
+        self._see_through(None)
         self.memory.close()
         self.memory = GuestMemory()
         self.net.negotiate(0)
         self.net.set_mtu(DEFAULT_MTU)
         return self._actions
 
+    def channel_heard(self, answer: Answer) -> list[Action]:
+        """The frontend answered a request of ours."""
+        self._actions = []
+        if answer.request == BackendRequest.VHOST_USER_BACKEND_IOTLB_MSG and self.iommu is not None:
+            why = f"the frontend answered {answer.number} to a miss at iova {answer.what:#x}"
+            self._give_up(self.iommu.answered(answer.what, answer.number == 0), why)
+        return self._actions
+
+    def channel_lost(self, reason: str) -> list[Action]:
+        """The channel cannot be used any more; what waits for it is broken, all else goes on."""
+        self._actions = []
+        if self.channel is not None and not self.channel.closed:
+            lost = self.channel.close(reason)
+            self._actions.append(ChannelClosed(reason, self.channel.finished))
+            if self.iommu is not None:
+                for answer in lost:
+                    self.iommu.answered(answer.what, True)
+                self._give_up(self.iommu.everyone(), f"no translation can be asked for: {reason}")
+        return self._actions
+
+    def missed(self, index: int, miss: IotlbMiss) -> list[Action]:
+        """A ring met a buffer that is not translated: ask for that."""
+        self._actions = []
+        self._wait(self.vrings[index], miss)
+        return self._actions
+
+    def retry(self, index: int) -> list[Action]:
+        """If the ring waits and nobody was asked, or answered without a translation: begin again."""
+        self._actions = []
+        if self.iommu is not None and self.iommu.to_ask_again(index):
+            self._resume(self.vrings[index])
+        return self._actions
+
+    def waits(self, index: int) -> bool:
+        """The ring waits for translations; kicks tell it nothing meanwhile."""
+        return self.iommu is not None and self.iommu.waits(index)
+
+    def notify(self, index: int) -> list[Action]:
+        """The ring's driver is to be told and has no descriptor for that; [] unless in-band notifications are."""
+        self._actions = []
+        if self._inband:
+            self._request(BackendRequest.VHOST_USER_BACKEND_VRING_CALL, vu.VRING_STATE.pack(index, 0))
+        return self._actions
+
+    def config_changed(self) -> list[Action]:
+        """Tell the driver to read configuration space again."""
+        self._actions = []
+        if self.protocol_features >> vu.VHOST_USER_PROTOCOL_F_CONFIG & 1:
+            self._request(BackendRequest.VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, answered=True)
+        return self._actions
+
     def running(self, index: int) -> Ring | None:
         """The ring if it runs and is enabled."""
         vring = self.vrings[index]
         return vring.ring if vring.enabled else None
+
+    def parked(self, index: int) -> bool:
+        """The ring is enabled, and waits for its own areas to be translated."""
+        vring = self.vrings[index]
+        return vring.enabled and vring.parked is not None
 
     @property
     def packed(self) -> bool:
@@ -379,6 +542,10 @@ class Session:
     @property
     def _reply_ack(self) -> bool:
         return bool(self.protocol_features >> vu.VHOST_USER_PROTOCOL_F_REPLY_ACK & 1)
+
+    @property
+    def _inband(self) -> bool:
+        return bool(self.protocol_features >> vu.VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS & 1)
 
     def _refuse(self, message: Message, error: FrontendError) -> None:
         if message.need_reply and self._reply_ack:
@@ -400,7 +567,7 @@ class Session:
         return 2 * self.queue_pairs if several else 2
 
     def negotiation(self) -> dict[str, Any]:
-        """Each feature bit and who has it, and the rings: a dict for JSON."""
+        """Each feature bit and who has it, the rings, the back-end channel and what is known of an IOMMU: for JSON."""
         both = (
             (self.offered, self.features, vf.names),
             (self.offered_protocol, self.protocol_features, vu.names),
@@ -424,7 +591,17 @@ class Session:
             for vring in self.vrings
             if vring.num  # what the frontend has not said anything of is none of its rings
         ]
-        return {"features": features, "protocol_features": protocol, "rings": rings}
+        found: dict[str, Any] = {
+            "features": features,
+            "protocol_features": protocol,
+            "rings": rings,
+            "regions": len(self.memory.regions),
+        }
+        if self.channel is not None:
+            found["channel"] = {"open": not self.channel.closed, **self.channel.counters}
+        if self.iommu is not None:
+            found["translations"] = len(self.iommu.tlb)
+        return found
 
     def _queue_name(self, index: int) -> str:
         """As virtio 1.2, section 5.1.2, calls it."""
@@ -440,10 +617,20 @@ class Session:
         if alien:
             self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             raise FrontendError("features were set that were not offered", ", ".join(vf.names(alien)))
-        if features != self.features and any(vring.ring for vring in self.vrings):
+        if features != self.features and any(vring.ring or vring.parked for vring in self.vrings):
             raise FrontendError("features were changed while a ring runs", f"{self.features ^ features:#x}")
+        platform = features >> vf.VIRTIO_F_ACCESS_PLATFORM & 1
+        if platform and self.protocol_features & _FOR_REQUESTS != _FOR_REQUESTS:
+            self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
+            raise FrontendError(
+                "ACCESS_PLATFORM needs the protocol features BACKEND_REQ and REPLY_ACK",
+                ", ".join(vu.names(self.protocol_features)),
+            )
+        self._see_through((self.iommu or Iommu(self.memory)) if platform else None)
         self.features = features
         self.net.negotiate(features)
+        if self.config is not None and features >> vf.VIRTIO_NET_F_MTU & 1:
+            self.net.set_mtu(self.config.mtu)
         if not features >> vf.VHOST_USER_F_PROTOCOL_FEATURES & 1:
             for vring in self.vrings:
                 vring.enabled = True
@@ -454,6 +641,13 @@ class Session:
         alien = features & ~self.offered_protocol
         if alien:
             raise FrontendError("protocol features were set that were not offered", f"{alien:#x}")
+        inband = features >> vu.VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS & 1
+        if inband and features & _FOR_REQUESTS != _FOR_REQUESTS:
+            error = FrontendError(
+                "INBAND_NOTIFICATIONS needs the protocol features BACKEND_REQ and REPLY_ACK", f"{features:#x}"
+            )
+            self._actions.append(Disconnect(error))  # "In-band notifications": must close the connection
+            return
         self.protocol_features = features
 
     def _set_status(self, payload: bytes) -> None:
@@ -472,6 +666,7 @@ class Session:
             vring.addr = None
             self._actions.append(KickFd(vring.index, None))
         self._drop_inflight()
+        self._see_through(None)
         self.features = 0
         self.status = 0
         self.net.negotiate(0)
@@ -491,19 +686,28 @@ class Session:
 
     def _add_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
-        if len(self._specs) >= vu.MAX_REGIONS:
-            raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_REGIONS} regions", f"{spec}")
+        if spec in self._specs:
+            return  # with several queue pairs QEMU 7.2 gives each region once for each
+        if len(self._specs) >= vu.MAX_MEM_SLOTS:
+            raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_MEM_SLOTS} regions", f"{spec}")
         check_regions([*self._specs, spec])
         added = map_regions([spec], self._pending_fds, self._mapper)
+        self._removed.discard(spec[:3])
         self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
 
     def _rem_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
         gone = [known for known in self._specs if known[:3] == spec[:3]]
+        if not gone and spec[:3] in self._removed:
+            return  # as for ADD_MEM_REG: it went with the first of several pairs
         if not gone:
             raise FrontendError("REM_MEM_REG names a region that is not there", f"{spec}")
         kept, lost = self._split_regions(gone[0])
-        self._adopt(GuestMemory(kept), [known for known in self._specs if known != gone[0]])
+        memory, specs = GuestMemory(kept), [known for known in self._specs if known != gone[0]]
+        if len(self._removed) >= _REMEMBERED:
+            self._removed.clear()
+        self._removed.add(spec[:3])
+        self._adopt(memory, specs, wait=True)
         GuestMemory(lost).close()
 
     def _split_regions(self, gone: RegionSpec) -> tuple[list[Region], list[Region]]:
@@ -511,21 +715,41 @@ class Session:
         lost = [region for region in self.memory.regions if region.gpa == gone.gpa]
         return kept, lost
 
-    def _adopt(self, memory: GuestMemory, specs: list[RegionSpec]) -> None:
-        """Go over to a new memory map; running rings move along, or break if their place is gone."""
+    def _adopt(self, memory: GuestMemory, specs: list[RegionSpec], wait: bool = False) -> None:
+        """Go over to a new memory map; running rings move along, or break if their place is gone. `wait`: they are
+        parked instead, since a frontend that gives regions one by one takes away what it will give anew in another
+        shape (QEMU does so when regions merge or split)."""
         self.memory = memory
         self._specs = specs
+        if self.iommu is not None:
+            self.iommu.rebase(memory)
         for vring in self.vrings:
             if vring.ring is not None:
-                self._move(vring, vring.ring)
+                self._move(vring, vring.ring, wait)
+            elif vring.parked is not None:
+                self._resume(vring, wait=True)
             else:
                 self._try_start(vring)
 
-    def _move(self, vring: Vring, ring: Ring) -> None:
+    def _move(self, vring: Vring, ring: Ring, wait: bool = False) -> None:
         try:
-            ring.rebind(self.memory, self._areas(vring))
+            ring.rebind(self._ring_memory, self._areas(vring))
         except BrokenRing as error:
-            self._break(vring, error)
+            if not wait:
+                self._break(vring, error)
+            elif vring.parked is None:
+                self._park(vring, ring)
+        except IotlbMiss as miss:
+            if vring.parked is None:
+                self._park(vring, ring)
+            self._wait(vring, miss)
+        else:
+            vring.ring, vring.parked = ring, None
+
+    @property
+    def _ring_memory(self) -> GuestMemory:
+        """What the addresses of rings and descriptors lie in."""
+        return self.memory if self.iommu is None else self.iommu.memory
 
     # -- inflight I/O tracking --------------------------------------------------------------------------
 
@@ -579,7 +803,7 @@ class Session:
             raise FrontendError("a queue's size is 1 to 32768", f"{num}")
         if num & (num - 1) and not self.packed:
             raise FrontendError("a split queue's size is a power of two", f"{num}")
-        if vring.ring is not None and num != vring.num:
+        if (vring.ring or vring.parked) is not None and num != vring.num:
             raise FrontendError("SET_VRING_NUM on a running ring", f"ring {vring.index}")
         vring.num = num
         self._try_start(vring)
@@ -591,7 +815,8 @@ class Session:
         wrong = bad_base(base, vring.num) if self.packed and vring.num else ""
         if wrong:
             raise FrontendError(f"SET_VRING_BASE: {wrong}", f"ring {vring.index}")
-        if vring.ring is not None and base != vring.ring.base:
+        ring = vring.ring or vring.parked
+        if ring is not None and base != ring.base:
             raise FrontendError("SET_VRING_BASE on a running ring", f"ring {vring.index}")
         vring.base = base
 
@@ -599,7 +824,7 @@ class Session:
         index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(payload)
         vring = self._vring(index)
         addr = (desc, avail, used)
-        if vring.ring is not None and addr != vring.addr:
+        if (vring.ring or vring.parked) is not None and addr != vring.addr:
             raise FrontendError("SET_VRING_ADDR on a running ring", f"ring {index}")
         old, vring.addr = vring.addr, addr
         if self.memory.regions and vring.num:
@@ -608,6 +833,8 @@ class Session:
             except BrokenRing as error:
                 vring.addr = old
                 raise FrontendError(f"SET_VRING_ADDR: {error.rule}", f"ring {index}") from error
+            except IotlbMiss:
+                pass  # asked for when the ring starts
         self._mend(vring)
         self._try_start(vring)
 
@@ -626,6 +853,8 @@ class Session:
         started = num and not vring.enabled and vring.ring is not None
         vring.enabled = bool(num)
         self._actions.append(StateChanged())
+        if num and self._inband:
+            self._start_inband(vring)
         if started:
             self._actions.append(RingStarted(vring.index))
 
@@ -660,13 +889,19 @@ class Session:
     def _areas(self, vring: Vring) -> Areas:
         """The three areas of a ring in memory (2.7, 2.8.10.1). BrokenRing if they cannot lie there."""
         section, plan = _packed_plan(vring.num) if self.packed else _split_plan(vring.num)
+        accesses = _PACKED_ACCESS if self.packed else _SPLIT_ACCESS
         if vring.addr is None:
             raise BrokenRing(vring.index, "the ring has no addresses", section)
-        views = []
-        for address, (what, align, size) in zip(vring.addr, plan, strict=True):
-            view = self.memory.uva_view(address, size)
-            if address % align or view is None:
+        views: list[Area] = []
+        for address, (what, align, size), access in zip(vring.addr, plan, accesses, strict=True):
+            view: Area | None
+            if self.iommu is None or address % align:
+                view = None if address % align else self.memory.uva_view(address, size)
                 rule = f"{what} at {address:#x}: misaligned or not inside one region"
+            else:
+                view = self.iommu.memory.area(address, size, access)
+                rule = f"{what}: iova {address:#x} and length {size} {self.iommu.memory.fault}"
+            if view is None:
                 raise BrokenRing(vring.index, rule, section)
             views.append(view)
         return views[0], views[1], views[2]
@@ -676,19 +911,19 @@ class Session:
         index, num, base = vring.index, vring.num, vring.base
         if num & (num - 1) and not self.packed:
             raise BrokenRing(index, f"a split queue's size is a power of two, not {num}", "2.7")
-        areas, resumed = self._areas(vring), base == vring.given_base
+        areas, resumed, memory = self._areas(vring), base == vring.given_base, self._ring_memory
         state = None if self.inflight is None else self.inflight.state(index, num, self.packed)
         if state is None and self.packed:
-            return PackedRing(index, num, self.memory, areas, self.features, base, resumed)
+            return PackedRing(index, num, memory, areas, self.features, base, resumed)
         if state is None:
-            return SplitRing(index, num, self.memory, areas, self.features, base & 0xFFFF)
+            return SplitRing(index, num, memory, areas, self.features, base & 0xFFFF)
         if isinstance(state, PackedState):
-            return TrackedPackedRing(index, num, self.memory, areas, self.features, base, resumed, state)
-        return TrackedSplitRing(index, num, self.memory, areas, self.features, base & 0xFFFF, state)
+            return TrackedPackedRing(index, num, memory, areas, self.features, base, resumed, state)
+        return TrackedSplitRing(index, num, memory, areas, self.features, base & 0xFFFF, state)
 
     def _try_start(self, vring: Vring) -> None:
         ready = vring.has_kick and vring.num and vring.addr and self.memory.regions
-        if not ready or vring.ring is not None or vring.broken is not None:
+        if not ready or (vring.ring or vring.parked) is not None or vring.broken is not None:
             return
         try:
             ring = self._make_ring(vring)
@@ -696,11 +931,20 @@ class Session:
         except BrokenRing as error:
             self._break(vring, error)
             return
+        except IotlbMiss as miss:
+            self._wait(vring, miss)
+            return
         self._actions += [RingStarted(vring.index), StateChanged()]
 
     def _stop(self, vring: Vring) -> None:
         """Stop a ring; what it pushed is published, and its index kept for GET_VRING_BASE."""
         self._mend(vring)
+        if self.iommu is not None:
+            self.iommu.forget(vring.index)
+        parked, vring.parked = vring.parked, None
+        if parked is not None:  # it let go of memory long ago
+            vring.base = parked.base
+            self._actions += [RingStopped(vring.index), StateChanged()]
         ring, vring.ring = vring.ring, None
         if ring is None:
             return
@@ -716,14 +960,155 @@ class Session:
 
     def _break(self, vring: Vring, error: BrokenRing) -> None:
         """Quarantine: nothing is written to this ring after, not even what was pushed and not published."""
-        ring, vring.ring = vring.ring, None
+        ring, vring.ring = vring.ring or vring.parked, None
+        vring.parked = None
         vring.broken = error
         _forget_frames(error)
         vring.breaks.broke(error)
+        if self.iommu is not None:
+            self.iommu.forget(vring.index)
+        self._tell_of_broken(vring)
         if ring is not None:
             vring.base = ring.base
             ring.release()
         self._actions += [RingStopped(vring.index), RingBroken(vring.index, error), StateChanged()]
+
+    # -- the back-end channel ---------------------------------------------------------------------------
+
+    def _set_backend_req_fd(self, _payload: bytes) -> None:
+        """A new channel in the place of the old one, if there was one; what that one was asked is asked for anew."""
+        if self.channel is not None:
+            for answer in self.channel.close("the frontend gave another one"):
+                if self.iommu is not None:
+                    self.iommu.answered(answer.what, True)
+        self.channel = BackendChannel(self._reply_ack)
+        self._actions.append(ChannelFd(self._take_fd(), self.channel))
+
+    def _request(
+        self, request: BackendRequest, payload: bytes = b"", what: int = 0, answered: bool = False
+    ) -> bool:
+        """Ask the frontend for something; False if that cannot be. A suspended device says nothing."""
+        if self.channel is None or not any(self._lives(vring) for vring in self.vrings):
+            return False
+        data = self.channel.request(request, payload, what, answered)
+        if data:
+            self._actions.append(ChannelSend(data))
+        return bool(data)
+
+    def _lives(self, vring: Vring) -> bool:
+        """Not stopped; a ring that cannot be laid out before it was translated counts, and one that broke."""
+        waits = self.iommu is not None and self.iommu.waits(vring.index)
+        return waits or (vring.ring or vring.parked or vring.broken) is not None
+
+    def _tell_of_broken(self, vring: Vring) -> None:
+        """What a frontend hears of a broken ring over the channel."""
+        denied = None if self.iommu is None else self.iommu.memory.take_denied()
+        if denied is not None:
+            payload = iotlb_message(denied[0], 0, 0, denied[1], vu.VHOST_IOTLB_ACCESS_FAIL)
+            self._request(BackendRequest.VHOST_USER_BACKEND_IOTLB_MSG, payload)
+        if self._inband:
+            self._request(BackendRequest.VHOST_USER_BACKEND_VRING_ERR, vu.VRING_STATE.pack(vring.index, 0))
+
+    def _vring_kick(self, payload: bytes) -> None:
+        vring, _num = self._vring_state(payload)
+        self._start_inband(vring)
+        self._actions.append(Kicked(vring.index))
+
+    def _start_inband(self, vring: Vring) -> None:
+        """A frontend with in-band notifications need not send SET_VRING_KICK: User-Mode Linux does not."""
+        vring.has_kick = True
+        self._try_start(vring)
+
+    # -- the frontend's IOMMU ---------------------------------------------------------------------------
+
+    def _see_through(self, iommu: Iommu | None) -> None:
+        """Take addresses as I/O virtual from now on, or as they are."""
+        if self.iommu is not None and iommu is not self.iommu:
+            self.iommu.tlb.clear()
+        self.iommu = iommu
+
+    def _wait(self, vring: Vring, miss: IotlbMiss) -> None:
+        """The ring waits for translations; those that nobody asked for yet are asked for."""
+        iommu = self.iommu
+        if iommu is None:
+            return
+        if self.channel is None or self.channel.closed:
+            reason = "there is no back-end channel" if self.channel is None else self.channel.closed
+            rule = f"iova {miss.missing[0]:#x} is not translated, and cannot be asked for: {reason}"
+            self._break(vring, BrokenRing(vring.index, rule, "6"))
+            return
+        for iova in iommu.wait(vring.index, miss):
+            payload = iotlb_message(iova, 0, 0, miss.access, vu.VHOST_IOTLB_MISS)
+            if self._request(BackendRequest.VHOST_USER_BACKEND_IOTLB_MSG, payload, iova, True):
+                iommu.asked(iova)
+
+    def _iotlb_msg(self, payload: bytes) -> bytes:
+        iova, size, uva, access, kind = vu.IOTLB.unpack_from(payload)
+        if self.iommu is None:
+            raise FrontendError("IOTLB_MSG needs ACCESS_PLATFORM", "it was not negotiated")
+        if kind == vu.VHOST_IOTLB_UPDATE:
+            self.iommu.tlb.update(iova, size, uva, access)
+        elif kind == vu.VHOST_IOTLB_INVALIDATE:
+            self.iommu.tlb.invalidate(iova, size)
+        else:
+            raise FrontendError("an IOTLB message is an update or an invalidation", f"type {kind}")
+        for vring in self.vrings:
+            if vring.ring is not None and self._lies_in(vring, iova, size):
+                self._move(vring, vring.ring)
+        if kind == vu.VHOST_IOTLB_UPDATE:
+            for index in self.iommu.came():
+                self._resume(self.vrings[index])
+        return vu.U64.pack(0)
+
+    def _lies_in(self, vring: Vring, iova: int, size: int) -> bool:
+        """One of the ring's areas touches these addresses; all do if `size` is 0."""
+        _section, plan = _packed_plan(vring.num) if self.packed else _split_plan(vring.num)
+        areas = zip(vring.addr or (), plan, strict=True)
+        return any(not size or (at < iova + size and iova < at + room) for at, (_, _, room) in areas)
+
+    def _park(self, vring: Vring, ring: Ring) -> None:
+        """Let go of the ring's areas, which the frontend takes away once it has our answer."""
+        ring.publish()
+        ring.release()
+        vring.ring, vring.parked = None, ring
+        self._actions.append(RingPaused(vring.index))
+
+    def _resume(self, vring: Vring, wait: bool = False) -> None:
+        """What the ring waited for has come."""
+        if vring.parked is not None:
+            vring.parked.forget_signalled()
+            self._move(vring, vring.parked, wait)
+        elif vring.ring is None:
+            self._try_start(vring)
+            return
+        if vring.ring is not None:
+            self._actions.append(RingResumed(vring.index))
+
+    def _give_up(self, indexes: list[int], rule: str) -> None:
+        """Translations that these rings wait for will never come."""
+        for index in indexes:
+            self._break(self.vrings[index], BrokenRing(index, rule, "6"))
+
+    # -- configuration space ----------------------------------------------------------------------------
+
+    def _get_config(self, payload: bytes) -> bytes:
+        """As much of it as was asked for; what lies behind it is zeros. An empty reply says that it cannot be read."""
+        offset, size, _flags = vu.CONFIG.unpack_from(payload)
+        limit = vu.VHOST_USER_MAX_CONFIG_SIZE
+        if self.config is None or not 0 < size <= limit or offset + size > limit:
+            return b""
+        space = self.config.pack(self.queue_pairs, self.net.control.announce).ljust(limit, b"\0")
+        return payload[: vu.CONFIG.size] + space[offset : offset + size]
+
+    def _set_config(self, payload: bytes) -> None:
+        offset, size, flags = vu.CONFIG.unpack_from(payload)
+        data = payload[vu.CONFIG.size :]
+        what = f"offset {offset}, size {size}, flags {flags}, {len(data)} bytes"
+        if size != len(data) or flags > vu.VHOST_SET_CONFIG_TYPE_MIGRATION:
+            raise FrontendError("SET_CONFIG is not what it says", what)
+        migration = flags == vu.VHOST_SET_CONFIG_TYPE_MIGRATION
+        if self.config is None or not self.config.write(offset, data, migration=migration):
+            raise FrontendError("SET_CONFIG of what a driver may not write", what)
 
     # -- network ----------------------------------------------------------------------------------------
 

@@ -31,6 +31,10 @@ if sys.byteorder != "little":  # pragma: no cover
 
 _LIMIT: Final = 1 << 64
 
+# vhost-user specification, "IOTLB message": what memory behind an IOMMU may be used for; all of it otherwise
+READ: Final = 1
+WRITE: Final = 2
+
 
 class Mapping(Protocol):
     """A mapped piece of a file; `view` is writable, one-dimensional, of format B and of the size asked
@@ -74,10 +78,12 @@ class GuestMemory:
     """An immutable set of regions; a change of the memory map makes a new one.
 
     `fast` is what a ring walks for each descriptor: (gpa start, gpa end, view), the largest region first, as
-    nearly every buffer lies there.
+    nearly every buffer lies there. `access` is of interest behind an IOMMU only (iotlb.py).
     """
 
     __slots__ = ("fast", "regions")
+
+    fault = "are not in memory"  # why there is no view of some bytes
 
     def __init__(self, regions: Sequence[Region] = ()) -> None:
         self.regions = tuple(sorted(regions, key=lambda region: region.gpa))
@@ -92,7 +98,7 @@ class GuestMemory:
                 return region.view[offset : offset + size]
         return None
 
-    def pieces(self, gpa: int, size: int) -> list[memoryview] | None:
+    def pieces(self, gpa: int, size: int, access: int = READ) -> list[memoryview] | None:
         """The `size` bytes at a guest physical address, cut where one region ends and the next begins.
 
         None if any byte of it is no memory. A size of 0 gives one empty piece if the address is in memory.

@@ -48,6 +48,7 @@ from devmodel.virtio.features import (
     effective,
     mask,
 )
+from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.ring import Chain, Ring
 from devmodel.virtio.rss import HASHED, Steering
 from devmodel.virtio.rxfilter import RxFilter
@@ -279,7 +280,8 @@ class VirtioNet:
     # -- to the guest -----------------------------------------------------------------------------------
 
     def transmit(self, ring: Ring, hdr: VnetHdr | None, parts: Sequence[Buffer]) -> int:
-        """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG."""
+        """Lay one frame into the receive queue: SENT (pushed, not published), NO_BUFFERS or TOO_BIG. IotlbMiss, with
+        nothing taken, if a buffer for it is not translated yet."""
         size = self._hdr_size + sum(map(len, parts))
         if size > self._max_written:
             self.counters.tx_drop_too_big += 1
@@ -349,7 +351,11 @@ class VirtioNet:
         """The general case: several descriptors, several chains."""
         chains = [chain]
         rooms = [sum(map(len, chain.writable))]
-        verdict = self._gather(ring, chains, rooms, size)
+        try:
+            verdict = self._gather(ring, chains, rooms, size)
+        except IotlbMiss:
+            ring.unpop(chains)
+            raise
         if verdict:
             ring.unpop(chains)
             return verdict

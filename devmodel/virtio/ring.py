@@ -35,7 +35,9 @@ from typing import Final, NamedTuple, TypeVar
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
 from devmodel.virtio.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC
-from devmodel.virtio.memory import GuestMemory
+from devmodel.virtio.iotlb import IotlbMiss
+from devmodel.virtio.memory import READ, WRITE, GuestMemory
+from devmodel.virtio.scattered import ScatteredArea, ScatteredItems
 from devmodel.virtio.spec import VIRTQ_DESC_F_WRITE, VIRTQ_DESC_SIZE
 
 _WRITE: Final = VIRTQ_DESC_F_WRITE
@@ -49,7 +51,8 @@ NOTHING: Final[list[memoryview]] = []
 # frame (MAX_SKB_FRAGS and the header); a hostile driver could make 32768 of one queue's chain.
 DESCRIPTORS_PER_CHAIN: Final = 32
 
-Areas = tuple[memoryview, memoryview, memoryview]
+Area = memoryview | ScatteredArea
+Areas = tuple[Area, Area, Area]
 """Descriptor, driver and device area (2.6); in a split queue the table, the available and the used ring."""
 
 
@@ -113,7 +116,7 @@ class Ring(ABC):
         self._fence_acquire = fence.acquire
         self._fence_release = fence.release
         self._memory = memory
-        self._views: list[memoryview] = []
+        self._views: list[Area | ScatteredItems] = []
 
     @property
     @abstractmethod
@@ -134,21 +137,29 @@ class Ring(ABC):
 
     @abstractmethod
     def pop(self) -> Chain | None:
-        """The next available chain, or None. May raise BrokenRing."""
+        """The next available chain, or None. May raise BrokenRing; IotlbMiss for one that is not translated yet, which
+        stays where it is (iotlb.py)."""
 
     def drain(
         self, read: Callable[[list[memoryview], list[memoryview]], Got | None], budget: int
     ) -> list[Got]:
-        """pop() and push() for a queue whose buffers are only read: up to `budget` chains, fewer if they are long.
+        """pop() and push() for a queue whose buffers are only read: up to `budget` chains, fewer if they are long or
+        one is not translated yet; IotlbMiss if that is the first.
 
         `read(readable, writable)` must copy what it wants and not raise; what it returns is collected, None left out.
         """
         found: list[Got] = []
+        began = self.last_avail
         enough = self.walked + budget * DESCRIPTORS_PER_CHAIN
         while budget > 0 and self.walked < enough:
             budget -= self._drain_plain(read, budget, found)
             if budget > 0:
-                chain = self.pop()
+                try:
+                    chain = self.pop()
+                except IotlbMiss:
+                    if self.last_avail == began:
+                        raise
+                    break
                 if chain is None:
                     break
                 got = read(chain.readable, chain.writable)
@@ -246,28 +257,30 @@ class Ring(ABC):
             raise self._broken(f"indirect table of {length} bytes", section, head, at)
         table = self._memory.read(addr, length)
         if table is None:
-            rule = f"indirect table at {addr:#x} is not in memory"
+            rule = f"indirect table: address {addr:#x} and length {length} {self._memory.fault}"
             raise self._broken(rule, self._sections.table, head, at)
         return table
 
     def _take(self, chain: Chain, head: int, at: int, addr: int, length: int, flags: int) -> None:
         """Add one plain descriptor to a chain."""
         if flags & _WRITE:
-            self._translate(chain.writable, addr, length, head, at)
+            self._translate(chain.writable, addr, length, head, at, WRITE)
         elif chain.writable:
             rule = "readable descriptor after a writable one"
             raise self._broken(rule, self._sections.order, head, at)
         else:
-            self._translate(chain.readable, addr, length, head, at)
+            self._translate(chain.readable, addr, length, head, at, READ)
 
-    def _translate(self, pieces: list[memoryview], addr: int, length: int, head: int, at: int) -> None:
+    def _translate(
+        self, pieces: list[memoryview], addr: int, length: int, head: int, at: int, access: int
+    ) -> None:
         for start, end, view in self._memory.fast:
             if start <= addr and addr + length <= end:
                 offset = addr - start
                 pieces.append(view[offset : offset + length])
                 return
-        found = self._memory.pieces(addr, length)
+        found = self._memory.pieces(addr, length, access)
         if found is None:
-            rule = f"address {addr:#x} and length {length} are not in memory"
+            rule = f"address {addr:#x} and length {length} {self._memory.fault}"
             raise self._broken(rule, self._sections.address, head, at)
         pieces.extend(found)

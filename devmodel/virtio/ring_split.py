@@ -21,13 +21,14 @@ machines that would not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer
 from devmodel.virtio.features import VIRTIO_F_NOTIFY_ON_EMPTY
 from devmodel.virtio.memory import GuestMemory
 from devmodel.virtio.ring import NOTHING, Areas, Chain, Got, Ring, Sections
+from devmodel.virtio.scattered import ScatteredArea
 from devmodel.virtio.spec import (
     VIRTQ_AVAIL_F_NO_INTERRUPT,
     VIRTQ_DESC,
@@ -42,6 +43,12 @@ _NEXT: Final = VIRTQ_DESC_F_NEXT
 _WRITE: Final = VIRTQ_DESC_F_WRITE
 _INDIRECT: Final = VIRTQ_DESC_F_INDIRECT
 _SECTIONS: Final = Sections(address="2.7.5", order="2.7.4.2", table="2.7.5.3", indirect="2.7.5.3.1")
+
+
+def _unpack_scattered(desc: ScatteredArea, offset: int) -> tuple[int, int, int, int]:
+    """A descriptor of a table in pages that lie apart; it lies in one of them."""
+    addr, length, flags, nxt = _unpack_desc(desc[offset : offset + 16].tobytes())
+    return addr, length, flags, nxt
 
 
 class SplitRing(Ring):
@@ -62,6 +69,7 @@ class SplitRing(Ring):
         "_open",
         "_signalled",
         "_signalled_valid",
+        "_unpack",
         "_used",
         "_used_elem",
         "_used_idx",
@@ -93,6 +101,9 @@ class SplitRing(Ring):
         desc, avail, used = areas
         self._memory = memory
         self._desc = desc
+        self._unpack: Callable[[Any, int], tuple[int, int, int, int]] = (
+            _unpack_desc if isinstance(desc, memoryview) else _unpack_scattered
+        )
         self._desc_words = desc.cast("Q")  # 2.7.5: addr, then len | flags << 32 | next << 48
         self._avail = avail.cast("H")
         self._used = used.cast("H")
@@ -149,7 +160,7 @@ class SplitRing(Ring):
         if head >= self.num:
             rule = f"avail.ring[{last & self._mask}] is {head}, the queue size is {self.num}"
             raise BrokenRing(self.index, rule, "2.7.6", head)
-        addr, length, flags, nxt = _unpack_desc(self._desc, head << 4)
+        addr, length, flags, nxt = self._unpack(self._desc, head << 4)
         if not flags & (_NEXT | _INDIRECT):
             for start, end, view in self._memory.fast:
                 if start <= addr and addr + length <= end:
@@ -254,7 +265,7 @@ class SplitRing(Ring):
     def _walk(self, head: int, addr: int, length: int, flags: int, nxt: int) -> Chain:
         """The chain whose first descriptor is given (2.7.5); a loop ends as a chain that is too long."""
         chain = Chain(head, [], [])
-        table: bytes | memoryview = self._desc
+        table = self._desc if isinstance(self._desc, memoryview) else self._desc.tobytes()
         size, at, nested = self.num, head, False
         for count in range(self.num):
             if flags & _INDIRECT:

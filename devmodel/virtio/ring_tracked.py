@@ -33,7 +33,6 @@ from devmodel.virtio.ring import Areas, Chain, Got
 from devmodel.virtio.ring_packed import PackedRing
 from devmodel.virtio.ring_split import SplitRing
 from devmodel.virtio.spec import (
-    VIRTQ_DESC,
     VIRTQ_DESC_F_AVAIL,
     VIRTQ_DESC_F_INDIRECT,
     VIRTQ_DESC_F_NEXT,
@@ -89,7 +88,7 @@ class TrackedSplitRing(SplitRing):
     def pop(self) -> Chain | None:
         if self._again:
             head = self._again[-1]
-            chain = self._walk(head, *VIRTQ_DESC.unpack_from(self._desc, head << 4))
+            chain = self._walk(head, *self._unpack(self._desc, head << 4))
             self._redone.append(self._again.pop())
             self.last_avail = (self.last_avail + 1) & 0xFFFF
             return chain

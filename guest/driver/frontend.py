@@ -59,6 +59,13 @@ PROTOCOL_FEATURES: Final = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_STATUS,
 )
 
+# What it can make use of with somebody at its end of the back-end channel (guest/driver/channel.py).
+CHANNEL_FEATURES: Final = vf.mask(
+    vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ,
+    vu.VHOST_USER_PROTOCOL_F_CONFIG,
+    vu.VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS,
+)
+
 # "Payload": what a reply of its own looks like, in bytes
 _REPLY_SIZE: Final = 8
 
@@ -110,6 +117,7 @@ class Frontend:
         self.queue_pairs = 1
         self.mem_slots = vu.MAX_REGIONS
         self.memory: DriverMemory | None = None
+        self.channel_fd = -1  # what the back end gets for its own requests, if it wants that
 
     def has(self, bit: int) -> bool:
         """A protocol feature was negotiated."""
@@ -174,6 +182,8 @@ class Frontend:
         self.protocol_features = agreed
         if self.has(vu.VHOST_USER_PROTOCOL_F_MQ):
             self.queue_pairs = yield from self.number(Request.VHOST_USER_GET_QUEUE_NUM)
+        if self.has(vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ) and self.channel_fd >= 0:
+            yield from self.request(Request.VHOST_USER_SET_BACKEND_REQ_FD, fds=[self.channel_fd])
         if self.has(vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS):
             self.mem_slots = yield from self.number(Request.VHOST_USER_GET_MAX_MEM_SLOTS)
 
@@ -322,6 +332,21 @@ class Frontend:
             yield from self.stop(queues)
         self.features = 0
 
+    # -- configuration space ----------------------------------------------------------------------------
+
+    def get_config(self, offset: int, size: int) -> Steps[bytes]:
+        """Bytes of configuration space; RequestRefused if the back end has none there."""
+        asked = vu.CONFIG.pack(offset, size, 0) + bytes(size)
+        answer = yield Call(Request.VHOST_USER_GET_CONFIG, asked, replies=True)
+        if len(answer) != len(asked):
+            evidence = f"{len(answer)} bytes instead of {len(asked)}"
+            raise RequestRefused("the back end refused GET_CONFIG", evidence)
+        return answer[vu.CONFIG.size :]
+
+    def set_config(self, offset: int, data: bytes, flags: int = 0) -> Steps[None]:
+        payload = vu.CONFIG.pack(offset, len(data), flags) + data
+        yield from self.request(Request.VHOST_USER_SET_CONFIG, payload)
+
     def forget(self) -> None:
         """The connection is gone; `connect()` comes next."""
         self.memory = None
@@ -330,9 +355,8 @@ class Frontend:
 
 
 def encode_addr(queue: Virtqueue, flags: int = 0) -> bytes:
-    """SET_VRING_ADDR's payload: user addresses, in the order desc, used, avail."""
-    uva = queue.memory.uva
-    desc, avail, used = uva(queue.desc_gpa), uva(queue.driver_gpa), uva(queue.device_gpa)
+    """SET_VRING_ADDR's payload: user addresses, or an IOMMU's, in the order desc, used, avail."""
+    desc, avail, used = queue.addresses
     return vu.VRING_ADDR.pack(queue.index, flags, desc, used, avail, 0)
 
 

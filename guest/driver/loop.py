@@ -29,15 +29,19 @@ from typing import Any, Final, TypeVar
 from devmodel.errors import FrontendError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.backend_channel import BackendChannel
 from devmodel.vhost_user.connection import Device
 from devmodel.vhost_user.message import Message
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio import features as vf
-from devmodel.virtio.features import DEVICE_FEATURES
+from devmodel.virtio.config import NetConfig
+from devmodel.virtio.features import DEVICE_FEATURES, VIRTIO_F_ACCESS_PLATFORM, mask
 from devmodel.virtio.inflight import InflightSpec
+from guest.driver.channel import Asked, FrontendChannel, invalidation
 from guest.driver.control import CTRL, Command
 from guest.driver.errors import BackendHungUp, BackendSilent
-from guest.driver.frontend import Call, Frontend, Steps
+from guest.driver.frontend import CHANNEL_FEATURES, Call, Frontend, Steps
+from guest.driver.iommu import Iommu
 from guest.driver.memory import LAYOUTS, DriverMemory
 from guest.driver.virtio_net import DEFAULT_MTU, DRIVER_FEATURES, RX, TX, Frame, VirtioNetDriver
 
@@ -124,11 +128,14 @@ class DirectLink:
         self.signalled: set[int] = set()
         self.errors: set[int] = set()
         self.ended: FrontendError | None = None
+        self.unheard: list[bytes] = []
         self._loop = loop
         self._device = device
         self._open = True
         self._kicks: set[int] = set()
         self._replies: deque[tuple[bytes, int | None]] = deque()
+        self.on_channel: Callable[[bytes], None] = self.unheard.append
+        self.channel_ends: list[str] = []
 
     # -- for the frontend -------------------------------------------------------------------------------
 
@@ -164,6 +171,21 @@ class DirectLink:
             raise BackendHungUp(f"the session ended by {call.name}", str(self.ended or ""))
         raise BackendSilent(f"the session did not answer {call.name}")
 
+    def answer(self, data: bytes) -> None:
+        """Say something on the back-end channel, b"" to close it, as a socket's reader would find it."""
+        channel = self.session.channel
+        while self._open and channel is not None and not channel.closed:
+            part, data = data[: channel.wants], data[channel.wants :]
+            try:
+                answer = channel.feed(part)
+            except FrontendError as error:
+                self.perform(self.session.channel_lost(error.fact))
+                return
+            if answer is not None:
+                self.perform(self.session.channel_heard(answer))
+            if not data:
+                return
+
     def kick(self, index: int) -> None:
         """The device looks at the ring in its next turn."""
         if self._open and index not in self._kicks:
@@ -190,7 +212,7 @@ class DirectLink:
 
     def perform(self, actions: list[vs.Action]) -> None:
         for action in actions:
-            if self._open or isinstance(action, vs.CloseFd):
+            if self._open or isinstance(action, vs.CloseFd | vs.ChannelFd):
                 self._perform_one(action)
 
     def _perform_one(self, action: vs.Action) -> None:
@@ -210,6 +232,19 @@ class DirectLink:
             case vs.RingBroken(index, error):
                 self.errors.add(index)
                 device.ring_broken(index, error)
+            case vs.RingPaused(index):
+                device.ring_paused(index)
+            case vs.RingResumed(index):
+                device.ring_resumed(index)
+            case vs.Kicked(index):
+                device.kicked(index)
+            case vs.ChannelFd(fd, _):
+                os.close(fd)
+            case vs.ChannelSend(data):
+                self.on_channel(data)
+            case vs.ChannelClosed(reason, finished):
+                self.channel_ends.append(reason)
+                device.channel_closed(reason, finished)
             case vs.StateChanged():
                 device.state_changed()
             case vs.Rarp(mac):
@@ -220,6 +255,9 @@ class DirectLink:
                 device.disconnected(error)
 
     def signal(self, index: int) -> bool:
+        if actions := self.session.notify(index):
+            self.perform(actions)
+            return True
         self.signalled.add(index)
         return True
 
@@ -241,7 +279,12 @@ class DirectLink:
 
 class World:
     """See the module. `lose_kicks` and `lose_signals` take that many of the next ones away; with `inflight` the
-    frontend has the device write down which buffers it holds, where it offers that."""
+    frontend has the device write down which buffers it holds, where it offers that.
+
+    With `iommu` ("strict" or "lazy") the driver's addresses are I/O virtual; the frontend then has its end of the
+    back-end channel too, as it has with `config` and `inband`. There `channel_delay_s` is how long it takes to answer,
+    and `lose_requests` how many of the next requests it never sees.
+    """
 
     def __init__(
         self,
@@ -250,18 +293,33 @@ class World:
         protocol_features: int = vs.PROTOCOL_FEATURES,
         layout: str = "split",
         memory_size: int = MEMORY_SIZE,
-        control_queue: bool = False,
         inflight: bool = False,
+        iommu: str = "",
+        config: NetConfig | None = None,
+        inband: bool = False,
+        control_queue: bool = False,
     ) -> None:
         self.loop = StepLoop()
+        self.inband = inband
+        if inband:
+            protocol_features |= mask(vu.VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS)
         self._offered = offered, protocol_features
-        self._control_queue = control_queue
+        self._control_queue, self._config, self._iommu = control_queue, config, bool(iommu)
         self.port = self._device()
         self.inflight: tuple[InflightSpec, int] | None = None
         self._wants_inflight = inflight
         self._bases: list[int] = []
         self.memory = DriverMemory(LAYOUTS[layout](memory_size))
+        self.iommu = Iommu(self.memory, lazy=iommu == "lazy") if iommu else None
+        if self.iommu is not None:
+            self.iommu.on_unmap = self._invalidate
+        self.channel_delay_s = 0.0
+        self.lose_requests = 0
         self.frontend = Frontend()
+        if iommu or inband or config is not None:
+            self.frontend.wanted_protocol |= CHANNEL_FEATURES
+            self.frontend.channel_fd = self.memory.fd  # any descriptor: nobody writes to it
+        self.channel = FrontendChannel(self.frontend, self.iommu)
         self.driver: VirtioNetDriver | None = None
         self.received: list[Frame] = []
         self.on_frames: Callable[[list[Frame]], None] = self.received.extend
@@ -274,11 +332,40 @@ class World:
 
         def make(session: vs.Session) -> DirectLink:
             self.link = DirectLink(self.loop, session, self.port)
+            self.link.on_channel = self._asked
             return self.link
 
         self.frontend.forget()
+        self.channel = FrontendChannel(self.frontend, self.iommu)
         self.port.serve(make)
         return self.link
+
+    # -- the back-end channel ---------------------------------------------------------------------------
+
+    def _asked(self, data: bytes) -> None:
+        """The device said something on the channel: it is answered in a turn of its own."""
+        link = self.link
+        for asked in self.channel.feed(data):
+            if self.lose_requests:
+                self.lose_requests -= 1
+            else:
+                self.loop.call_later(self.channel_delay_s, self._answer, link, link.session.channel, asked)
+
+    def _answer(self, link: DirectLink, end: BackendChannel | None, asked: Asked) -> None:
+        """`end` is where it was asked: an answer to a channel that was replaced meanwhile is heard by nobody."""
+        if link is not self.link or link.hung_up():
+            return
+        number = link.run(self.channel.steps(asked))
+        reply = self.channel.reply(asked, number)
+        if reply and end is link.session.channel:
+            link.answer(reply)
+        called, self.channel.calls = self.channel.calls, set()
+        link.signalled |= called
+
+    def _invalidate(self, iova: int, size: int) -> None:
+        """The guest took a mapping away: the device has let go of it when this returns."""
+        if not self.link.hung_up() and self.frontend.features >> VIRTIO_F_ACCESS_PLATFORM & 1:
+            self.link.run(self.frontend.request(vu.Request.VHOST_USER_IOTLB_MSG, invalidation(iova, size)))
 
     # -- the guest --------------------------------------------------------------------------------------
 
@@ -292,8 +379,10 @@ class World:
         offered = self.link.run(frontend.connect())
         if mtu != DEFAULT_MTU:
             self.link.run(frontend.set_mtu(mtu))
+        if self.iommu is not None:
+            features |= mask(VIRTIO_F_ACCESS_PLATFORM)
         self.link.run(frontend.set_features(features & offered))
-        driver = VirtioNetDriver(self.memory, frontend.features, num, mtu)
+        driver = VirtioNetDriver(self.memory, frontend.features, num, mtu, self.iommu)
         self.driver = driver
         driver.refill()
         self._bases = [queue.base for queue in driver.queues]
@@ -340,7 +429,13 @@ class World:
 
     def _device(self) -> VhostUserServer:
         return VhostUserServer(
-            None, self.loop, "in-process", *self._offered, control_queue=self._control_queue
+            None,
+            self.loop,
+            "in-process",
+            *self._offered,
+            control_queue=self._control_queue,
+            config=self._config,
+            iommu=self._iommu,
         )
 
     def _forget_inflight(self) -> None:
@@ -373,6 +468,8 @@ class World:
     def kick(self, index: int) -> None:
         if self.lose_kicks:
             self.lose_kicks -= 1
+        elif self.inband:
+            self.link.run(self.frontend.set_state(vu.Request.VHOST_USER_VRING_KICK, index, 0))
         else:
             self.link.kick(index)
 

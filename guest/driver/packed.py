@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from guest.driver.virtqueue import Outstanding, Piece, QueueFull, Used, Virtqueue, capacity_of
+from guest.driver.virtqueue import Lent, Outstanding, Piece, QueueFull, Used, Virtqueue, capacity_of
 
 # 2.8.13 struct pvirtq_desc: addr, len, id, flags
 PACKED_DESC: Final = Struct("<QIHH")
@@ -109,12 +109,15 @@ class PackedQueue(Virtqueue):
             raise QueueFull
         number = self._ids.popleft()
         table = -1
+        lent: Lent = []
+        pieces = self._lend(pieces, lent)
         if indirect:
             table = self._table(pieces)
-            self._lay([(table, 16 * len(pieces), F_INDIRECT)], number)
+            ((address, size, _),) = self._lend([Piece(table, 16 * len(pieces))], lent)
+            self._lay([(address, size, F_INDIRECT)], number)
         else:
             self._lay([(piece.gpa, piece.size, F_WRITE if piece.writable else 0) for piece in pieces], number)
-        self._out[number] = Outstanding(token, [number], places, capacity_of(pieces), table)
+        self._out[number] = Outstanding(token, [number], places, capacity_of(pieces), table, lent)
         self._room -= places
         self._added += places
 

@@ -31,7 +31,7 @@ from devmodel.virtio.spec import (
     desc_size,
     used_size,
 )
-from guest.driver.virtqueue import Outstanding, Piece, QueueFull, Used, Virtqueue, capacity_of
+from guest.driver.virtqueue import Lent, Outstanding, Piece, QueueFull, Used, Virtqueue, capacity_of
 
 
 class SplitQueue(Virtqueue):
@@ -81,14 +81,17 @@ class SplitQueue(Virtqueue):
         if len(self._free) < (1 if indirect else len(pieces)):
             raise QueueFull
         table = -1
+        lent: Lent = []
+        pieces = self._lend(pieces, lent)
         if indirect:
             table = self._table(pieces)
             ids = [self._free.popleft()]
-            self._store(ids[0], table, 16 * len(pieces), VIRTQ_DESC_F_INDIRECT, 0)
+            ((address, size, _),) = self._lend([Piece(table, 16 * len(pieces))], lent)
+            self._store(ids[0], address, size, VIRTQ_DESC_F_INDIRECT, 0)
         else:
             ids = [self._free.popleft() for _ in pieces]
             self._chain(ids, pieces)
-        self._out[ids[0]] = Outstanding(token, ids, len(ids), capacity_of(pieces), table)
+        self._out[ids[0]] = Outstanding(token, ids, len(ids), capacity_of(pieces), table, lent)
         self._avail[2 + self._avail_next % self.num] = ids[0]
         self._avail_next = (self._avail_next + 1) & 0xFFFF
 

@@ -29,7 +29,7 @@ Outcomes, what was seen:
 Frames for rings are ARP requests: whether one went through is seen by its answer. Behind a back end that answers no
 ARP, frames that `passed` look dropped.
 
-Not there: migration log, device state and the channel for the back end's own requests; `NOT_THERE` has the rows.
+Not there: migration log and device state; `NOT_THERE` has the rows.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ HARMLESS: Final[Good] = frozenset({SERVED, DROPPED, PASSED, STALLED, REFUSED, CL
 NOT_THERE: Final = {
     48: "the migration log",
     50: "device state",
-    51: "the channel for the back end's own requests",
 }
 
 MEMORY: Final = 8 << 20

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from guest.driver import (
+    torture_channel,
     torture_control,
     torture_inflight,
     torture_messages,
@@ -19,5 +20,6 @@ CASES: Final[list[Case]] = [
     *torture_rings.CASES,
     *torture_inflight.CASES,
     *torture_control.CASES,
+    *torture_channel.CASES,
     *torture_shrink.CASES,
 ]

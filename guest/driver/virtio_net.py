@@ -45,6 +45,7 @@ from devmodel.virtio.spec import (
 )
 from guest.driver.control import CTRL, ControlDriver
 from guest.driver.errors import DeviceBroken
+from guest.driver.iommu import Iommu
 from guest.driver.memory import PAGE, DriverMemory
 from guest.driver.packed import PackedQueue
 from guest.driver.split import SplitQueue
@@ -132,22 +133,31 @@ class DriverCounters:
         return asdict(self)
 
 
-def make_queue(memory: DriverMemory, index: int, num: int, features: int) -> Virtqueue:
+def make_queue(
+    memory: DriverMemory, index: int, num: int, features: int, iommu: Iommu | None = None
+) -> Virtqueue:
     """A queue of the layout that was negotiated."""
     kind = PackedQueue if features >> vf.VIRTIO_F_RING_PACKED & 1 else SplitQueue
-    return kind(memory, index, num, features)
+    return kind(memory, index, num, features, iommu)
 
 
 class VirtioNetDriver:
     """See the module. `features` are those that were negotiated."""
 
-    def __init__(self, memory: DriverMemory, features: int, num: int = 256, mtu: int = DEFAULT_MTU) -> None:
+    def __init__(
+        self,
+        memory: DriverMemory,
+        features: int,
+        num: int = 256,
+        mtu: int = DEFAULT_MTU,
+        iommu: Iommu | None = None,
+    ) -> None:
         self.memory = memory
         self.features = features
         self.mtu = mtu
         self.counters = DriverCounters()
         indexes = (RX, TX, CTRL) if self.has(vf.VIRTIO_NET_F_CTRL_VQ) else (RX, TX)
-        self.queues = [make_queue(memory, index, num, features) for index in indexes]
+        self.queues = [make_queue(memory, index, num, features, iommu) for index in indexes]
         self.control = ControlDriver(memory, self.queues[CTRL]) if len(indexes) > CTRL else None
         self.hashes: list[tuple[int, int]] = []
         """Hash value and VIRTIO_NET_HASH_REPORT_* of each frame of the last `receive()`, with HASH_REPORT."""

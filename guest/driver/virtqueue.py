@@ -27,7 +27,9 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from devmodel.virtio import features as vf
+from devmodel.virtio.memory import READ, WRITE
 from guest.driver.errors import DeviceBroken
+from guest.driver.iommu import Iommu
 from guest.driver.memory import DriverMemory
 
 
@@ -50,17 +52,23 @@ class QueueFull(Exception):
     """Fewer free descriptors than the buffer needs; nothing was changed."""
 
 
+Lent = list[tuple[int, int]]
+
+
 class Outstanding:
     """A buffer that the device has."""
 
-    __slots__ = ("capacity", "descriptors", "ids", "table", "token")
+    __slots__ = ("capacity", "descriptors", "ids", "lent", "table", "token")
 
-    def __init__(self, token: Any, ids: list[int], descriptors: int, capacity: int, table: int) -> None:
+    def __init__(
+        self, token: Any, ids: list[int], descriptors: int, capacity: int, table: int, lent: Lent
+    ) -> None:
         self.token = token
         self.ids = ids
         self.descriptors = descriptors  # how many places of the ring it takes
         self.capacity = capacity  # bytes that the device may write
         self.table = table  # gpa of its indirect table, -1 without
+        self.lent = lent  # iova and size of what is mapped for it
 
 
 class Virtqueue(ABC):
@@ -69,8 +77,12 @@ class Virtqueue(ABC):
     sizes: tuple[int, int, int]  # bytes of the three areas
     aligns: tuple[int, int, int]
 
-    def __init__(self, memory: DriverMemory, index: int, num: int, features: int) -> None:
+    def __init__(
+        self, memory: DriverMemory, index: int, num: int, features: int, iommu: Iommu | None = None
+    ) -> None:
+        """With an IOMMU, what goes into descriptors and SET_VRING_ADDR are its addresses."""
         self.memory = memory
+        self.iommu = iommu
         self.index = index
         self.num = num
         self.event_idx = bool(features >> vf.VIRTIO_F_EVENT_IDX & 1)
@@ -83,6 +95,11 @@ class Virtqueue(ABC):
         self.desc_gpa, self.driver_gpa, self.device_gpa = (
             memory.alloc(size, align) for size, align in zip(self.sizes, self.aligns, strict=True)
         )
+        areas = (self.desc_gpa, self.driver_gpa, self.device_gpa)
+        if iommu is None:
+            self.addresses = [memory.uva(gpa) for gpa in areas]
+        else:
+            self.addresses = [iommu.map(gpa, size) for gpa, size in zip(areas, self.sizes, strict=True)]
         self._bind()
         self.reset()
 
@@ -139,7 +156,11 @@ class Virtqueue(ABC):
     def release(self) -> list[Any]:
         """Give ring memory back once the device has let go of it; the tokens of buffers that never came back."""
         lost = self._abandoned()
+        if self.iommu is not None:
+            for address, size in zip(self.addresses, self.sizes, strict=True):
+                self.iommu.unmap(address, size)
         for what in lost:
+            self._unmap(what)
             if what.table >= 0:
                 self.memory.free(what.table)
         for gpa in (self.desc_gpa, self.driver_gpa, self.device_gpa):
@@ -165,12 +186,30 @@ class Virtqueue(ABC):
 
     def _completed(self, what: Outstanding, written: int) -> Used:
         """Free what belongs to a buffer that came back."""
+        self._unmap(what)
         if what.table >= 0:
             self.memory.free(what.table)
         if written > what.capacity:
             rule = f"{written} bytes written into a buffer with room for {what.capacity}"
             raise self._broken(rule, "2.7.8.2")
         return Used(what.token, written)
+
+    def _lend(self, pieces: Sequence[Piece], lent: Lent) -> Sequence[Piece]:
+        """The pieces as the device is to address them; `lent` gets what was mapped for that."""
+        iommu = self.iommu
+        if iommu is None:
+            return pieces
+        mapped = []
+        for gpa, size, writable in pieces:
+            iova = iommu.map(gpa, size, WRITE if writable else READ)
+            lent.append((iova, size))
+            mapped.append(Piece(iova, size, writable))
+        return mapped
+
+    def _unmap(self, what: Outstanding) -> None:
+        if self.iommu is not None:
+            for iova, size in what.lent:
+                self.iommu.unmap(iova, size)
 
     def _check(self, pieces: Sequence[Piece], indirect: bool) -> None:
         """ValueError for a buffer that this driver must not offer: a mistake of our caller."""

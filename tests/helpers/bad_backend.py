@@ -45,7 +45,7 @@ def handle(self: Session, message: Message) -> list[Action]:
         return [*_on_99(fault), *(CloseFd(fd) for fd in message.fds)]
     if fault in ("mute", "babble") and message.request == Request.VHOST_USER_GET_FEATURES:
         return [] if fault == "mute" else [Reply(b"SSH-2.0-OpenSSH_9.2\r\n")]
-    if fault == "leave" and message.request == Request.VHOST_USER_SET_MEM_TABLE:
+    if fault == "leave" and message.request == Request.VHOST_USER_ADD_MEM_REG:
         return [*(CloseFd(fd) for fd in message.fds), Disconnect(FrontendError("enough"))]
     if fault == "leak" and message.request == Request.VHOST_USER_SET_VRING_CALL:
         for fd in message.fds:

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
+from devmodel.virtio.features import VIRTIO_F_ACCESS_PLATFORM, VIRTIO_NET_F_GUEST_ANNOUNCE
+from guest.driver.backend import Backend
+from guest.driver.frontend import CHANNEL_FEATURES, Frontend
 from vnic.errors import UsageError
 from vnic.options import Options
 from vnic.places import (
@@ -60,6 +66,15 @@ def test_stream_address_bad_port(text: str) -> None:
             [
                 "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
                 "-chardev socket,id=chr0,path=/tmp/s,server=on,wait=off",
+                "-netdev vhost-user,id=net0,chardev=chr0",
+                "-device virtio-net-pci,netdev=net0,vectors=0",
+            ],
+        ),
+        (
+            VhostUser("/tmp/a,mac=52:54:00:12:34:56"),
+            [
+                "-object memory-backend-memfd,id=mem0,size=256M,share=on -machine q35,memory-backend=mem0 -m 256",
+                "-chardev socket,id=chr0,path=/tmp/a,reconnect=1",
                 "-netdev vhost-user,id=net0,chardev=chr0",
                 "-device virtio-net-pci,netdev=net0,vectors=0",
             ],
@@ -204,3 +219,28 @@ def test_ports_of_a_kind_are_numbered() -> None:
     places = [VhostUser("/a"), Stream("/b"), Stream("/c"), StreamTo("/d"), Stream("/e"), VhostUserTo("/f")]
     names = ["vhost-user", "stream", "stream2", "stream-to", "stream3", "vhost-user-to"]
     assert port_names(places) == names
+
+
+@pytest.mark.parametrize("mac", ["52:54:00:12:34", "53:54:00:12:34:56", "x", "52:54:00:12:34:56,mac=1"])
+def test_vhost_user_with_an_address_that_no_card_can_have_is_refused(mac: str) -> None:
+    with pytest.raises(UsageError, match="mac="):
+        VhostUser(f"/tmp/a,mac={mac}")
+
+
+def test_vhost_user_with_an_address_is_a_whole_card(tmp_path: Path) -> None:
+    async def script() -> None:
+        place = VhostUser(f"{tmp_path}/s,mac=52:54:00:12:34:56")
+        assert place.paths() == (f"{tmp_path}/s",)
+        port = await place.open("card", 9000)
+        backend, frontend = Backend(f"{tmp_path}/s", 5.0), Frontend()
+        frontend.wanted_protocol |= CHANNEL_FEATURES
+        await asyncio.to_thread(backend.connect)
+        await asyncio.to_thread(backend.run, frontend.connect())
+        space = await asyncio.to_thread(backend.run, frontend.get_config(0, 12))
+        assert space.hex() == "525400123456" + "0100" + "0100" + "2823"
+        assert frontend.offered >> VIRTIO_NET_F_GUEST_ANNOUNCE & 1
+        assert not frontend.offered >> VIRTIO_F_ACCESS_PLATFORM & 1
+        backend.close()
+        port.close()
+
+    asyncio.run(script())

@@ -33,9 +33,8 @@ def fe() -> Iterator[SessionFrontend]:
 @pytest.fixture
 def slots() -> Iterator[SessionFrontend]:
     """A frontend that adds and removes single regions."""
-    protocol = vs.PROTOCOL_FEATURES | vf.mask(vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS)
-    frontend = SessionFrontend(protocol_features=protocol)
-    frontend.request(R.VHOST_USER_SET_PROTOCOL_FEATURES, U64(protocol))
+    frontend = SessionFrontend()
+    frontend.request(R.VHOST_USER_SET_PROTOCOL_FEATURES, U64(vs.PROTOCOL_FEATURES))
     yield frontend
     frontend.close()
 
@@ -368,13 +367,56 @@ def test_row_20_memory_slots(slots: SessionFrontend) -> None:
     body = vu.SINGLE_REGION.pack(0, 0, 4096, UVA, 0)
     assert fe.ack(R.VHOST_USER_REM_MEM_REG, body) == 1
     assert fe.ack(R.VHOST_USER_ADD_MEM_REG, body, [fe.ram.fd]) == 0
-    assert fe.ack(R.VHOST_USER_ADD_MEM_REG, body, [fe.ram.fd]) == 1
-    for number in range(1, 8):
+    longer = vu.SINGLE_REGION.pack(0, 0, 8192, UVA, 0)
+    assert fe.ack(R.VHOST_USER_ADD_MEM_REG, longer, [fe.ram.fd]) == 1
+    for number in range(1, 32):
         body = vu.SINGLE_REGION.pack(0, number * 4096, 4096, UVA + number * 4096, 0)
         assert fe.ack(R.VHOST_USER_ADD_MEM_REG, body, [fe.ram.fd]) == 0
-    body = vu.SINGLE_REGION.pack(0, 8 * 4096, 4096, UVA + 8 * 4096, 0)
+    body = vu.SINGLE_REGION.pack(0, 32 * 4096, 4096, UVA + 32 * 4096, 0)
     assert fe.ack(R.VHOST_USER_ADD_MEM_REG, body, [fe.ram.fd]) == 1
-    assert len(fe.session.memory.regions) == 8
+    assert len(fe.session.memory.regions) == 32
+
+
+def test_region_that_is_given_and_taken_once_for_each_pair_is_one_region(slots: SessionFrontend) -> None:
+    """QEMU 7.2 with queues=4."""
+    fe, before = slots, fds()
+    body = vu.SINGLE_REGION.pack(0, 0, 4096, UVA, 0)
+    for _ in range(2):
+        for _ in range(4):
+            assert fe.ack(R.VHOST_USER_ADD_MEM_REG, body, [fe.ram.fd]) == 0
+            assert len(fe.session.memory.regions) == 1
+        for _ in range(4):
+            assert fe.ack(R.VHOST_USER_REM_MEM_REG, body) == 0
+            assert len(fe.session.memory.regions) == 0
+    assert fe.ack(R.VHOST_USER_REM_MEM_REG, vu.SINGLE_REGION.pack(0, 0, 8192, UVA, 0)) == 1
+    assert fds() == before
+
+
+def test_ring_whose_region_comes_back_in_another_shape_goes_on(slots: SessionFrontend) -> None:
+    fe = slots
+    fe.start()
+    vring = fe.session.vrings[1]
+    ring = vring.ring
+    assert fe.ack(R.VHOST_USER_REM_MEM_REG, vu.SINGLE_REGION.pack(0, *fe.ram.specs[0])) == 0
+    assert fe.running() == [False, False]
+    assert vring.parked is ring
+    assert fe.ack(R.VHOST_USER_ADD_MEM_REG, vu.SINGLE_REGION.pack(0, 0, 4096, UVA, 0), [fe.ram.fd]) == 0
+    assert vring.parked is ring, "its place is not there yet"
+    rest = vu.SINGLE_REGION.pack(0, 4096, SPLIT - 4096, UVA + 4096, 4096)
+    assert fe.ack(R.VHOST_USER_ADD_MEM_REG, rest, [fe.ram.fd]) == 0
+    assert vring.ring is ring
+    assert vring.parked is None
+    assert vs.RingResumed(1) in fe.actions
+
+
+def test_ring_whose_region_never_comes_back_stops_where_it_stood(slots: SessionFrontend) -> None:
+    fe = slots
+    fe.start()
+    vring = fe.session.vrings[1]
+    assert fe.ack(R.VHOST_USER_REM_MEM_REG, vu.SINGLE_REGION.pack(0, *fe.ram.specs[0])) == 0
+    assert vring.parked is not None
+    fe.request(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 0))
+    assert (vring.parked, vring.ring, vring.broken, vring.base) == (None, None, None, 0)
 
 
 @pytest.mark.parametrize("num", [0, 3, 32769, 65536])

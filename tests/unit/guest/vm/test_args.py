@@ -234,3 +234,24 @@ def test_packed_rings_are_a_property_of_the_card(machine: args.MachineType, nic:
 def test_packed_rings_on_a_legacy_card_are_refused() -> None:
     with pytest.raises(BadArguments, match="packed virtqueues on a legacy card"):
         args.check(replace(BASE, nics=(VhostUser(path=SOCK, packed=True, dialect="legacy"),)))
+
+
+def test_iommu_stands_before_its_cards_which_have_ats_behind_root_ports() -> None:
+    vm = replace(BASE, machine="q35", iommu=True, nics=(VhostUser(path=SOCK), User()))
+    argv = args.command(vm)
+    devices = [argv[at + 1] for at, word in enumerate(argv) if word == "-device"]
+    assert devices[0] == "intel-iommu,intremap=off,device-iotlb=on"
+    assert devices[1:3] == ["pcie-root-port,id=port0,chassis=1", "pcie-root-port,id=port1,chassis=2"]
+    assert all(
+        devices[3 + at].endswith(f"bus=port{at},iommu_platform=on,ats=on")
+        and "disable-legacy=on" in devices[3 + at]
+        for at in range(2)
+    )
+    assert "intel_iommu=on" in args.kernel_words(vm)
+
+
+def test_iommu_is_q35s_and_for_modern_cards() -> None:
+    with pytest.raises(BadArguments, match="IOMMU on microvm"):
+        args.check(replace(BASE, iommu=True))
+    with pytest.raises(BadArguments, match="legacy card"):
+        args.check(replace(BASE, machine="q35", iommu=True, nics=(User(dialect="legacy"),)))

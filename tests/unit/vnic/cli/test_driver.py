@@ -112,10 +112,10 @@ def test_negotiation_has_each_bit_and_who_has_it(ask: Any) -> None:
 
 
 def test_feature_that_is_not_offered_is_said_and_done_without(ask: Any) -> None:
-    code, report = ask("--features", "all,ACCESS_PLATFORM", "-c", "0")
+    code, report = ask("--features", "all,NOTIFICATION_DATA", "-c", "0")
     assert code == 0
     bits = {bit["name"]: bit for bit in report["features"]}
-    assert [bits["VIRTIO_F_ACCESS_PLATFORM"][key] for key in ("asked", "offered", "acknowledged")] == [
+    assert [bits["VIRTIO_F_NOTIFICATION_DATA"][key] for key in ("asked", "offered", "acknowledged")] == [
         True,
         False,
         False,
