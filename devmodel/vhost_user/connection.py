@@ -68,6 +68,7 @@ class Connection:
         self._calls: list[CallFd | None] = [None] * rings
         self._errs: list[CallFd | None] = [None] * rings
         self._missed = [False] * rings
+        self._log_fd: CallFd | None = None
         self._open = True
         self._actions: dict[type, Callable[..., None]] = {
             vs.Reply: self._on_reply,
@@ -75,6 +76,8 @@ class Connection:
             vs.KickFd: self._on_kick_fd,
             vs.CallFd: self._on_call_fd,
             vs.ErrFd: self._on_err_fd,
+            vs.LogFd: self._on_log_fd,
+            vs.Signal: self._on_signal,
             vs.RingStarted: lambda action: device.ring_started(action.index),
             vs.RingStopped: lambda action: device.ring_stopped(action.index),
             vs.RingBroken: self._on_broken,
@@ -166,6 +169,15 @@ class Connection:
             old.close()
         self._errs[action.index] = None if action.fd is None else CallFd(action.fd)
 
+    def _on_signal(self, action: vs.Signal) -> None:
+        self.signal(action.index)
+
+    def _on_log_fd(self, action: vs.LogFd) -> None:
+        if self._log_fd is not None:
+            self._log_fd.close()
+        self._log_fd = CallFd(action.fd)
+        self.session.log.announce = self._log_fd.signal
+
     def _on_broken(self, action: vs.RingBroken) -> None:
         err = self._errs[action.index]
         if err is not None:
@@ -202,6 +214,6 @@ class Connection:
         self._sock.close()
         for fd in self._reader.take_fds():
             os.close(fd)
-        for owner in (*self._kicks, *self._calls, *self._errs):
+        for owner in (*self._kicks, *self._calls, *self._errs, self._log_fd):
             if owner is not None:
                 owner.close()

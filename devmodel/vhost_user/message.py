@@ -41,6 +41,10 @@ VRING_ADDR: Final = struct.Struct("<IIQQQQ")
 MEM_TABLE: Final = struct.Struct("<II")
 MEM_REGION: Final = struct.Struct("<QQQQ")
 SINGLE_REGION: Final = struct.Struct("<QQQQQ")
+LOG: Final = struct.Struct("<QQ")
+
+# "Vring address description": flags
+VHOST_VRING_F_LOG: Final = 1
 
 # "Vring descriptor messages"
 VHOST_USER_VRING_IDX_MASK: Final = 0xFF
@@ -55,6 +59,8 @@ class Request(IntEnum):
     VHOST_USER_SET_OWNER = 3
     VHOST_USER_RESET_OWNER = 4
     VHOST_USER_SET_MEM_TABLE = 5
+    VHOST_USER_SET_LOG_BASE = 6
+    VHOST_USER_SET_LOG_FD = 7
     VHOST_USER_SET_VRING_NUM = 8
     VHOST_USER_SET_VRING_ADDR = 9
     VHOST_USER_SET_VRING_BASE = 10
@@ -78,6 +84,7 @@ class Request(IntEnum):
 
 # "Protocol features"
 VHOST_USER_PROTOCOL_F_MQ: Final = 0
+VHOST_USER_PROTOCOL_F_LOG_SHMFD: Final = 1
 VHOST_USER_PROTOCOL_F_RARP: Final = 2
 VHOST_USER_PROTOCOL_F_REPLY_ACK: Final = 3
 VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
@@ -113,6 +120,8 @@ RULES: Final[dict[int, Rule]] = {
     Request.VHOST_USER_SET_OWNER: Rule(_NONE),
     Request.VHOST_USER_RESET_OWNER: Rule(_NONE),
     Request.VHOST_USER_SET_MEM_TABLE: Rule(_TABLE, (1, MAX_REGIONS)),
+    Request.VHOST_USER_SET_LOG_BASE: Rule((LOG.size, LOG.size), (1, 1), VHOST_USER_PROTOCOL_F_LOG_SHMFD),
+    Request.VHOST_USER_SET_LOG_FD: Rule(_NONE, (1, 1)),
     Request.VHOST_USER_SET_VRING_NUM: Rule(_U64),
     Request.VHOST_USER_SET_VRING_ADDR: Rule((40, 40)),
     Request.VHOST_USER_SET_VRING_BASE: Rule(_U64),

@@ -24,6 +24,11 @@ REPLY_ACK was negotiated, else nothing. A request that breaks a rule changes not
 closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the
 state.
 
+Logging. While VHOST_F_LOG_ALL is set what is written to the guest's memory is marked in the log of SET_LOG_BASE, and
+the memory of a ring for which SET_VRING_ADDR said so (virtio/dirtylog.py). Both come and go while rings run, each of
+which is then replaced by one of the other kind where it stands. SET_LOG_BASE is the one request that is answered without
+being asked to: by an empty message, which QEMU waits for; by a number if NEED_REPLY is set.
+
 Layouts. VIRTIO_F_RING_PACKED makes all rings packed: their size need not be a power of two, SET_VRING_ADDR's available
 and used addresses are the driver's and the device's event, and SET_VRING_BASE has 32 bits. The
 features that came last say which layout is meant; all frontends send them before they describe a ring.
@@ -39,14 +44,15 @@ ring_packed.py, "Starting")."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devmodel.errors import BrokenRing, FrontendError
+from devmodel.errors import BrokenRing, FrontendError, MappingError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
+from devmodel.virtio.dirtylog import DirtyLog, Extent, LoggedPackedRing, LoggedSplitRing, log_size
 from devmodel.virtio.memory import GuestMemory, Mapper, Region, RegionSpec, check_regions, map_regions
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring import Areas, Ring
@@ -70,6 +76,7 @@ from devmodel.virtio.spec import (
 # CONFIG is not among them: QEMU's network device warns about it and drops it.
 PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_MQ,
+    vu.VHOST_USER_PROTOCOL_F_LOG_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
@@ -115,6 +122,20 @@ class ErrFd:
 
     index: int
     fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogFd:
+    """Signal here when pages were marked in the log. The old one is to be closed."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Signal this ring's driver: what was given back to it was shown outside of a batch."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +185,8 @@ Action = (
     | KickFd
     | CallFd
     | ErrFd
+    | LogFd
+    | Signal
     | RingStarted
     | RingStopped
     | RingBroken
@@ -176,7 +199,7 @@ Action = (
 class Vring:
     """What the frontend said about one ring, and the ring while it runs."""
 
-    __slots__ = ("addr", "base", "broken", "enabled", "given_base", "has_kick", "index", "num", "ring")
+    __slots__ = ("addr", "base", "broken", "enabled", "given_base", "has_kick", "index", "log", "num", "ring")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -184,11 +207,15 @@ class Vring:
         self.base = 0
         self.given_base = -1  # what GET_VRING_BASE answered last
         self.addr: tuple[int, int, int] | None = None  # desc, avail, used as the frontend's user addresses
+        self.log: int | None = None  # VHOST_VRING_F_LOG: log_guest_addr
         self.enabled = False
         self.has_kick = False
         self.ring: Ring | None = None
         self.broken: BrokenRing | None = None
 
+
+_LIMIT = 1 << 64
+_LOG_ALL = vf.mask(vf.VHOST_F_LOG_ALL)
 
 _Plan = tuple[str, tuple[tuple[str, int, int], ...]]
 """The section of a layout; what each area is, its alignment and size."""
@@ -236,6 +263,7 @@ class Session:
         self.protocol_features = 0
         self.status = 0
         self.memory = GuestMemory()
+        self.log = DirtyLog()
         self.net = net if net is not None else VirtioNet()
         self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
         self._mapper = mapper
@@ -251,6 +279,8 @@ class Session:
             Request.VHOST_USER_SET_OWNER: lambda _: None,
             Request.VHOST_USER_RESET_OWNER: lambda _: None,  # deprecated: never drop state for it
             Request.VHOST_USER_SET_MEM_TABLE: self._set_mem_table,
+            Request.VHOST_USER_SET_LOG_BASE: self._set_log_base,
+            Request.VHOST_USER_SET_LOG_FD: self._set_log_fd,
             Request.VHOST_USER_SET_VRING_NUM: self._set_vring_num,
             Request.VHOST_USER_SET_VRING_ADDR: self._set_vring_addr,
             Request.VHOST_USER_SET_VRING_BASE: self._set_vring_base,
@@ -290,6 +320,8 @@ class Session:
                 actions.append(Reply(vu.encode_reply(message.request, payload)))
             elif message.need_reply and self._reply_ack:
                 actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(0))))
+            elif payload is not None:
+                actions.append(Reply(vu.encode_reply(message.request, payload)))
         actions.extend(CloseFd(fd) for fd in self._pending_fds)
         self._pending_fds = []
         return actions
@@ -308,6 +340,7 @@ class Session:
             vring.enabled = False
         self.memory.close()
         self.memory = GuestMemory()
+        self.log.drop()
         self.net.negotiate(0)
         self.net.set_mtu(DEFAULT_MTU)
         return self._actions
@@ -321,6 +354,16 @@ class Session:
     def packed(self) -> bool:
         """The layout of the rings that was negotiated."""
         return bool(self.features >> vf.VIRTIO_F_RING_PACKED & 1)
+
+    @property
+    def logging(self) -> bool:
+        """What is written to the guest's memory is marked in the log."""
+        return bool(self.features >> vf.VHOST_F_LOG_ALL & 1)
+
+    @property
+    def suspended(self) -> bool:
+        """No ring runs ("Suspended device state")."""
+        return all(vring.ring is None for vring in self.vrings)
 
     @property
     def _reply_ack(self) -> bool:
@@ -372,10 +415,14 @@ class Session:
         if alien:
             self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             raise FrontendError("features were set that were not offered", ", ".join(vf.names(alien)))
-        if features != self.features and any(vring.ring for vring in self.vrings):
-            raise FrontendError("features were changed while a ring runs", f"{self.features ^ features:#x}")
+        changed = features ^ self.features
+        if changed & ~_LOG_ALL and not self.suspended:
+            raise FrontendError("features were changed while a ring runs", f"{changed:#x}")
         self.features = features
-        self.net.negotiate(features)
+        if changed & _LOG_ALL:
+            self._relog(self.vrings)
+        if changed != _LOG_ALL:
+            self.net.negotiate(features & ~_LOG_ALL)
         if not features >> vf.VHOST_USER_F_PROTOCOL_FEATURES & 1:
             for vring in self.vrings:
                 vring.enabled = True
@@ -412,6 +459,7 @@ class Session:
             evidence = f"{len(specs)} regions, {len(self._pending_fds)} descriptors"
             raise FrontendError("SET_MEM_TABLE takes one descriptor for each region", evidence)
         memory = map_regions(specs, self._pending_fds, self._mapper)
+        self._fit_log(memory, memory)
         old = self.memory
         self._adopt(memory, specs)
         old.close()
@@ -422,7 +470,9 @@ class Session:
             raise FrontendError(f"ADD_MEM_REG beyond {vu.MAX_REGIONS} regions", f"{spec}")
         check_regions([*self._specs, spec])
         added = map_regions([spec], self._pending_fds, self._mapper)
-        self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
+        memory = GuestMemory([*self.memory.regions, *added.regions])
+        self._fit_log(memory, added)
+        self._adopt(memory, [*self._specs, spec])
 
     def _rem_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
@@ -449,10 +499,71 @@ class Session:
                 self._try_start(vring)
 
     def _move(self, vring: Vring, ring: Ring) -> None:
+        if self.logging:
+            self._relog([vring])
+            return
         try:
             ring.rebind(self.memory, self._areas(vring))
         except BrokenRing as error:
             self._break(vring, error)
+
+    # -- the log ----------------------------------------------------------------------------------------
+
+    def _set_log_base(self, payload: bytes) -> bytes:
+        size, offset = vu.LOG.unpack(payload)
+        needed = log_size(self.memory)
+        if not needed <= size < _LIMIT - offset or not size:
+            evidence = f"{size} bytes at {offset:#x}; the memory that is known takes {needed}"
+            raise FrontendError("SET_LOG_BASE: the log is too small, or too large", evidence)
+        try:
+            mapping = self._mapper(self._pending_fds[0], size, offset)
+        except MappingError as error:
+            raise FrontendError("SET_LOG_BASE: the log cannot be mapped", error.evidence) from error
+        self.log.set_base(mapping, self.memory)
+        return b""
+
+    def _set_log_fd(self, _payload: bytes) -> None:
+        self._actions.append(LogFd(self._take_fd()))
+
+    def _fit_log(self, memory: GuestMemory, new: GuestMemory) -> None:
+        """A log that is too short for this memory is none; FrontendError, with what is new of it unmapped, if that log
+        is in use."""
+        if self.log.covers(memory):
+            return
+        if self.logging and not self.suspended:
+            new.close()
+            evidence = f"it takes a log of {log_size(memory)} bytes, that of SET_LOG_BASE has {self.log.size}"
+            raise FrontendError("memory that lies beyond the log, while rings run", evidence)
+        self.log.drop()
+
+    def _relog(self, vrings: Sequence[Vring]) -> None:
+        """Replace the rings that run by such that log, or do not, and go on where those stood."""
+        for vring in vrings:
+            ring = vring.ring
+            if ring is None:
+                continue
+            if ring.publish() and ring.needs_signal():
+                self._actions.append(Signal(vring.index))
+            vring.base = ring.base
+            ring.release()
+            try:
+                vring.ring = self._make_ring(vring, resumed=True)
+            except BrokenRing as error:
+                self._break(vring, error)
+        self._actions.append(StateChanged())
+
+    def _own_memory(self, vring: Vring) -> list[Extent]:
+        """What the device writes of the ring itself, if that is to be logged. BrokenRing if it is no memory."""
+        if vring.log is None:
+            return []
+        own = [(vring.log, PVIRTQ_EVENT_SIZE if self.packed else used_size(vring.num))]
+        if self.packed and vring.addr is not None:
+            desc = self.memory.gpa_of(vring.addr[0], desc_size(vring.num))
+            own += [] if desc is None else [(desc, desc_size(vring.num))]
+        if self.memory.pieces(*own[0]) is None:
+            rule = f"log_guest_addr {vring.log:#x} is not in memory"
+            raise BrokenRing(vring.index, rule, "vhost-user: Migration")
+        return own
 
     # -- rings ------------------------------------------------------------------------------------------
 
@@ -488,19 +599,23 @@ class Session:
         vring.base = base
 
     def _set_vring_addr(self, payload: bytes) -> None:
-        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(payload)
+        index, flags, desc, used, avail, log = vu.VRING_ADDR.unpack(payload)
         vring = self._vring(index)
         addr = (desc, avail, used)
         if vring.ring is not None and addr != vring.addr:
             raise FrontendError("SET_VRING_ADDR on a running ring", f"ring {index}")
-        old, vring.addr = vring.addr, addr
+        old = vring.addr, vring.log
+        vring.addr, vring.log = addr, log if flags & vu.VHOST_VRING_F_LOG else None
         if self.memory.regions and vring.num:
             try:
                 self._areas(vring)
+                self._own_memory(vring)
             except BrokenRing as error:
-                vring.addr = old
+                vring.addr, vring.log = old
                 raise FrontendError(f"SET_VRING_ADDR: {error.rule}", f"ring {index}") from error
         vring.broken = None
+        if self.logging and vring.log != old[1]:
+            self._relog([vring])
         self._try_start(vring)
 
     def _get_vring_base(self, payload: bytes) -> bytes:
@@ -563,15 +678,23 @@ class Session:
             views.append(view)
         return views[0], views[1], views[2]
 
-    def _make_ring(self, vring: Vring) -> Ring:
+    def _make_ring(self, vring: Vring, resumed: bool = False) -> Ring:
         """The ring of the layout that was negotiated. BrokenRing if what was said of it makes none."""
-        index, num, base = vring.index, vring.num, vring.base
+        index, num, base, areas = vring.index, vring.num, vring.base, self._areas(vring)
+        own = self._own_memory(vring) if self.logging else []
         if self.packed:
-            resumed = base == vring.given_base
-            return PackedRing(index, num, self.memory, self._areas(vring), self.features, base, resumed)
+            resumed |= base == vring.given_base
+            if self.logging:
+                return LoggedPackedRing(
+                    index, num, self.memory, areas, self.features, base, resumed, self.log, own
+                )
+            return PackedRing(index, num, self.memory, areas, self.features, base, resumed)
         if num & (num - 1):
             raise BrokenRing(index, f"a split queue's size is a power of two, not {num}", "2.7")
-        return SplitRing(index, num, self.memory, self._areas(vring), self.features, base & 0xFFFF)
+        base &= 0xFFFF
+        if self.logging:
+            return LoggedSplitRing(index, num, self.memory, areas, self.features, base, self.log, own)
+        return SplitRing(index, num, self.memory, areas, self.features, base)
 
     def _try_start(self, vring: Vring) -> None:
         ready = vring.has_kick and vring.num and vring.addr and self.memory.regions
@@ -593,6 +716,8 @@ class Session:
         ring.publish()
         vring.base = ring.base
         ring.release()
+        if self.suspended:
+            self.log.remember()
         self._actions += [RingStopped(vring.index), StateChanged()]
 
     def _break(self, vring: Vring, error: BrokenRing) -> None:

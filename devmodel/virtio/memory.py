@@ -92,6 +92,14 @@ class GuestMemory:
                 return region.view[offset : offset + size]
         return None
 
+    def gpa_of(self, uva: int, size: int) -> int | None:
+        """The guest physical address of those bytes, if they all lie in one region."""
+        for region in self.regions:
+            offset = uva - region.uva
+            if offset >= 0 and offset + size <= region.size:
+                return region.gpa + offset
+        return None
+
     def pieces(self, gpa: int, size: int) -> list[memoryview] | None:
         """The `size` bytes at a guest physical address, cut where one region ends and the next begins.
 

@@ -194,6 +194,10 @@ class DirectLink:
             case vs.KickFd(_, fd) | vs.CallFd(_, fd) | vs.ErrFd(_, fd):
                 if fd is not None:
                     os.close(fd)
+            case vs.LogFd(fd):
+                os.close(fd)
+            case vs.Signal(index):
+                self.signal(index)
             case vs.RingStarted(index):
                 device.ring_started(index)
             case vs.RingStopped(index):

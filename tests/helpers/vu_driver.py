@@ -34,7 +34,11 @@ UVA = 0x7F00_0000_0000
 UVA_GAP = 0x1000_0000  # between the regions' user addresses, though they touch in guest physical ones
 
 RINGS = vf.mask(
-    vf.VIRTIO_F_RING_PACKED, vf.VIRTIO_F_IN_ORDER, vf.VIRTIO_F_RING_RESET, vf.VIRTIO_F_NOTIFY_ON_EMPTY
+    vf.VIRTIO_F_RING_PACKED,
+    vf.VIRTIO_F_IN_ORDER,
+    vf.VIRTIO_F_RING_RESET,
+    vf.VIRTIO_F_NOTIFY_ON_EMPTY,
+    vf.VHOST_F_LOG_ALL,
 )
 MODERN = vf.DEVICE_FEATURES & ~RINGS
 """What a driver of split rings acknowledges (Linux); `PACKED` one of packed rings."""
@@ -508,6 +512,8 @@ class SessionFrontend(Frontend):
                 os.close(action.fd)
             elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
+            elif isinstance(action, vs.LogFd):
+                self._keep(("LogFd", 0), action.fd)
         self.actions += actions
         return actions
 
