@@ -26,8 +26,8 @@ state.
 
 Logging. While VHOST_F_LOG_ALL is set what is written to the guest's memory is marked in the log of SET_LOG_BASE, and
 the memory of a ring for which SET_VRING_ADDR said so (virtio/dirtylog.py). Both come and go while rings run, each of
-which is then replaced by one of the other kind where it stands. SET_LOG_BASE is the one request that is answered without
-being asked to: by an empty message, which QEMU waits for; by a number if NEED_REPLY is set.
+which is then replaced by one of the other kind where it stands. SET_LOG_BASE is the one request that is answered
+without being asked to: by an empty message, which QEMU waits for; by a number if NEED_REPLY is set.
 
 Layouts. VIRTIO_F_RING_PACKED makes all rings packed: their size need not be a power of two, SET_VRING_ADDR's available
 and used addresses are the driver's and the device's event, and SET_VRING_BASE has 32 bits. The

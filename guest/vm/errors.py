@@ -128,6 +128,10 @@ class QmpError(GuestError):
     """QEMU answered a monitor command with an error, or closed the monitor under it."""
 
 
+class MigrationFailed(GuestError):
+    """QEMU could not move the guest to another QEMU; it still runs where it was."""
+
+
 class CommandFailed(GuestError):
     """Raised by Shell.check(); `code` is the guest command's own exit code."""
 
