@@ -18,6 +18,8 @@ What it decides:
 * Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
+* Who is there to be served. While `hold()` is in force the guest's rings are left alone: what it sends stays in them,
+  unread and unlost, until `go_on()`. Whoever is behind the port has its state still on the way.
 * What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
   they are dropped (`tx_drop_backlog`).
 
@@ -160,6 +162,7 @@ class VhostUserServer:
         self._kicked_at = [-1] * (2 * queue_pairs + control_queue)
         self._timer: Timer | None = None
         self._interval = RECHECK_S
+        self._held = False
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -198,6 +201,23 @@ class VhostUserServer:
     def connected(self) -> bool:
         """A frontend is connected, whether or not its guest runs."""
         return self._connection is not None
+
+    @property
+    def guest_runs(self) -> bool:
+        """A ring of it runs: its guest is here and nowhere else."""
+        return self._connection is not None and not self._connection.session.suspended
+
+    def hold(self) -> None:
+        """See the module."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """Take up what the guest sent meanwhile."""
+        self._held = False
+        if self._connection is not None:
+            for vring in self._connection.session.vrings:
+                if vring.ring is not None:
+                    self.ring_started(vring.index)
 
     def attach(self, handler: PortHandler) -> None:
         self._handler = handler
@@ -475,6 +495,8 @@ class VhostUserServer:
 
     def _drain(self, index: int) -> None:
         """Empty a transmit ring, or as much of it as one turn may take."""
+        if self._held:
+            return
         left = CHAINS_PER_TURN
         while left > 0:
             ring = self._ring(index)
@@ -570,6 +592,8 @@ class VhostUserServer:
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
+        if self._held:
+            return False
         idle = not ring.index & 1 and not self._is_control(ring.index)
         if idle and not self._lanes[ring.index // 2].backlog:
             return False

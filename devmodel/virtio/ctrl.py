@@ -53,7 +53,7 @@ VIRTIO_NET_CTRL_NOTF_COAL_TX_SET: Final = 0
 VIRTIO_NET_CTRL_NOTF_COAL_RX_SET: Final = 1
 
 _RX_NEEDS: Final = (vf.VIRTIO_NET_F_CTRL_RX,) * 2 + (vf.VIRTIO_NET_F_CTRL_RX_EXTRA,) * 4
-_OFFLOADS: Final = vf.mask(
+GUEST_OFFLOADS: Final = vf.mask(
     vf.VIRTIO_NET_F_GUEST_CSUM,
     vf.VIRTIO_NET_F_GUEST_TSO4,
     vf.VIRTIO_NET_F_GUEST_TSO6,
@@ -182,9 +182,9 @@ class ControlQueue:
         known = number == VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET and len(data) == 8
         self._need(vf.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, when=known)
         wanted = int.from_bytes(data, "little")
-        if wanted & ~(self.features & _OFFLOADS):
+        if wanted & ~(self.features & GUEST_OFFLOADS):
             raise Refused
-        self._on_offloads(self.features & ~_OFFLOADS | wanted)
+        self._on_offloads(self.features & ~GUEST_OFFLOADS | wanted)
 
     def _coalesce(self, number: int, data: bytes) -> None:
         self._need(vf.VIRTIO_NET_F_NOTF_COAL, when=len(data) == 8)
