@@ -88,7 +88,7 @@ class Giver:
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
-        except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
+        except (OSError, TimeoutError, StateError, asyncio.IncompleteReadError) as error:
             log.warning(
                 "handing over ended early, the connections stay here: %s", error or type(error).__name__
             )

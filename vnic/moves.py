@@ -3,6 +3,10 @@
 
 A ``Line`` (the port, listening) outlives the stacks behind it. A life ends when its state was given away (the next one
 is a fresh one), or when a state came that it has to make room for. Between two lives the guest's rings are left alone.
+
+A state comes in two ways: from the other back end's socket (vnic/handover.py), or from a frontend that migrates it
+itself (VHOST_USER_PROTOCOL_F_DEVICE_STATE), for which this is the device's owner (devmodel/vhost_user/devicestate.py).
+In the latter case both back ends have a copy, and the frontend sees to it that one guest runs.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from devmodel.port import Offloads, VnetHdr
 from devmodel.vhost_user.server import VhostUserServer
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.state import DeviceState, check
+from stack.freeze.errors import FreezeError
 from vnic.cli import output
 from vnic.errors import UsageError
 from vnic.handover import Giver, HandoverError, ask
@@ -51,21 +56,24 @@ class Moves:
 
     def __init__(self, line: Line, options: Options) -> None:
         self._line, self._options = line, options
-        transport = line.transports[0]
-        self._server = transport if isinstance(transport, VhostUserServer) else None
+        only = (
+            line.transports[0] if len(line.transports) == 1 else None
+        )  # a switch's stack is of several guests
+        self._server = only if isinstance(only, VhostUserServer) else None
         self._host: Host | None = None
         self._state: Thawed | None = None
         self.next = asyncio.Event()
         self.announced = options.take_over is not None
         if self._server is not None:
             self._server.hold()
+            self._server.owner = self
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Hand over where that was asked for.  TransportError."""
         async with contextlib.AsyncExitStack() as stack:
             if self._options.hand_over is not None and self._server is not None:
-                giver = Giver(self._server, self._freeze, self._given)
+                giver = Giver(self._server, self.save_state, self._given)
                 await stack.enter_async_context(giver.open(self._options.hand_over))
             yield
 
@@ -112,13 +120,38 @@ class Moves:
         if self._server is not None:
             self._server.hold()
 
-    def _freeze(self) -> bytes:
+    # -- the owner of the device's state ----------------------------------------------------------------
+
+    def save_state(self) -> bytes:
         if self._host is None:
-            raise ValueError("there is no stack behind the port yet")
-        return self._host.snapshot().encode()
+            raise StateError(
+                "there is no stack behind the port yet", "it is still to come from another back end"
+            )
+        try:
+            return self._host.snapshot().encode()
+        except FreezeError as error:
+            raise StateError(error.fact, error.evidence, error.remedy) from error
+
+    def load_state(self, owner: bytes) -> None:
+        if self._host is None or self._options.record is not None:
+            why = "its run is recorded" if self._host is not None else "it is still to get its stack"
+            raise StateError("this back end cannot take over a state now", why)
+        try:
+            self._state = thaw_text(owner.decode("utf-8", "replace"), self._options, "the state that came")
+        except UsageError as error:
+            raise StateError(error.fact, error.evidence, error.remedy) from error
+        self._host.abandon()
+        output.stage("a state came from the frontend: going on from it")
+        self._begin_anew()
 
     def _given(self) -> None:
         assert self._host is not None
         self._host.abandon()
         output.stage("the guest's connections were handed over: beginning anew")
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Nothing of the guest's is looked at before the next life is there."""
+        assert self._server is not None
+        self._server.hold()
         self.next.set()

@@ -14,11 +14,13 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from devmodel.errors import BrokenRing, FrontendError
+from devmodel.errors import BrokenRing, FrontendError, StateError
 from devmodel.vhost_user import session as vs
-from devmodel.vhost_user.eventfd import CallFd, KickFd, ReaderLoop
+from devmodel.vhost_user.eventfd import CallFd, KickFd
 from devmodel.vhost_user.message import MAX_FDS, MessageReader
 from devmodel.vhost_user.session import Action, Session
+from devmodel.vhost_user.transfer import Load, Save, Transfer, TransferLoop, check_descriptor
+from devmodel.virtio.state import DeviceState
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _MESSAGES_PER_TURN = 64
@@ -57,7 +59,7 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
 class Connection:
     """Owns everything that came over one socket, and gives it all back in `close()`."""
 
-    def __init__(self, loop: ReaderLoop, sock: socket.socket, session: Session, device: Device) -> None:
+    def __init__(self, loop: TransferLoop, sock: socket.socket, session: Session, device: Device) -> None:
         self.session = session
         self._loop = loop
         self._sock = sock
@@ -69,6 +71,7 @@ class Connection:
         self._errs: list[CallFd | None] = [None] * rings
         self._missed = [False] * rings
         self._log_fd: CallFd | None = None
+        self._transfer: Transfer | None = None
         self._open = True
         self._actions: dict[type, Callable[..., None]] = {
             vs.Reply: self._on_reply,
@@ -78,6 +81,9 @@ class Connection:
             vs.ErrFd: self._on_err_fd,
             vs.LogFd: self._on_log_fd,
             vs.Signal: self._on_signal,
+            vs.SaveState: self._on_transfer,
+            vs.LoadState: self._on_transfer,
+            vs.StopTransfer: lambda action: self._stop_transfer(),
             vs.RingStarted: lambda action: device.ring_started(action.index),
             vs.RingStopped: lambda action: device.ring_stopped(action.index),
             vs.RingBroken: self._on_broken,
@@ -178,6 +184,27 @@ class Connection:
         self._log_fd = CallFd(action.fd)
         self.session.log.announce = self._log_fd.signal
 
+    def _on_transfer(self, action: vs.SaveState | vs.LoadState) -> None:
+        try:
+            check_descriptor(action.fd)
+        except StateError as error:
+            os.close(action.fd)
+            self._transferred(None, error)
+            return
+        if isinstance(action, vs.SaveState):
+            self._transfer = Save(self._loop, action.fd, self._transferred, action.data)
+        else:
+            self._transfer = Load(self._loop, action.fd, self._transferred)
+
+    def _transferred(self, state: DeviceState | None, error: StateError | None) -> None:
+        self._transfer = None
+        self.perform(self.session.state_ended(state, error))
+
+    def _stop_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer.close()
+            self._transfer = None
+
     def _on_broken(self, action: vs.RingBroken) -> None:
         err = self._errs[action.index]
         if err is not None:
@@ -210,6 +237,7 @@ class Connection:
             return
         self.perform(self.session.close())
         self._open = False
+        self._stop_transfer()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         for fd in self._reader.take_fds():

@@ -43,6 +43,15 @@ MEM_REGION: Final = struct.Struct("<QQQQ")
 SINGLE_REGION: Final = struct.Struct("<QQQQQ")
 LOG: Final = struct.Struct("<QQ")
 
+DEVICE_STATE: Final = struct.Struct("<II")
+
+# "Device state transfer parameters", and what SET_DEVICE_STATE_FD answers
+VHOST_TRANSFER_STATE_DIRECTION_SAVE: Final = 0
+VHOST_TRANSFER_STATE_DIRECTION_LOAD: Final = 1
+VHOST_TRANSFER_STATE_PHASE_STOPPED: Final = 0
+DEVICE_STATE_ERROR_MASK: Final = 0xFF
+DEVICE_STATE_NOFD: Final = 0x100  # the frontend's own descriptor is used
+
 # "Vring address description": flags
 VHOST_VRING_F_LOG: Final = 1
 
@@ -80,6 +89,8 @@ class Request(IntEnum):
     VHOST_USER_REM_MEM_REG = 38
     VHOST_USER_SET_STATUS = 39
     VHOST_USER_GET_STATUS = 40
+    VHOST_USER_SET_DEVICE_STATE_FD = 42
+    VHOST_USER_CHECK_DEVICE_STATE = 43
 
 
 # "Protocol features"
@@ -91,6 +102,7 @@ VHOST_USER_PROTOCOL_F_NET_MTU: Final = 4
 VHOST_USER_PROTOCOL_F_RESET_DEVICE: Final = 13
 VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: Final = 15
 VHOST_USER_PROTOCOL_F_STATUS: Final = 16
+VHOST_USER_PROTOCOL_F_DEVICE_STATE: Final = 19
 _NAMES: Final = {
     value: name for name, value in list(globals().items()) if name.startswith("VHOST_USER_PROTOCOL_F_")
 }
@@ -143,6 +155,8 @@ RULES: Final[dict[int, Rule]] = {
     Request.VHOST_USER_REM_MEM_REG: Rule((40, 40), (0, 1), VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS),
     Request.VHOST_USER_SET_STATUS: Rule(_U64, gate=VHOST_USER_PROTOCOL_F_STATUS),
     Request.VHOST_USER_GET_STATUS: Rule(_NONE, gate=VHOST_USER_PROTOCOL_F_STATUS, replies=True),
+    Request.VHOST_USER_SET_DEVICE_STATE_FD: Rule(_U64, (1, 1), VHOST_USER_PROTOCOL_F_DEVICE_STATE, True),
+    Request.VHOST_USER_CHECK_DEVICE_STATE: Rule(_NONE, gate=VHOST_USER_PROTOCOL_F_DEVICE_STATE, replies=True),
 }
 
 

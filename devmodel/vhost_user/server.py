@@ -43,6 +43,7 @@ from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.connection import Connection
+from devmodel.vhost_user.devicestate import StateOwner
 from devmodel.vhost_user.mapping import map_fd
 from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
 from devmodel.virtio.features import DEVICE_FEATURES
@@ -97,9 +98,13 @@ class DeviceLoop(Protocol):
 
     def remove_reader(self, fd: int, /) -> bool: ...
 
+    def add_writer(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_writer(self, fd: int, /) -> bool: ...
+
     def call_soon(self, callback: Callable[..., object], /, *args: Any) -> object: ...
 
-    def call_later(self, delay: float, callback: Callable[..., object], /) -> Timer: ...
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
 
     def call_exception_handler(self, context: dict[str, Any], /) -> None: ...
 
@@ -163,6 +168,7 @@ class VhostUserServer:
         self._timer: Timer | None = None
         self._interval = RECHECK_S
         self._held = False
+        self.owner: StateOwner | None = None  # of the state behind the device, for sessions from now on
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -354,6 +360,7 @@ class VhostUserServer:
             protocol_features=self._protocol_features,
             net=self.net,
             control_queue=self._control_queue,
+            owner=self.owner,
         )
         self._connection = connect(session)
         log.info("%s: frontend connected", self.name)

@@ -48,8 +48,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devmodel.errors import BrokenRing, FrontendError, MappingError
+from devmodel.errors import BrokenRing, FrontendError, MappingError, StateError
+from devmodel.vhost_user import devicestate
 from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.devicestate import NoOwner, StateMachine, StateOwner
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.dirtylog import DirtyLog, Extent, LoggedPackedRing, LoggedSplitRing, log_size
@@ -72,6 +74,7 @@ from devmodel.virtio.spec import (
     desc_size,
     used_size,
 )
+from devmodel.virtio.state import DeviceState
 
 # CONFIG is not among them: QEMU's network device warns about it and drops it.
 PROTOCOL_FEATURES = vf.mask(
@@ -82,6 +85,7 @@ PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
+    vu.VHOST_USER_PROTOCOL_F_DEVICE_STATE,
 )
 
 
@@ -129,6 +133,26 @@ class LogFd:
     """Signal here when pages were marked in the log. The old one is to be closed."""
 
     fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write these bytes there and close it; `state_ended()` hears of the end."""
+
+    fd: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Read a state from there, up to its end; `state_ended()` gets it."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopTransfer:
+    """Nobody wants the state any more that is written or read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +211,9 @@ Action = (
     | ErrFd
     | LogFd
     | Signal
+    | SaveState
+    | LoadState
+    | StopTransfer
     | RingStarted
     | RingStopped
     | RingBroken
@@ -250,8 +277,10 @@ class Session:
         protocol_features: int = PROTOCOL_FEATURES,
         net: VirtioNet | None = None,
         control_queue: bool = False,
+        owner: StateOwner | None = None,
     ) -> None:
-        """`control_queue`: the frontend may forward it, as a ring behind the pairs."""
+        """`control_queue`: the frontend may forward it, as a ring behind the pairs; `owner` of what is migrated besides
+        the device's own state."""
         if queue_pairs > 1:
             features |= vf.mask(vf.VIRTIO_NET_F_MQ)
         if control_queue:
@@ -265,6 +294,7 @@ class Session:
         self.memory = GuestMemory()
         self.log = DirtyLog()
         self.net = net if net is not None else VirtioNet()
+        self.state = StateMachine(self.net, owner or NoOwner(), queue_pairs, features)
         self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
         self._mapper = mapper
         self._specs: list[RegionSpec] = []
@@ -300,6 +330,8 @@ class Session:
             Request.VHOST_USER_REM_MEM_REG: self._rem_mem_reg,
             Request.VHOST_USER_SET_STATUS: self._set_status,
             Request.VHOST_USER_GET_STATUS: lambda _: vu.U64.pack(self.status),
+            Request.VHOST_USER_SET_DEVICE_STATE_FD: self._set_device_state_fd,
+            Request.VHOST_USER_CHECK_DEVICE_STATE: self._check_device_state,
         }
 
     # -- entry points -----------------------------------------------------------------------------------
@@ -310,6 +342,8 @@ class Session:
         self._actions = actions
         self._pending_fds = list(message.fds)
         own_reply = False
+        if self.state.check_waits:
+            self._abort_transfer("the frontend went on without waiting for the state")
         try:
             own_reply = vu.check(message, self.protocol_features).replies
             payload = self._handlers[message.request](message.payload)
@@ -332,9 +366,18 @@ class Session:
         self._break(self.vrings[index], error)
         return self._actions
 
+    def state_ended(self, state: DeviceState | None, error: StateError | None) -> list[Action]:
+        """What SaveState or LoadState came to: the state that was loaded, or why there is none."""
+        self._actions = []
+        self.state.ended(state, error)
+        self._answer_check()
+        return self._actions
+
     def close(self) -> list[Action]:
         """End the session: all rings stop, memory is unmapped. The caller closes the descriptors it keeps."""
         self._actions = []
+        self.state.check_waits = False
+        self._abort_transfer("the session ended")
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
@@ -423,6 +466,7 @@ class Session:
             self._relog(self.vrings)
         if changed != _LOG_ALL:
             self.net.negotiate(features & ~_LOG_ALL)
+            self.state.negotiated()
         if not features >> vf.VHOST_USER_F_PROTOCOL_FEATURES & 1:
             for vring in self.vrings:
                 vring.enabled = True
@@ -448,6 +492,7 @@ class Session:
             vring.enabled = False
         self.features = 0
         self.status = 0
+        self.state.forget()
         self.net.negotiate(0)
         self._actions.append(StateChanged())
 
@@ -564,6 +609,43 @@ class Session:
             rule = f"log_guest_addr {vring.log:#x} is not in memory"
             raise BrokenRing(vring.index, rule, "vhost-user: Migration")
         return own
+
+    # -- the device's state -----------------------------------------------------------------------------
+
+    def _set_device_state_fd(self, payload: bytes) -> bytes:
+        direction, phase = vu.DEVICE_STATE.unpack(payload)
+        known = direction in (vu.VHOST_TRANSFER_STATE_DIRECTION_SAVE, vu.VHOST_TRANSFER_STATE_DIRECTION_LOAD)
+        busy = self.state.phase == devicestate.RUNNING
+        if not known or phase != vu.VHOST_TRANSFER_STATE_PHASE_STOPPED or not self.suspended or busy:
+            return vu.U64.pack(vu.DEVICE_STATE_NOFD | 1)
+        if direction == vu.VHOST_TRANSFER_STATE_DIRECTION_LOAD:
+            self.state.begin_load()
+            self._actions.append(LoadState(self._take_fd()))
+        else:
+            try:
+                data = self.state.begin_save()
+            except StateError:
+                return vu.U64.pack(vu.DEVICE_STATE_NOFD | 1)
+            self._actions.append(SaveState(self._take_fd(), data))
+        return vu.U64.pack(vu.DEVICE_STATE_NOFD)
+
+    def _check_device_state(self, _payload: bytes) -> bytes | None:
+        """None: it is answered when the transfer ends."""
+        if self.state.phase == devicestate.RUNNING:
+            self.state.check_waits = True
+            return None
+        return vu.U64.pack(self.state.phase != devicestate.GOOD)
+
+    def _answer_check(self) -> None:
+        if self.state.check_waits and self.state.phase != devicestate.RUNNING:
+            self.state.check_waits = False
+            answer = vu.U64.pack(self.state.phase != devicestate.GOOD)
+            self._actions.append(Reply(vu.encode_reply(Request.VHOST_USER_CHECK_DEVICE_STATE, answer)))
+
+    def _abort_transfer(self, why: str) -> None:
+        if self.state.abort(StateError(f"the state's transfer was given up: {why}")):
+            self._actions.append(StopTransfer())
+            self._answer_check()
 
     # -- rings ------------------------------------------------------------------------------------------
 
@@ -705,6 +787,7 @@ class Session:
         except BrokenRing as error:
             self._break(vring, error)
             return
+        self._abort_transfer("a ring was started")
         self._actions += [RingStarted(vring.index), StateChanged()]
 
     def _stop(self, vring: Vring) -> None:
@@ -716,6 +799,7 @@ class Session:
         ring.publish()
         vring.base = ring.base
         ring.release()
+        self.state.forget()
         if self.suspended:
             self.log.remember()
         self._actions += [RingStopped(vring.index), StateChanged()]

@@ -55,6 +55,7 @@ PROTOCOL_FEATURES: Final = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
+    vu.VHOST_USER_PROTOCOL_F_DEVICE_STATE,
 )
 
 # "Payload": what a reply of its own looks like, in bytes
@@ -287,6 +288,24 @@ class Frontend:
         yield from self.set_number(Request.VHOST_USER_SET_FEATURES, self.features)
         for queue in queues:
             yield from self.request(Request.VHOST_USER_SET_VRING_ADDR, encode_addr(queue, self._addr_flags))
+
+    def transfer_state(self, direction: int, fd: int) -> Steps[None]:
+        """Save or load the back end's state through the end of a pipe that is given to it. RequestRefused."""
+        payload = vu.DEVICE_STATE.pack(direction, vu.VHOST_TRANSFER_STATE_PHASE_STOPPED)
+        answer = yield from self.request(Request.VHOST_USER_SET_DEVICE_STATE_FD, payload, [fd])
+        (word,) = vu.U64.unpack_from(answer)
+        if word & vu.DEVICE_STATE_ERROR_MASK:
+            raise RequestRefused("the back end does not transfer its state", f"it answered {word:#x}")
+        if not word & vu.DEVICE_STATE_NOFD:
+            raise ProtocolBroken(
+                "the answer to SET_DEVICE_STATE_FD is about a descriptor that did not come", ""
+            )
+
+    def check_state(self) -> Steps[None]:
+        """RequestRefused if the state was not saved or taken over as a whole."""
+        answer = yield from self.number(Request.VHOST_USER_CHECK_DEVICE_STATE)
+        if answer:
+            raise RequestRefused("the back end's state was not transferred", f"it answered {answer}")
 
     # -- stopping ---------------------------------------------------------------------------------------
 
