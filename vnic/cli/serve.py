@@ -26,8 +26,8 @@ from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
 from vnic.places import KINDS, Place, bridge_lines, frontend_lines
 
 if TYPE_CHECKING:
+    from vnic.cli.moves import Moves
     from vnic.host import Host, Line
-    from vnic.moves import Moves
 
 READY = "ready:"
 PAGE = "  live page:"
@@ -194,8 +194,8 @@ async def _serve(options: Options, control: str | None, web: int | None, report:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
 
+    from vnic.cli.moves import Moves
     from vnic.host import Line  # the stack takes a while to load: `vnic --help` should not
-    from vnic.moves import Moves
 
     # What is loaded now stays: the collector need not look at it again on the packet path.
     gc.collect()
