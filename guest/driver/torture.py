@@ -19,7 +19,7 @@ Outcomes, what was seen:
     accepted     a nonzero acknowledgement was due, and zero came
     busy         the back end spins
     leaking      its descriptors grow
-    scribbled    it wrote into a ring after it had called it broken
+    scribbled    it wrote into a ring after it had called it broken, or beside the migration log
     hung         no answer before the deadline
     crashed      nobody listens any more
     nonsense     the answer is none
@@ -29,7 +29,7 @@ Frames for rings are ARP requests: whether one went through is seen by its answe
 ARP, frames that `passed` look dropped.
 
 Not there: what kills a process that maps memory without being able to defend itself (a file that shrinks: SIGBUS),
-control queue, migration log, inflight tracking, device state and the channel for
+control queue, inflight tracking and the channel for
 the back end's own requests; `NOT_THERE` has the rows.
 """
 
@@ -90,9 +90,7 @@ HARMLESS: Final[Good] = frozenset({SERVED, DROPPED, PASSED, STALLED, REFUSED, CL
 NOT_THERE: Final = {
     18: "a file that shrinks after it was mapped kills any process that touches it",
     45: "the control queue: frontends that are known handle it themselves",
-    48: "the migration log",
     49: "inflight tracking",
-    50: "device state",
     51: "the channel for the back end's own requests",
 }
 
@@ -291,6 +289,11 @@ class Victim:
         """Descriptors that are closed with this connection."""
         self._extra_fds += fds
         return fds
+
+    def drop(self, fd: int) -> None:
+        """Close one of those now."""
+        self._extra_fds.remove(fd)
+        os.close(fd)
 
     def close(self) -> None:
         self.backend.close()

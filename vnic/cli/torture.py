@@ -74,9 +74,10 @@ def torture(
 
 def _chosen(text: str) -> list[Case]:
     """The cases of some rows, in their order."""
-    from guest.driver import torture_messages, torture_rings
+    from guest.driver import torture_messages, torture_migration, torture_rings
 
-    cases = sorted([*torture_messages.CASES, *torture_rings.CASES], key=lambda case: case.row)
+    every = [*torture_messages.CASES, *torture_rings.CASES, *torture_migration.CASES]
+    cases = sorted(every, key=lambda case: case.row)
     if not text:
         return cases
     wanted: set[int] = set()

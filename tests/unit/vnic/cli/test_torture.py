@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from guest.driver import torture_messages, torture_rings
+from guest.driver import torture_messages, torture_migration, torture_rings
 from guest.driver.torture import NOT_THERE, Settings, Torture
 from vnic import cli
 
 pytestmark = pytest.mark.slow  # a Python process takes a second to start
 
 SERVE = [sys.executable, "-m", "vnic", "serve", "--control", "none"]
-CASES = [*torture_messages.CASES, *torture_rings.CASES]
+CASES = [*torture_messages.CASES, *torture_rings.CASES, *torture_migration.CASES]
 
 # What each row's inputs get from our own back end, in the order of the inputs where they differ
 OUTCOMES: dict[int, str | list[str]] = {
@@ -67,6 +67,8 @@ OUTCOMES: dict[int, str | list[str]] = {
     44: "dropped",
     46: "broken",
     47: "served",
+    48: ["refused"] * 8 + ["served"] * 2,
+    50: ["refused"] * 10 + ["served"] * 3,
     52: "served",
     53: "served",
     54: "served",
