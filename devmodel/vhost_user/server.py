@@ -45,10 +45,11 @@ from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.devicestate import StateOwner
 from devmodel.vhost_user.mapping import map_fd
-from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session, offered_features
 from devmodel.virtio.features import DEVICE_FEATURES
 from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
+from devmodel.virtio.state import DeviceState, check
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +213,11 @@ class VhostUserServer:
     def guest_runs(self) -> bool:
         """A ring of it runs: its guest is here and nowhere else."""
         return self._connection is not None and not self._connection.session.suspended
+
+    def check_state(self, state: DeviceState) -> None:
+        """StateError for one that no device like this can be made to be."""
+        offered = offered_features(self._features, self._queue_pairs, self._control_queue)
+        check(state, self._queue_pairs, offered)
 
     def hold(self) -> None:
         """See the module."""

@@ -264,6 +264,15 @@ def _packed_plan(num: int) -> _Plan:
     )
 
 
+def offered_features(features: int, queue_pairs: int, control_queue: bool) -> int:
+    """What a device of so many pairs offers, if one of a single pair offers `features`."""
+    if queue_pairs > 1:
+        features |= vf.mask(vf.VIRTIO_NET_F_MQ)
+    if control_queue:
+        features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
+    return features
+
+
 class Session:
     """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1
     sends)."""
@@ -281,10 +290,7 @@ class Session:
     ) -> None:
         """`control_queue`: the frontend may forward it, as a ring behind the pairs; `owner` of what is migrated besides
         the device's own state."""
-        if queue_pairs > 1:
-            features |= vf.mask(vf.VIRTIO_NET_F_MQ)
-        if control_queue:
-            features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
+        features = offered_features(features, queue_pairs, control_queue)
         self.queue_pairs = queue_pairs
         self.offered = features
         self.offered_protocol = protocol_features

@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING
 from devmodel.errors import StateError
 from devmodel.port import Offloads, VnetHdr
 from devmodel.vhost_user.server import VhostUserServer
-from devmodel.virtio.features import DEVICE_FEATURES
-from devmodel.virtio.state import DeviceState, check
+from devmodel.virtio.state import DeviceState
 from stack.freeze.errors import FreezeError
 from vnic.cli import output
 from vnic.errors import UsageError
 from vnic.handover import Giver, HandoverError, ask
 from vnic.host import Host, Line, thaw_text
 from vnic.options import Options
-from vnic.places import QUEUE_PAIRS
 
 if TYPE_CHECKING:
     from stack.freeze.reader import Thawed
@@ -96,7 +94,8 @@ class Moves:
             output.stage(f"the guest is here, its connections were taken over from {self._options.take_over}")
 
     def _thaw(self, state: DeviceState) -> Thawed:
-        check(state, QUEUE_PAIRS, DEVICE_FEATURES)
+        assert self._server is not None
+        self._server.check_state(state)
         return thaw_text(state.owner.decode("utf-8", "replace"), self._options, "the state that came")
 
     # -- lives ------------------------------------------------------------------------------------------
