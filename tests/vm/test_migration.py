@@ -19,7 +19,7 @@ Boot = Callable[..., Guest]
 
 SERVER = "10.0.2.2"
 MIB = 1 << 20
-UPLOAD = 4 * MIB
+UPLOAD = 2 * MIB
 MEMORY_MIB = 256
 
 
@@ -63,10 +63,11 @@ def await_size(guest: Guest, path: str, size: int, seconds: float) -> None:
     guest.check(step, seconds)
 
 
-@pytest.mark.parametrize(("packed", "size"), [(False, 32 * MIB), (True, 16 * MIB)], ids=["split", "packed"])
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 def test_download_upload_and_idle_connection_go_on_where_the_guest_went(
-    backends: Any, boot: Boot, there: Destination, packed: bool, size: int
+    backends: Any, boot: Boot, there: Destination, packed: bool
 ) -> None:
+    size = 16 * MIB
     nic = backends.start("vhost-user", "--hand-over", str(there.socket))
     guest = boot(nic=replace(nic, packed=packed), memory_mib=MEMORY_MIB)
     machine = there.start(guest, packed=packed)
@@ -75,7 +76,7 @@ def test_download_upload_and_idle_connection_go_on_where_the_guest_went(
     guest.shell.background(get)
     guest.check(f"dd if=/dev/urandom of=/tmp/up bs=64k count={UPLOAD >> 16} 2>/dev/null", 30)
     slowly = (
-        f"for i in $(seq 0 {(UPLOAD >> 16) - 1}); do dd if=/tmp/up bs=64k skip=$i count=1; sleep 0.03; done"
+        f"for i in $(seq 0 {(UPLOAD >> 16) - 1}); do dd if=/tmp/up bs=64k skip=$i count=1; sleep 0.06; done"
     )
     guest.shell.background(f"({slowly}; sleep 1000) 2>/dev/null | nc {SERVER} 7 > /tmp/up.back")
     guest.shell.background(f"mkfifo /tmp/say; (exec 3<>/tmp/say; cat <&3) | nc {SERVER} 7 > /tmp/echoed")
@@ -98,15 +99,32 @@ def test_download_upload_and_idle_connection_go_on_where_the_guest_went(
     assert "handed over" in backends.running[0].log.read_text()
 
 
+@pytest.mark.heavy
+def test_guest_of_two_queue_pairs_moves_and_its_old_qemu_ends_at_once(
+    backends: Any, boot: Boot, there: Destination
+) -> None:
+    nic = backends.start("vhost-user", "--hand-over", str(there.socket))
+    guest = boot(nic=replace(nic, queues=2), machine="q35", smp=2, memory_mib=MEMORY_MIB)
+    machine = there.start(guest, queues=2)
+    size = 64 * MIB
+    url = f"http://{SERVER}/bytes/{size}"
+    guest.shell.background(f"curl -sS -D /tmp/headers -o /tmp/body --limit-rate {size // 8} {url}")
+    await_size(guest, "/tmp/body", size // 8, 60)
+    moved = guest.migrate_to(machine)
+    guest.close()
+    await_size(moved, "/tmp/body", size, 200)
+    assert moved.check("sha256sum /tmp/body", 60).split()[0] in moved.check("cat /tmp/headers")
+
+
 def test_guest_whose_migration_is_cancelled_goes_on_where_it_is(
     backends: Any, boot: Boot, there: Destination
 ) -> None:
     nic = backends.start("vhost-user", "--hand-over", str(there.socket))
     guest = boot(nic=nic, memory_mib=MEMORY_MIB)
     machine = there.start(guest)
-    size = 16 * MIB
+    size = 8 * MIB
     url = f"http://{SERVER}/bytes/{size}"
-    guest.shell.background(f"curl -sS -D /tmp/headers -o /tmp/body --limit-rate {size // 3} {url}")
+    guest.shell.background(f"curl -sS -D /tmp/headers -o /tmp/body --limit-rate {size // 2} {url}")
     await_size(guest, "/tmp/body", 1, 20)
     guest.monitor.execute("migrate-set-parameters", {"max-bandwidth": 8 * MIB})
     guest.monitor.execute("migrate", {"uri": f"unix:{migration.incoming_path(machine)}"})
