@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from devmodel.errors import StateError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.mapping import map_fd
@@ -514,8 +515,15 @@ class SessionFrontend(Frontend):
                 self._keep((type(action).__name__, action.index), action.fd)
             elif isinstance(action, vs.LogFd):
                 self._keep(("LogFd", 0), action.fd)
+            elif isinstance(action, vs.SaveState | vs.LoadState):
+                self.transfer_begun(action)
         self.actions += actions
         return actions
+
+    def transfer_begun(self, action: vs.SaveState | vs.LoadState) -> None:
+        """It ends at once, and badly."""
+        os.close(action.fd)
+        self.carry_out(self.session.state_ended(None, StateError("nobody carries it")))
 
     def _keep(self, key: tuple[str, int], fd: int | None) -> None:
         old = self.kept.pop(key, None)

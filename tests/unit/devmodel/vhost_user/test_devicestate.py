@@ -58,9 +58,8 @@ class StateFrontend(SessionFrontend):
         self.session = vs.Session(vs_mapper(), owner=Owner(), queue_pairs=1, control_queue=True)
         self.fds: list[int] = []
 
-    def carry_out(self, actions: list[vs.Action]) -> list[vs.Action]:
-        self.fds += [action.fd for action in actions if isinstance(action, vs.SaveState | vs.LoadState)]
-        return super().carry_out(actions)
+    def transfer_begun(self, action: vs.SaveState | vs.LoadState) -> None:
+        self.fds.append(action.fd)
 
     def transfer(self, direction: int, phase: int = 0) -> int:
         """What SET_DEVICE_STATE_FD answers."""
