@@ -9,6 +9,7 @@ frontend that lets its socket fill up with unread replies is disconnected.
 from __future__ import annotations
 
 import array
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from devmodel.vhost_user.message import MAX_FDS, MessageReader
 from devmodel.vhost_user.session import Action, Session
 from devmodel.vhost_user.transfer import Load, Save, Transfer, TransferLoop, check_descriptor
 from devmodel.virtio.state import DeviceState
+
+log = logging.getLogger(__name__)
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _MESSAGES_PER_TURN = 64
@@ -198,7 +201,10 @@ class Connection:
 
     def _transferred(self, state: DeviceState | None, error: StateError | None) -> None:
         self._transfer = None
-        self.perform(self.session.state_ended(state, error))
+        actions = self.session.state_ended(state, error)
+        if self.session.state.error is not None:
+            log.warning("the device's state was not transferred: %s", self.session.state.error)
+        self.perform(actions)
 
     def _stop_transfer(self) -> None:
         if self._transfer is not None:
