@@ -11,9 +11,10 @@
         TapUnavailable       the kernel gives us no TAP of that name
       FrontendError          the frontend (QEMU) broke the vhost-user protocol: nonzero ack or disconnect
         MappingError         memory that the frontend offered could not be mapped safely
+      StateError             a device's state that came from another process cannot be taken over
       BrokenRing             the guest broke the virtio contract: its ring is quarantined, all else goes on
 
-`TransportError` reaches the caller of `listen()` or `open()`. The other two never leave the device: they end as a log
+`TransportError` reaches the caller of `listen()` or `open()`. The others never leave the device: they end as a log
 line and as counters in `Port.stats()`.
 """
 
@@ -67,6 +68,10 @@ class FrontendError(DevModelError):
 
 class MappingError(FrontendError):
     """A memory region could not be mapped, or would not have been safe to touch."""
+
+
+class StateError(DevModelError):
+    """A device's state is no such thing, damaged, too large, or not for a device like this one."""
 
 
 class BrokenRing(DevModelError):

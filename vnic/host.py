@@ -13,12 +13,13 @@ things (checksum still to be completed from an offset on, segment size and kind)
 
 ``Host`` is everything of one run: port, capture and faults around it, stack, runner, services.  Of several ports each
 has its own capture and faults, and a switch joins them (devmodel.switch).  Closing it gives all back, in the opposite
-order.  A program puts middleware of its own between port and stack by ``Host.open(around=...)``.
+order.  A program puts middleware of its own between port and stack by ``Host.open(around=...)``.  What stays while one
+``Host`` follows another on the same ports, because the state of a stack came from another process, is a ``Line``.
 
 ``Host.freeze`` is the state of a run as a text: the stack, what waits in the transports, what the services have to know
-to go on, the leases.  A run that begins with ``Options.thaw`` takes its stack from there; each service finds its
-listening socket by address and port, then the connections are given to their services again.  What cannot go on (an
-upload, an iperf3 test) is reset.
+to go on, the leases; ``Host.snapshot`` the same of a run that goes on until ``Host.abandon``.  A run that begins with
+``Options.thaw`` takes its stack from there; each service finds its listening socket by address and port, then the
+connections are given to their services again.  What cannot go on (an upload, an iperf3 test) is reset.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import IPv6Interface
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ from devmodel.switch import Switch
 from stack.api import aio
 from stack.api.bsd import Socket, open_sockets
 from stack.freeze.errors import FreezeError
-from stack.freeze.reader import frozen_time, thaw
+from stack.freeze.reader import Thawed, frozen_time, thaw
 from stack.freeze.record import Recorder
 from stack.freeze.writer import freeze
 from stack.include.ip import IPPROTO_TCP, IPPROTO_UDP
@@ -226,6 +228,30 @@ Middleware = Callable[[Port], Port]
 """Makes a Port round a Port."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """What is between a stack and its guests, listening: ``port`` is what the stack sees of it."""
+
+    transports: tuple[Transport, ...]
+    port: Port
+    wire: CapturePort | None
+    injector: Injector
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, options: Options, around: Middleware | None = None) -> AsyncIterator[Line]:
+        """Listen until the block is left.  TransportError, OSError, UsageError."""
+        async with AsyncExitStack() as cleanup:
+            transports = await _transports(options, cleanup)
+            injector = Injector(transports, options.seed, options.device_faults)
+            port, wire = _line(transports, options)
+            cleanup.callback(port.close)
+            if around is not None:
+                port = around(port)
+                cleanup.callback(port.close)
+            yield cls(tuple(transports), port, wire, injector)
+
+
 class Host:
     """A running one; made by ``Host.open``."""
 
@@ -264,6 +290,12 @@ class Host:
         """The state of this run, after which nothing leaves any more: the connections belong to who thaws them."""
         if self._recorder is not None:
             self._recorder.close()
+        text = self.snapshot()
+        self.abandon()
+        return text
+
+    def snapshot(self) -> str:
+        """The state of this run at this moment."""
         connections = []
         for (address, port), server in self._network.servers.items():
             for transport in server.transports:
@@ -272,35 +304,40 @@ class Host:
                     listener = {"address": address, "port": port}
                     connections.append({**listener, "transport": transport.freeze(), "service": service})
         application = {"connections": connections, "leases": self.services.dhcp.freeze()}
-        text = freeze(self.stack, application)
+        return freeze(self.stack, application)
+
+    def abandon(self) -> None:
+        """Somebody else goes on with all connections: they end here without a word to the guest."""
         self.dev.ndo_start_xmit = _nowhere
         for server in self._network.servers.values():
             server.abort_clients()
         self.services.http.abandon()
-        return text
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, options: Options, around: Middleware | None = None) -> AsyncIterator[Host]:
+    async def open(
+        cls,
+        options: Options,
+        around: Middleware | None = None,
+        *,
+        line: Line | None = None,
+        state: Thawed | None = None,
+    ) -> AsyncIterator[Host]:
         """Listen for a frontend and serve its guest until the block is left; ``around`` makes the outermost port, which
-        the stack sees.  TransportError, OSError, UsageError."""
+        the stack sees.  With a ``line`` that is open already its ports stay open.  ``state`` is gone on from, in the
+        place of ``options.thaw``.  TransportError, OSError, UsageError."""
         plan = AddressPlan.of(options.address)
-        server6 = server6_of(options.address6)
+        server6 = _server6(options)
         async with AsyncExitStack() as cleanup:
-            transports = await _transports(options, cleanup)
-            injector = Injector(transports, options.seed, options.device_faults)
-            port, wire = _line(transports, options)
-            cleanup.callback(port.close)
-            if around is not None:
-                port = around(port)
-                cleanup.callback(port.close)
-            if options.mtu < IPV6_MIN_MTU:
-                server6 = None
-            application: dict[str, Any] = {}
-            if options.thaw is None:
-                stack = _new_stack(options, plan, server6)
+            if line is None:
+                line = await cleanup.enter_async_context(Line.open(options, around))
+            port = line.port
+            if state is None and options.thaw is not None:
+                state = thaw_file(options.thaw, options)
+            if state is None:
+                stack, application = _new_stack(options, plan, server6), {}
             else:
-                stack, application = _thawed(options.thaw, plan, server6)
+                stack, application = state.stack, state.application
             dev = stack.devices_by_name["eth0"]
             runner = aio.Runner(stack, flush=port.flush)
             cleanup.callback(runner.close)
@@ -316,8 +353,20 @@ class Host:
                 adapter.calls = runner.calls = recorder
             _resume(application, services, network)
             hub = TraceHub(time.perf_counter_ns)
-            feed = PacketFeed(adapter, hub, wire)
-            host = cls(port, stack, runner, dev, services, network, feed, hub, recorder, transports, injector)
+            feed = PacketFeed(adapter, hub, line.wire)
+            host = cls(
+                port,
+                stack,
+                runner,
+                dev,
+                services,
+                network,
+                feed,
+                hub,
+                recorder,
+                line.transports,
+                line.injector,
+            )
             cleanup.callback(host.capture.close)
             yield host
 
@@ -350,16 +399,27 @@ def _new_stack(options: Options, plan: AddressPlan, server6: IPv6Interface | Non
     return stack
 
 
-def _thawed(path: Path, plan: AddressPlan, server6: IPv6Interface | None) -> tuple[Stack, dict[str, Any]]:
-    """The stack of a frozen run, and what its services need; UsageError if it has other addresses."""
+def _server6(options: Options) -> IPv6Interface | None:
+    server6 = server6_of(options.address6)
+    return None if options.mtu < IPV6_MIN_MTU else server6
+
+
+def thaw_file(path: Path, options: Options) -> Thawed:
+    """The state that an earlier run wrote to that file; UsageError, HostIOError."""
     try:
         text = path.read_text("utf-8", "replace")
     except OSError as error:
         raise from_oserror(error, f"read the frozen stack {path}") from error
+    return thaw_text(text, options, str(path))
+
+
+def thaw_text(text: str, options: Options, where: str) -> Thawed:
+    """The stack of a frozen run, and what its services need; UsageError if it is none or has other addresses."""
+    plan, server6 = AddressPlan.of(options.address), _server6(options)
     try:
         thawed = thaw(text, aio.ResumedClock(frozen_time(text)), aio.SystemRng())
     except FreezeError as error:
-        raise UsageError(error.fact, f"{path}: {error.evidence}", error.remedy) from error
+        raise UsageError(error.fact, f"{where}: {error.evidence}", error.remedy) from error
     dev = thawed.stack.devices_by_name.get("eth0")
     has = [] if dev is None else [*ifaddrs(dev), *ifaddrs6(dev)]
     wanted = [str(plan.server)] + ([str(server6)] if server6 is not None else [])
@@ -367,10 +427,10 @@ def _thawed(path: Path, plan: AddressPlan, server6: IPv6Interface | None) -> tup
         if address not in has:
             raise UsageError(
                 f"the frozen stack has no address {address}",
-                f"in {path} eth0 has {', '.join(has) or 'none'}",
+                f"in {where} eth0 has {', '.join(has) or 'none'}",
                 "give --address and --address6 as they were when it was frozen",
             )
-    return thawed.stack, thawed.application
+    return thawed
 
 
 def _resume(application: dict[str, Any], services: Services, network: StackNetwork) -> None:

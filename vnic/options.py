@@ -46,6 +46,11 @@ class Options:
     thaw: Path | None = None
     """A file that an earlier run wrote so, to go on from."""
 
+    hand_over: Path | None = None
+    """A socket where another back end gets the state, once the guest has moved there."""
+    take_over: Path | None = None
+    """The socket of such a one, which the guest comes from."""
+
     def __post_init__(self) -> None:
         """UsageError for what cannot be."""
         check_together(self.places, self.mtu)
@@ -56,12 +61,35 @@ class Options:
                 ", ".join(map(str, self.places)),
                 "--vhost-user PATH",
             )
+        self._check_moving()
         for name in ("loss", "reorder", "duplicate"):
             chance = getattr(self, name)
             if not 0 <= chance <= 1:
                 raise UsageError(
                     f"--{name} {chance} is no probability", "", f"for two percent: --{name} 0.02"
                 )
+
+    def _check_moving(self) -> None:
+        if self.hand_over is None and self.take_over is None:
+            return
+        if len(self.places) != 1 or not isinstance(self.places[0], VhostUser):
+            raise UsageError(
+                "--hand-over and --take-over are for one guest behind vhost-user",
+                f"the places are {', '.join(map(str, self.places))}",
+                "a back end of its own for each guest that is to be moved",
+            )
+        if self.record is not None:
+            raise UsageError(
+                "a run that is recorded cannot be moved", "--record with --hand-over or --take-over", ""
+            )
+        if self.take_over is not None and self.thaw is not None:
+            raise UsageError(
+                "there are two states to go on from", "--thaw with --take-over", "leave one of them out"
+            )
+        if self.hand_over is not None and self.hand_over == self.take_over:
+            raise UsageError(
+                "--hand-over and --take-over name the same socket", f"{self.hand_over}", "name another one"
+            )
 
     @property
     def places(self) -> tuple[Place, ...]:

@@ -9,18 +9,23 @@ frontend that lets its socket fill up with unread replies is disconnected.
 from __future__ import annotations
 
 import array
+import logging
 import os
 import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from devmodel.errors import BrokenRing, FrontendError
+from devmodel.errors import BrokenRing, FrontendError, StateError
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.backend_channel import Answer
 from devmodel.vhost_user.channel_socket import ChannelSocket, TimerLoop
 from devmodel.vhost_user.eventfd import CallFd, KickFd
 from devmodel.vhost_user.message import MAX_FDS, MessageReader
 from devmodel.vhost_user.session import Action, Session
+from devmodel.vhost_user.transfer import Load, Save, Transfer, TransferLoop, check_descriptor
+from devmodel.virtio.state import DeviceState
+
+log = logging.getLogger(__name__)
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 _MESSAGES_PER_TURN = 64
@@ -63,10 +68,14 @@ def receive(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
     return data, fds.tolist(), bool(flags & socket.MSG_CTRUNC)
 
 
+class ConnectionLoop(TimerLoop, TransferLoop, Protocol):
+    """The part of an asyncio event loop that a connection and what it owns use."""
+
+
 class Connection:
     """Owns everything that came over one socket, and gives it all back in `close()`."""
 
-    def __init__(self, loop: TimerLoop, sock: socket.socket, session: Session, device: Device) -> None:
+    def __init__(self, loop: ConnectionLoop, sock: socket.socket, session: Session, device: Device) -> None:
         self.session = session
         self._loop = loop
         self._sock = sock
@@ -78,6 +87,8 @@ class Connection:
         self._errs: list[CallFd | None] = [None] * rings
         self._missed = [False] * rings
         self._channel: ChannelSocket | None = None
+        self._log_fd: CallFd | None = None
+        self._transfer: Transfer | None = None
         self._open = True
         self._actions: dict[type, Callable[..., None]] = {
             vs.Reply: self._on_reply,
@@ -85,6 +96,11 @@ class Connection:
             vs.KickFd: self._on_kick_fd,
             vs.CallFd: self._on_call_fd,
             vs.ErrFd: self._on_err_fd,
+            vs.LogFd: self._on_log_fd,
+            vs.Signal: self._on_signal,
+            vs.SaveState: self._on_transfer,
+            vs.LoadState: self._on_transfer,
+            vs.StopTransfer: lambda action: self._stop_transfer(),
             vs.RingStarted: lambda action: device.ring_started(action.index),
             vs.RingStopped: lambda action: device.ring_stopped(action.index),
             vs.RingBroken: self._on_broken,
@@ -194,6 +210,39 @@ class Connection:
             old.close()
         self._errs[action.index] = None if action.fd is None else CallFd(action.fd)
 
+    def _on_signal(self, action: vs.Signal) -> None:
+        self.signal(action.index)
+
+    def _on_log_fd(self, action: vs.LogFd) -> None:
+        if self._log_fd is not None:
+            self._log_fd.close()
+        self._log_fd = CallFd(action.fd)
+        self.session.log.announce = self._log_fd.signal
+
+    def _on_transfer(self, action: vs.SaveState | vs.LoadState) -> None:
+        try:
+            check_descriptor(action.fd)
+        except StateError as error:
+            os.close(action.fd)
+            self._transferred(None, error)
+            return
+        if isinstance(action, vs.SaveState):
+            self._transfer = Save(self._loop, action.fd, self._transferred, action.data)
+        else:
+            self._transfer = Load(self._loop, action.fd, self._transferred)
+
+    def _transferred(self, state: DeviceState | None, error: StateError | None) -> None:
+        self._transfer = None
+        actions = self.session.state_ended(state, error)
+        if self.session.state.error is not None:
+            log.warning("the device's state was not transferred: %s", self.session.state.error)
+        self.perform(actions)
+
+    def _stop_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer.close()
+            self._transfer = None
+
     def _on_broken(self, action: vs.RingBroken) -> None:
         err = self._errs[action.index]
         if err is not None:
@@ -259,10 +308,11 @@ class Connection:
         self._open = False
         if self._channel is not None:
             self._channel.close()
+        self._stop_transfer()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         for fd in self._reader.take_fds():
             os.close(fd)
-        for owner in (*self._kicks, *self._calls, *self._errs):
+        for owner in (*self._kicks, *self._calls, *self._errs, self._log_fd):
             if owner is not None:
                 owner.close()

@@ -19,6 +19,8 @@ What it decides:
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
   A driver that negotiated NOTF_COAL says how long it may not be told (coalesce.py).
+* Who is there to be served. While `hold()` is in force the guest's rings are left alone: what it sends stays in them,
+  unread and unlost, until `go_on()`. Whoever is behind the port has its state still on the way.
 * What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
   they are dropped (`tx_drop_backlog`).
 
@@ -48,8 +50,9 @@ from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
 from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
+from devmodel.vhost_user.devicestate import StateOwner
 from devmodel.vhost_user.mapping import allocate, map_fd
-from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session, offered_features
 from devmodel.virtio.audit import RingAudit
 from devmodel.virtio.config import NetConfig
 from devmodel.virtio.diagnosis import Breaks
@@ -60,6 +63,7 @@ from devmodel.virtio.net import NO_BUFFERS, SENT, Frame, VirtioNet, scatter
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Chain, Ring
 from devmodel.virtio.ringfaults import DeviceFaults
 from devmodel.virtio.spec import VIRTIO_CONFIG_S_NEEDS_RESET
+from devmodel.virtio.state import DeviceState, check
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +124,13 @@ class DeviceLoop(Protocol):
 
     def remove_reader(self, fd: int, /) -> bool: ...
 
+    def add_writer(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_writer(self, fd: int, /) -> bool: ...
+
     def call_soon(self, callback: Callable[..., object], /, *args: Any) -> object: ...
 
-    def call_later(self, delay: float, callback: Callable[..., object], /) -> Timer: ...
+    def call_later(self, delay: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
 
     def call_exception_handler(self, context: dict[str, Any], /) -> None: ...
 
@@ -198,6 +206,8 @@ class VhostUserServer:
         self._published = [
             0
         ] * queue_pairs  # frames that were sent when the pair's receive ring was published last
+        self._held = False
+        self.owner: StateOwner | None = None  # of the state behind the device, for sessions from now on
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -250,6 +260,31 @@ class VhostUserServer:
     def connected(self) -> bool:
         """A frontend is connected, whether or not its guest runs."""
         return self._connection is not None
+
+    @property
+    def guest_runs(self) -> bool:
+        """A ring of it runs: its guest is here and nowhere else."""
+        return self._connection is not None and not self._connection.session.suspended
+
+    def check_state(self, state: DeviceState) -> None:
+        """StateError for one that no device like this can be made to be."""
+        has_config = self._config is not None
+        offered = offered_features(
+            self._features, self._queue_pairs, self._control_queue, has_config, self._iommu
+        )
+        check(state, self._queue_pairs, offered)
+
+    def hold(self) -> None:
+        """See the module."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """Take up what the guest sent meanwhile."""
+        self._held = False
+        if self._connection is not None:
+            for vring in self._connection.session.vrings:
+                if vring.ring is not None:
+                    self.ring_started(vring.index)
 
     def attach(self, handler: PortHandler) -> None:
         self._handler = handler
@@ -467,6 +502,7 @@ class VhostUserServer:
             allocator=allocate,
             config=self._config,
             iommu=self._iommu,
+            owner=self.owner,
         )
         for vring, breaks in zip(session.vrings, self._breaks, strict=True):
             vring.breaks = breaks
@@ -708,6 +744,8 @@ class VhostUserServer:
     def _drain(self, index: int, caused: bool = True) -> int:
         """Empty a transmit ring, or as much of it as one turn may take; how many batches that was. `caused`: something
         made us look, and it is not the rest of an earlier turn."""
+        if self._held:
+            return 0
         left = CHAINS_PER_TURN
         batches = 0
         while left > 0:
@@ -872,7 +910,7 @@ class VhostUserServer:
 
     def _neglected(self, connection: Link, ring: Ring) -> bool:
         """Entries wait that we asked to be told of, and no kick is under way."""
-        if connection.session.waits(ring.index):
+        if self._held or connection.session.waits(ring.index):
             return False
         if not ring.index & 1 and not self._is_control(ring.index):
             lane = self._lane(ring.index)

@@ -24,6 +24,11 @@ REPLY_ACK was negotiated, else nothing. A request that breaks a rule changes not
 closed; if it cannot be told so by a number, the session ends, since both sides would disagree about the
 state.
 
+Logging. While VHOST_F_LOG_ALL is set what is written to the guest's memory is marked in the log of SET_LOG_BASE, and
+the memory of a ring for which SET_VRING_ADDR said so (virtio/dirtylog.py). Both come and go while rings run, each of
+which is then replaced by one of the other kind where it stands. SET_LOG_BASE is the one request that is answered
+without being asked to: by an empty message, which QEMU waits for; by a number if NEED_REPLY is set.
+
 Layouts. VIRTIO_F_RING_PACKED makes all rings packed: their size need not be a power of two, SET_VRING_ADDR's available
 and used addresses are the driver's and the device's event, and SET_VRING_BASE has 32 bits. The
 features that came last say which layout is meant; all frontends send them before they describe a ring.
@@ -49,23 +54,26 @@ for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from devmodel.errors import BrokenRing, FrontendError, MappingError
+from devmodel.errors import BrokenRing, FrontendError, MappingError, StateError
+from devmodel.vhost_user import devicestate
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user.backend_channel import Answer, BackendChannel, BackendRequest, iotlb_message
+from devmodel.vhost_user.devicestate import NoOwner, StateMachine, StateOwner
 from devmodel.vhost_user.iommu import Iommu
 from devmodel.vhost_user.message import Message, Request
 from devmodel.virtio import features as vf
 from devmodel.virtio.config import CONFIG_FEATURES, NetConfig
 from devmodel.virtio.diagnosis import Breaks
+from devmodel.virtio.dirtylog import DirtyLog, log_size
 from devmodel.virtio.inflight import (
     Allocator,
     InflightRegion,
     InflightSpec,
-    PackedState,
+    SplitState,
     check_spec,
     region_bytes,
 )
@@ -73,6 +81,7 @@ from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.memory import (
     READ,
     WRITE,
+    Extent,
     GuestMemory,
     Mapper,
     Region,
@@ -82,9 +91,8 @@ from devmodel.virtio.memory import (
 )
 from devmodel.virtio.net import DEFAULT_MTU, VirtioNet
 from devmodel.virtio.ring import Area, Areas, Ring
-from devmodel.virtio.ring_packed import PackedRing, bad_base
-from devmodel.virtio.ring_split import SplitRing
-from devmodel.virtio.ring_tracked import TrackedPackedRing, TrackedSplitRing
+from devmodel.virtio.ring_kinds import Place, packed_ring, split_ring
+from devmodel.virtio.ring_packed import bad_base
 from devmodel.virtio.spec import (
     PVIRTQ_EVENT_ALIGN,
     PVIRTQ_EVENT_SIZE,
@@ -99,12 +107,14 @@ from devmodel.virtio.spec import (
     desc_size,
     used_size,
 )
+from devmodel.virtio.state import DeviceState
 
 # CONFIG is not among them: QEMU's network device warns about it and drops it; it comes with `config`. Neither is
 # INBAND_NOTIFICATIONS: QEMU 7.2 acknowledges that bit like any other it knows the place of, and then goes on as
 # without.
 PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_MQ,
+    vu.VHOST_USER_PROTOCOL_F_LOG_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
@@ -113,6 +123,7 @@ PROTOCOL_FEATURES = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
+    vu.VHOST_USER_PROTOCOL_F_DEVICE_STATE,
 )
 
 _REMEMBERED = 256  # regions that were removed
@@ -158,6 +169,40 @@ class ErrFd:
 
     index: int
     fd: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogFd:
+    """Signal here when pages were marked in the log. The old one is to be closed."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Write these bytes there and close it; `state_ended()` hears of the end."""
+
+    fd: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """Read a state from there, up to its end; `state_ended()` gets it."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopTransfer:
+    """Nobody wants the state any more that is written or read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Signal this ring's driver: what was given back to it was shown outside of a batch."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +296,11 @@ Action = (
     | KickFd
     | CallFd
     | ErrFd
+    | LogFd
+    | Signal
+    | SaveState
+    | LoadState
+    | StopTransfer
     | RingStarted
     | RingStopped
     | RingBroken
@@ -278,6 +328,8 @@ class Vring:
         "given_base",
         "has_kick",
         "index",
+        "log",
+        "logged",
         "num",
         "parked",
         "ring",
@@ -285,10 +337,12 @@ class Vring:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.logged = False  # its ring marks what it writes
         self.num = 0
         self.base = 0
         self.given_base = -1  # what GET_VRING_BASE answered last
         self.addr: tuple[int, int, int] | None = None  # desc, avail, used as the frontend's user addresses
+        self.log: int | None = None  # VHOST_VRING_F_LOG: log_guest_addr
         self.enabled = False
         self.has_kick = False
         self.ring: Ring | None = None
@@ -303,6 +357,9 @@ class Vring:
             return "broken"
         return "stopped" if self.ring is None else "running"
 
+
+_LIMIT = 1 << 64
+_LOG_ALL = vf.mask(vf.VHOST_F_LOG_ALL)
 
 _Plan = tuple[str, tuple[tuple[str, int, int], ...]]
 """The section of a layout; what each area is, its alignment and size."""
@@ -337,6 +394,20 @@ _SPLIT_ACCESS = (READ, READ, WRITE)
 _PACKED_ACCESS = (READ | WRITE, READ, WRITE)
 
 
+def offered_features(
+    features: int, queue_pairs: int, control_queue: bool, config: bool = False, iommu: bool = False
+) -> int:
+    """What a device with all of that offers, if one of a single pair and nothing else offers `features`."""
+    if queue_pairs > 1:
+        features |= vf.mask(vf.VIRTIO_NET_F_MQ)
+    if control_queue:
+        features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
+    if config:
+        features |= CONFIG_FEATURES
+        features |= vf.mask(vf.VIRTIO_NET_F_GUEST_ANNOUNCE) if control_queue else 0
+    return features | (vf.mask(vf.VIRTIO_F_ACCESS_PLATFORM) if iommu else 0)
+
+
 class Session:
     """A frontend's session with a network device of `queue_pairs` pairs of rings (2k receives, 2k+1
     sends)."""
@@ -353,20 +424,16 @@ class Session:
         allocator: Allocator | None = None,
         config: NetConfig | None = None,
         iommu: bool = False,
+        owner: StateOwner | None = None,
     ) -> None:
         """`control_queue`: the frontend may forward it, as a ring behind the pairs. Without an `allocator` no inflight
         region is made for a frontend that asks; one that it brings along is used. `config`: configuration space is
-        ours. `iommu`: addresses may be I/O virtual (ACCESS_PLATFORM)."""
-        if queue_pairs > 1:
-            features |= vf.mask(vf.VIRTIO_NET_F_MQ)
-        if control_queue:
-            features |= vf.CONTROL_FEATURES | (vf.mask(vf.VIRTIO_NET_F_RSS) if queue_pairs > 1 else 0)
+        ours. `iommu`: addresses may be I/O virtual (ACCESS_PLATFORM). `owner` of what is migrated besides the device's
+        own state."""
+        iommu = iommu and protocol_features & _FOR_REQUESTS == _FOR_REQUESTS
+        features = offered_features(features, queue_pairs, control_queue, config is not None, iommu)
         if config is not None:
-            features |= CONFIG_FEATURES
-            features |= vf.mask(vf.VIRTIO_NET_F_GUEST_ANNOUNCE) if control_queue else 0
             protocol_features |= vf.mask(vu.VHOST_USER_PROTOCOL_F_CONFIG)
-        if iommu and protocol_features & _FOR_REQUESTS == _FOR_REQUESTS:
-            features |= vf.mask(vf.VIRTIO_F_ACCESS_PLATFORM)
         self.queue_pairs = queue_pairs
         self.config = config
         self.channel: BackendChannel | None = None
@@ -377,7 +444,9 @@ class Session:
         self.protocol_features = 0
         self.status = 0
         self.memory = GuestMemory()
+        self.log = DirtyLog()
         self.net = net if net is not None else VirtioNet()
+        self.state = StateMachine(self.net, owner or NoOwner(), queue_pairs, features)
         self.vrings = [Vring(index) for index in range(2 * queue_pairs + control_queue)]
         self.inflight: InflightRegion | None = None
         self._mapper = mapper
@@ -398,6 +467,8 @@ class Session:
             Request.VHOST_USER_SET_OWNER: lambda _: None,
             Request.VHOST_USER_RESET_OWNER: lambda _: None,  # deprecated: never drop state for it
             Request.VHOST_USER_SET_MEM_TABLE: self._set_mem_table,
+            Request.VHOST_USER_SET_LOG_BASE: self._set_log_base,
+            Request.VHOST_USER_SET_LOG_FD: self._set_log_fd,
             Request.VHOST_USER_SET_VRING_NUM: self._set_vring_num,
             Request.VHOST_USER_SET_VRING_ADDR: self._set_vring_addr,
             Request.VHOST_USER_SET_VRING_BASE: self._set_vring_base,
@@ -424,6 +495,8 @@ class Session:
             Request.VHOST_USER_REM_MEM_REG: self._rem_mem_reg,
             Request.VHOST_USER_SET_STATUS: self._set_status,
             Request.VHOST_USER_GET_STATUS: lambda _: vu.U64.pack(self.status),
+            Request.VHOST_USER_SET_DEVICE_STATE_FD: self._set_device_state_fd,
+            Request.VHOST_USER_CHECK_DEVICE_STATE: self._check_device_state,
         }
 
     # -- entry points -----------------------------------------------------------------------------------
@@ -435,6 +508,8 @@ class Session:
         self._pending_fds = list(message.fds)
         self._reply_fd = None
         own_reply = False
+        if self.state.check_waits:
+            self._abort_transfer("the frontend went on without waiting for the state")
         try:
             own_reply = vu.check(message, self.protocol_features).replies
             self._cause = Request(message.request).name
@@ -446,6 +521,8 @@ class Session:
                 actions.append(Reply(vu.encode_reply(message.request, payload), self._reply_fd))
             elif message.need_reply and self._reply_ack:
                 actions.append(Reply(vu.encode_reply(message.request, vu.U64.pack(0))))
+            elif payload is not None:
+                actions.append(Reply(vu.encode_reply(message.request, payload)))
         actions.extend(CloseFd(fd) for fd in self._pending_fds)
         self._pending_fds = []
         return actions
@@ -456,10 +533,19 @@ class Session:
         self._break(self.vrings[index], error)
         return self._actions
 
+    def state_ended(self, state: DeviceState | None, error: StateError | None) -> list[Action]:
+        """What SaveState or LoadState came to: the state that was loaded, or why there is none."""
+        self._actions = []
+        self.state.ended(state, error)
+        self._answer_check()
+        return self._actions
+
     def close(self) -> list[Action]:
         """End the session: all rings stop, memory is unmapped. The caller closes the descriptors it keeps."""
         self._actions = []
         self._cause = "the end of the frontend's connection"
+        self.state.check_waits = False
+        self._abort_transfer("the session ended")
         for vring in self.vrings:
             self._stop(vring)
             vring.enabled = False
@@ -469,6 +555,7 @@ class Session:
         self._see_through(None)
         self.memory.close()
         self.memory = GuestMemory()
+        self.log.drop()
         self.net.negotiate(0)
         self.net.set_mtu(DEFAULT_MTU)
         return self._actions
@@ -538,6 +625,16 @@ class Session:
     def packed(self) -> bool:
         """The layout of the rings that was negotiated."""
         return bool(self.features >> vf.VIRTIO_F_RING_PACKED & 1)
+
+    @property
+    def logging(self) -> bool:
+        """What is written to the guest's memory is marked in the log."""
+        return bool(self.features >> vf.VHOST_F_LOG_ALL & 1)
+
+    @property
+    def suspended(self) -> bool:
+        """No ring runs ("Suspended device state")."""
+        return all(vring.ring is None and vring.parked is None for vring in self.vrings)
 
     @property
     def _reply_ack(self) -> bool:
@@ -617,8 +714,9 @@ class Session:
         if alien:
             self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             raise FrontendError("features were set that were not offered", ", ".join(vf.names(alien)))
-        if features != self.features and any(vring.ring or vring.parked for vring in self.vrings):
-            raise FrontendError("features were changed while a ring runs", f"{self.features ^ features:#x}")
+        changed = features ^ self.features
+        if changed & ~_LOG_ALL and not self.suspended:
+            raise FrontendError("features were changed while a ring runs", f"{changed:#x}")
         platform = features >> vf.VIRTIO_F_ACCESS_PLATFORM & 1
         if platform and self.protocol_features & _FOR_REQUESTS != _FOR_REQUESTS:
             self.status &= ~VIRTIO_CONFIG_S_FEATURES_OK
@@ -628,13 +726,21 @@ class Session:
             )
         self._see_through((self.iommu or Iommu(self.memory)) if platform else None)
         self.features = features
-        self.net.negotiate(features)
-        if self.config is not None and features >> vf.VIRTIO_NET_F_MTU & 1:
-            self.net.set_mtu(self.config.mtu)
+        if changed & _LOG_ALL:
+            self._relog(self.vrings)
+        if changed != _LOG_ALL:
+            self._negotiated(features & ~_LOG_ALL)
         if not features >> vf.VHOST_USER_F_PROTOCOL_FEATURES & 1:
             for vring in self.vrings:
                 vring.enabled = True
         self._actions.append(StateChanged())
+
+    def _negotiated(self, features: int) -> None:
+        """The driver's features are these, without what is the frontend's own."""
+        self.net.negotiate(features)
+        self.state.negotiated()
+        if self.config is not None and features >> vf.VIRTIO_NET_F_MTU & 1:
+            self.net.set_mtu(self.config.mtu)
 
     def _set_protocol_features(self, payload: bytes) -> None:
         (features,) = vu.U64.unpack(payload)
@@ -669,6 +775,7 @@ class Session:
         self._see_through(None)
         self.features = 0
         self.status = 0
+        self.state.forget()
         self.net.negotiate(0)
         self._actions.append(StateChanged())
 
@@ -680,6 +787,7 @@ class Session:
             evidence = f"{len(specs)} regions, {len(self._pending_fds)} descriptors"
             raise FrontendError("SET_MEM_TABLE takes one descriptor for each region", evidence)
         memory = map_regions(specs, self._pending_fds, self._mapper)
+        self._fit_log(memory, memory)
         old = self.memory
         self._adopt(memory, specs)
         old.close()
@@ -693,7 +801,9 @@ class Session:
         check_regions([*self._specs, spec])
         added = map_regions([spec], self._pending_fds, self._mapper)
         self._removed.discard(spec[:3])
-        self._adopt(GuestMemory([*self.memory.regions, *added.regions]), [*self._specs, spec])
+        memory = GuestMemory([*self.memory.regions, *added.regions])
+        self._fit_log(memory, added)
+        self._adopt(memory, [*self._specs, spec])
 
     def _rem_mem_reg(self, payload: bytes) -> None:
         spec = vu.decode_single_region(payload)
@@ -733,7 +843,11 @@ class Session:
 
     def _move(self, vring: Vring, ring: Ring, wait: bool = False) -> None:
         try:
-            ring.rebind(self._ring_memory, self._areas(vring))
+            if self.logging or vring.logged:
+                moved = self._remade(vring, ring)
+            else:
+                ring.rebind(self._ring_memory, self._areas(vring))
+                moved = ring
         except BrokenRing as error:
             if not wait:
                 self._break(vring, error)
@@ -744,7 +858,7 @@ class Session:
                 self._park(vring, ring)
             self._wait(vring, miss)
         else:
-            vring.ring, vring.parked = ring, None
+            vring.ring, vring.parked = moved, None
 
     @property
     def _ring_memory(self) -> GuestMemory:
@@ -786,6 +900,106 @@ class Session:
             self.inflight.close()
             self.inflight = None
 
+    # -- the log ----------------------------------------------------------------------------------------
+
+    def _set_log_base(self, payload: bytes) -> bytes:
+        size, offset = vu.LOG.unpack(payload)
+        needed = log_size(self.memory)
+        if not needed <= size < _LIMIT - offset or not size:
+            evidence = f"{size} bytes at {offset:#x}; the memory that is known takes {needed}"
+            raise FrontendError("SET_LOG_BASE: the log is too small, or too large", evidence)
+        try:
+            mapping = self._mapper(self._pending_fds[0], size, offset)
+        except MappingError as error:
+            raise FrontendError("SET_LOG_BASE: the log cannot be mapped", error.evidence) from error
+        self.log.set_base(mapping, self.memory)
+        return b""
+
+    def _set_log_fd(self, _payload: bytes) -> None:
+        self._actions.append(LogFd(self._take_fd()))
+
+    def _fit_log(self, memory: GuestMemory, new: GuestMemory) -> None:
+        """A log that is too short for this memory is none; FrontendError, with what is new of it unmapped, if that log
+        is in use."""
+        if self.log.covers(memory):
+            return
+        if self.logging and not self.suspended:
+            new.close()
+            evidence = f"it takes a log of {log_size(memory)} bytes, that of SET_LOG_BASE has {self.log.size}"
+            raise FrontendError("memory that lies beyond the log, while rings run", evidence)
+        self.log.drop()
+
+    def _relog(self, vrings: Sequence[Vring]) -> None:
+        """Replace the rings that run by such that log, or do not, and go on where those stood."""
+        for vring in vrings:
+            if vring.ring is not None:
+                self._move(vring, vring.ring)
+        self._actions.append(StateChanged())
+
+    def _remade(self, vring: Vring, ring: Ring) -> Ring:
+        """A ring of the kind that is wanted now, where this one stands. BrokenRing and IotlbMiss leave this one."""
+        self._areas(vring)
+        if self.logging:
+            self._own_memory(vring)
+        if ring is vring.ring:  # one that is parked has let go of memory
+            if ring.publish() and ring.needs_signal():
+                self._actions.append(Signal(vring.index))
+            ring.release()
+        vring.base = ring.base
+        self._actions.append(StateChanged())
+        return self._make_ring(vring, resumed=True)
+
+    def _own_memory(self, vring: Vring) -> list[Extent]:
+        """What the device writes of the ring itself, if that is to be logged. BrokenRing if it is no memory."""
+        if vring.log is None:
+            return []
+        size = PVIRTQ_EVENT_SIZE if self.packed else used_size(vring.num)
+        memory = self._ring_memory
+        if memory.pieces(vring.log, size, WRITE) is None:
+            rule = f"log_guest_addr {vring.log:#x} is not in memory"
+            raise BrokenRing(vring.index, rule, "vhost-user: Migration")
+        own = memory.extents(vring.log, size)
+        if self.packed and vring.addr is not None:
+            own += memory.area_extents(vring.addr[0], desc_size(vring.num))
+        return own
+
+    # -- the device's state -----------------------------------------------------------------------------
+
+    def _set_device_state_fd(self, payload: bytes) -> bytes:
+        direction, phase = vu.DEVICE_STATE.unpack(payload)
+        known = direction in (vu.VHOST_TRANSFER_STATE_DIRECTION_SAVE, vu.VHOST_TRANSFER_STATE_DIRECTION_LOAD)
+        busy = self.state.phase == devicestate.RUNNING
+        if not known or phase != vu.VHOST_TRANSFER_STATE_PHASE_STOPPED or not self.suspended or busy:
+            return vu.U64.pack(vu.DEVICE_STATE_NOFD | 1)
+        if direction == vu.VHOST_TRANSFER_STATE_DIRECTION_LOAD:
+            self.state.begin_load()
+            self._actions.append(LoadState(self._take_fd()))
+        else:
+            try:
+                data = self.state.begin_save()
+            except StateError:
+                return vu.U64.pack(vu.DEVICE_STATE_NOFD | 1)
+            self._actions.append(SaveState(self._take_fd(), data))
+        return vu.U64.pack(vu.DEVICE_STATE_NOFD)
+
+    def _check_device_state(self, _payload: bytes) -> bytes | None:
+        """None: it is answered when the transfer ends."""
+        if self.state.phase == devicestate.RUNNING:
+            self.state.check_waits = True
+            return None
+        return vu.U64.pack(self.state.phase != devicestate.GOOD)
+
+    def _answer_check(self) -> None:
+        if self.state.check_waits and self.state.phase != devicestate.RUNNING:
+            self.state.check_waits = False
+            answer = vu.U64.pack(self.state.phase != devicestate.GOOD)
+            self._actions.append(Reply(vu.encode_reply(Request.VHOST_USER_CHECK_DEVICE_STATE, answer)))
+
+    def _abort_transfer(self, why: str) -> None:
+        if self.state.abort(StateError(f"the state's transfer was given up: {why}")):
+            self._actions.append(StopTransfer())
+            self._answer_check()
+
     # -- rings ------------------------------------------------------------------------------------------
 
     def _vring(self, index: int) -> Vring:
@@ -821,21 +1035,25 @@ class Session:
         vring.base = base
 
     def _set_vring_addr(self, payload: bytes) -> None:
-        index, _flags, desc, used, avail, _log = vu.VRING_ADDR.unpack(payload)
+        index, flags, desc, used, avail, log = vu.VRING_ADDR.unpack(payload)
         vring = self._vring(index)
         addr = (desc, avail, used)
         if (vring.ring or vring.parked) is not None and addr != vring.addr:
             raise FrontendError("SET_VRING_ADDR on a running ring", f"ring {index}")
-        old, vring.addr = vring.addr, addr
+        old = vring.addr, vring.log
+        vring.addr, vring.log = addr, log if flags & vu.VHOST_VRING_F_LOG else None
         if self.memory.regions and vring.num:
             try:
                 self._areas(vring)
+                self._own_memory(vring)
             except BrokenRing as error:
-                vring.addr = old
+                vring.addr, vring.log = old
                 raise FrontendError(f"SET_VRING_ADDR: {error.rule}", f"ring {index}") from error
             except IotlbMiss:
                 pass  # asked for when the ring starts
         self._mend(vring)
+        if self.logging and vring.log != old[1]:
+            self._relog([vring])
         self._try_start(vring)
 
     def _get_vring_base(self, payload: bytes) -> bytes:
@@ -906,34 +1124,38 @@ class Session:
             views.append(view)
         return views[0], views[1], views[2]
 
-    def _make_ring(self, vring: Vring) -> Ring:
+    def _make_ring(self, vring: Vring, resumed: bool = False) -> Ring:
         """The ring of the layout that was negotiated. BrokenRing if what was said of it makes none."""
-        index, num, base = vring.index, vring.num, vring.base
+        num = vring.num
         if num & (num - 1) and not self.packed:
-            raise BrokenRing(index, f"a split queue's size is a power of two, not {num}", "2.7")
-        areas, resumed, memory = self._areas(vring), base == vring.given_base, self._ring_memory
-        state = None if self.inflight is None else self.inflight.state(index, num, self.packed)
-        if state is None and self.packed:
-            return PackedRing(index, num, memory, areas, self.features, base, resumed)
-        if state is None:
-            return SplitRing(index, num, memory, areas, self.features, base & 0xFFFF)
-        if isinstance(state, PackedState):
-            return TrackedPackedRing(index, num, memory, areas, self.features, base, resumed, state)
-        return TrackedSplitRing(index, num, memory, areas, self.features, base & 0xFFFF, state)
+            raise BrokenRing(vring.index, f"a split queue's size is a power of two, not {num}", "2.7")
+        areas = self._areas(vring)
+        base = vring.base if self.packed else vring.base & 0xFFFF
+        place = Place(vring.index, num, self._ring_memory, areas, self.features, base)
+        marks = (self.log, self._own_memory(vring)) if self.logging else None
+        state = None if self.inflight is None else self.inflight.state(vring.index, num, self.packed)
+        if isinstance(state, SplitState):
+            ring = split_ring(place, state, marks)
+        elif self.packed:
+            ring = packed_ring(place, resumed or vring.base == vring.given_base, state, marks)
+        else:
+            ring = split_ring(place, None, marks)
+        vring.logged = self.logging
+        return ring if self.around is None else self.around(ring, self.features)
 
     def _try_start(self, vring: Vring) -> None:
         ready = vring.has_kick and vring.num and vring.addr and self.memory.regions
         if not ready or (vring.ring or vring.parked) is not None or vring.broken is not None:
             return
         try:
-            ring = self._make_ring(vring)
-            vring.ring = ring if self.around is None else self.around(ring, self.features)
+            vring.ring = self._make_ring(vring)
         except BrokenRing as error:
             self._break(vring, error)
             return
         except IotlbMiss as miss:
             self._wait(vring, miss)
             return
+        self._abort_transfer("a ring was started")
         self._actions += [RingStarted(vring.index), StateChanged()]
 
     def _stop(self, vring: Vring) -> None:
@@ -951,6 +1173,9 @@ class Session:
         ring.publish()
         vring.base = ring.base
         ring.release()
+        self.state.forget()
+        if self.suspended:
+            self.log.remember()
         self._actions += [RingStopped(vring.index), StateChanged()]
 
     def _mend(self, vring: Vring) -> None:

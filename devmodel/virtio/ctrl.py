@@ -55,7 +55,7 @@ VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET: Final = 2  # virtio 1.3
 VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET: Final = 3
 
 _RX_NEEDS: Final = (vf.VIRTIO_NET_F_CTRL_RX,) * 2 + (vf.VIRTIO_NET_F_CTRL_RX_EXTRA,) * 4
-_OFFLOADS: Final = vf.mask(
+GUEST_OFFLOADS: Final = vf.mask(
     vf.VIRTIO_NET_F_GUEST_CSUM,
     vf.VIRTIO_NET_F_GUEST_TSO4,
     vf.VIRTIO_NET_F_GUEST_TSO6,
@@ -189,9 +189,9 @@ class ControlQueue:
         known = number == VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET and len(data) == 8
         self._need(vf.VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, when=known)
         wanted = int.from_bytes(data, "little")
-        if wanted & ~(self.features & _OFFLOADS):
+        if wanted & ~(self.features & GUEST_OFFLOADS):
             raise Refused
-        self._on_offloads(self.features & ~_OFFLOADS | wanted)
+        self._on_offloads(self.features & ~GUEST_OFFLOADS | wanted)
 
     def _coalesce(self, number: int, data: bytes) -> bytes | None:
         if number == VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET:

@@ -34,7 +34,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from devmodel.errors import FrontendError
-from devmodel.virtio.memory import READ, WRITE, GuestMemory
+from devmodel.virtio.memory import READ, WRITE, Extent, GuestMemory
 from devmodel.virtio.scattered import ScatteredArea
 
 PAGE: Final = 4096
@@ -188,6 +188,19 @@ class IotlbMemory(GuestMemory):
         """The bytes at an iova, cut where one translation ends. IotlbMiss."""
         runs = self._runs(gpa, size, access, MAX_RUNS_OF_PIECE)
         return None if runs is None else self._cut(runs, gpa, size)
+
+    def extents(self, addr: int, size: int) -> list[Extent]:
+        """Where the bytes at an iova lie in guest physical addresses. IotlbMiss."""
+        found = []
+        for run in self._runs(addr, size, WRITE, MAX_RUNS_OF_AREA) or []:
+            start, end = max(addr, run.start), min(addr + size, run.end)
+            gpa = self.tlb.memory.gpa_of(run.uva + start - run.start, end - start)
+            if gpa is not None:
+                found.append((gpa, end - start))
+        return found
+
+    def area_extents(self, addr: int, size: int) -> list[Extent]:
+        return self.extents(addr, size)
 
     def _runs(self, iova: int, size: int, access: int, most: int) -> list[Run] | None:
         """The translations that these bytes need, in order, at most so many."""

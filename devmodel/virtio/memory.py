@@ -47,6 +47,9 @@ class Mapping(Protocol):
         """Release `view` and unmap; slices that are still alive delay the unmapping, they do not fail."""
 
 
+Extent = tuple[int, int]
+"""Guest physical address and size in bytes."""
+
 Mapper = Callable[[int, int, int], Mapping]
 """(fd, size, offset) -> Mapping; MappingError if it is not mappable, not writable or too short."""
 
@@ -97,6 +100,23 @@ class GuestMemory:
             if offset >= 0 and offset + size <= region.size:
                 return region.view[offset : offset + size]
         return None
+
+    def gpa_of(self, uva: int, size: int) -> int | None:
+        """The guest physical address of those bytes, if they all lie in one region."""
+        for region in self.regions:
+            offset = uva - region.uva
+            if offset >= 0 and offset + size <= region.size:
+                return region.gpa + offset
+        return None
+
+    def extents(self, addr: int, size: int) -> list[Extent]:
+        """Where bytes that `pieces()` gives for writing lie in guest physical addresses."""
+        return [(addr, size)]
+
+    def area_extents(self, addr: int, size: int) -> list[Extent]:
+        """The same for an address that SET_VRING_ADDR gave."""
+        gpa = self.gpa_of(addr, size)
+        return [] if gpa is None else [(gpa, size)]
 
     def pieces(self, gpa: int, size: int, access: int = READ) -> list[memoryview] | None:
         """The `size` bytes at a guest physical address, cut where one region ends and the next begins.

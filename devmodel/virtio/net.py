@@ -27,7 +27,7 @@ from typing import Final
 
 from devmodel.errors import BrokenRing
 from devmodel.port import Buffer, Offloads, VnetHdr
-from devmodel.virtio.ctrl import ControlQueue
+from devmodel.virtio.ctrl import GUEST_OFFLOADS, ControlQueue
 from devmodel.virtio.features import (
     VIRTIO_F_VERSION_1,
     VIRTIO_NET_F_CSUM,
@@ -183,6 +183,11 @@ class VirtioNet:
         """The driver takes what these say, of what it acknowledged, until it says otherwise (5.1.6.5.6)."""
         self._guest_features = features
         self.offloads = self._offloads(features)
+
+    @property
+    def used_offloads(self) -> int:
+        """The driver's offloads that it lets us use (5.1.6.5.6)."""
+        return self._guest_features & GUEST_OFFLOADS
 
     def set_mtu(self, mtu: int) -> None:
         """The MTU that the frontend announced to the guest."""

@@ -40,6 +40,7 @@ from devmodel.virtio.spec import (
     VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FEATURES_OK,
 )
+from guest.driver.dirtylog import GuestLog
 from guest.driver.errors import FeatureMissing, ProtocolBroken, RequestRefused
 from guest.driver.memory import DriverMemory
 from guest.driver.names import feature_names
@@ -50,6 +51,7 @@ T = TypeVar("T")
 # What this frontend can make use of.
 PROTOCOL_FEATURES: Final = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_MQ,
+    vu.VHOST_USER_PROTOCOL_F_LOG_SHMFD,
     vu.VHOST_USER_PROTOCOL_F_RARP,
     vu.VHOST_USER_PROTOCOL_F_REPLY_ACK,
     vu.VHOST_USER_PROTOCOL_F_NET_MTU,
@@ -57,6 +59,7 @@ PROTOCOL_FEATURES: Final = vf.mask(
     vu.VHOST_USER_PROTOCOL_F_RESET_DEVICE,
     vu.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.VHOST_USER_PROTOCOL_F_STATUS,
+    vu.VHOST_USER_PROTOCOL_F_DEVICE_STATE,
 )
 
 # What it can make use of with somebody at its end of the back-end channel (guest/driver/channel.py).
@@ -118,6 +121,7 @@ class Frontend:
         self.mem_slots = vu.MAX_REGIONS
         self.memory: DriverMemory | None = None
         self.channel_fd = -1  # what the back end gets for its own requests, if it wants that
+        self.logging = False
 
     def has(self, bit: int) -> bool:
         """A protocol feature was negotiated."""
@@ -262,7 +266,7 @@ class Frontend:
         yield from self.set_state(Request.VHOST_USER_SET_VRING_NUM, index, queue.num)
         start = queue.base if base is None else base
         yield from self.set_state(Request.VHOST_USER_SET_VRING_BASE, index, start)
-        yield from self.request(Request.VHOST_USER_SET_VRING_ADDR, encode_addr(queue))
+        yield from self.request(Request.VHOST_USER_SET_VRING_ADDR, encode_addr(queue, self._addr_flags))
         for request, fd in (
             (Request.VHOST_USER_SET_VRING_ERR, None if fds is None else fds.err),
             (Request.VHOST_USER_SET_VRING_CALL, None if fds is None else fds.call),
@@ -301,6 +305,49 @@ class Frontend:
             | VIRTIO_CONFIG_S_DRIVER_OK
         )
         yield from self.number(Request.VHOST_USER_GET_FEATURES)
+
+    # -- migrating --------------------------------------------------------------------------------------
+
+    @property
+    def _addr_flags(self) -> int:
+        return vu.VHOST_VRING_F_LOG if self.logging else 0
+
+    def set_log(self, log: GuestLog) -> Steps[None]:
+        """Where the back end marks pages from now on."""
+        payload = vu.LOG.pack(log.size, log.offset)
+        if self.has(vu.VHOST_USER_PROTOCOL_F_REPLY_ACK) or not self.has(vu.VHOST_USER_PROTOCOL_F_LOG_SHMFD):
+            yield from self.request(Request.VHOST_USER_SET_LOG_BASE, payload, [log.fd])
+        else:  # it is answered all the same, by an empty message
+            yield Call(Request.VHOST_USER_SET_LOG_BASE, payload, (log.fd,), replies=True)
+
+    def log_writes(self, on: bool, queues: Sequence[Virtqueue]) -> Steps[None]:
+        """Begin or end logging, of rings that run too, as QEMU does it: features, then addresses. FeatureMissing."""
+        bit = vf.mask(vf.VHOST_F_LOG_ALL)
+        if on and not self.offered & bit:
+            raise FeatureMissing("writes cannot be logged", "the back end does not offer VHOST_F_LOG_ALL")
+        self.features = self.features | bit if on else self.features & ~bit
+        self.logging = on
+        yield from self.set_number(Request.VHOST_USER_SET_FEATURES, self.features)
+        for queue in queues:
+            yield from self.request(Request.VHOST_USER_SET_VRING_ADDR, encode_addr(queue, self._addr_flags))
+
+    def transfer_state(self, direction: int, fd: int) -> Steps[None]:
+        """Save or load the back end's state through the end of a pipe that is given to it. RequestRefused."""
+        payload = vu.DEVICE_STATE.pack(direction, vu.VHOST_TRANSFER_STATE_PHASE_STOPPED)
+        answer = yield from self.request(Request.VHOST_USER_SET_DEVICE_STATE_FD, payload, [fd])
+        (word,) = vu.U64.unpack_from(answer)
+        if word & vu.DEVICE_STATE_ERROR_MASK:
+            raise RequestRefused("the back end does not transfer its state", f"it answered {word:#x}")
+        if not word & vu.DEVICE_STATE_NOFD:
+            raise ProtocolBroken(
+                "the answer to SET_DEVICE_STATE_FD is about a descriptor that did not come", ""
+            )
+
+    def check_state(self) -> Steps[None]:
+        """RequestRefused if the state was not saved or taken over as a whole."""
+        answer = yield from self.number(Request.VHOST_USER_CHECK_DEVICE_STATE)
+        if answer:
+            raise RequestRefused("the back end's state was not transferred", f"it answered {answer}")
 
     # -- stopping ---------------------------------------------------------------------------------------
 
@@ -352,12 +399,15 @@ class Frontend:
         self.memory = None
         self.protocol_features = 0
         self.features = 0
+        self.logging = False
 
 
 def encode_addr(queue: Virtqueue, flags: int = 0) -> bytes:
-    """SET_VRING_ADDR's payload: user addresses, or an IOMMU's, in the order desc, used, avail."""
+    """SET_VRING_ADDR's payload: user addresses, or an IOMMU's, in the order desc, used, avail; and for the
+    log a guest physical one, or again the IOMMU's."""
     desc, avail, used = queue.addresses
-    return vu.VRING_ADDR.pack(queue.index, flags, desc, used, avail, 0)
+    log = queue.log_address if flags & vu.VHOST_VRING_F_LOG else 0
+    return vu.VRING_ADDR.pack(queue.index, flags, desc, used, avail, log)
 
 
 def encode_single(spec: RegionSpec) -> bytes:

@@ -20,13 +20,14 @@ and then by that order.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any, Final, TypeVar
 
-from devmodel.errors import FrontendError
+from devmodel.errors import FrontendError, StateError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.backend_channel import BackendChannel
@@ -37,6 +38,7 @@ from devmodel.virtio import features as vf
 from devmodel.virtio.config import NetConfig
 from devmodel.virtio.features import DEVICE_FEATURES, VIRTIO_F_ACCESS_PLATFORM, mask
 from devmodel.virtio.inflight import InflightSpec
+from devmodel.virtio.state import StateReader
 from guest.driver.channel import Asked, FrontendChannel, invalidation
 from guest.driver.control import CTRL, Command
 from guest.driver.errors import BackendHungUp, BackendSilent
@@ -98,6 +100,12 @@ class StepLoop:
     def remove_reader(self, fd: int, /) -> bool:
         return False
 
+    def add_writer(self, fd: int, callback: Callable[[], None], /) -> None:
+        raise NotImplementedError("no descriptor is waited for on a step clock")
+
+    def remove_writer(self, fd: int, /) -> bool:
+        return False
+
     def call_exception_handler(self, context: dict[str, Any], /) -> None:
         """A fault of whoever is behind the port ends the run, as tests want it."""
         raise context["exception"]
@@ -134,6 +142,7 @@ class DirectLink:
         self._open = True
         self._kicks: set[int] = set()
         self._replies: deque[tuple[bytes, int | None]] = deque()
+        self._state_fd = -1
         self.on_channel: Callable[[bytes], None] = self.unheard.append
         self.channel_ends: list[str] = []
 
@@ -155,6 +164,8 @@ class DirectLink:
         if not self._open:
             raise BackendHungUp("the session is over", str(self.ended or ""))
         self.log.append(call)
+        if self._state_fd >= 0 and call.request == vu.Request.VHOST_USER_CHECK_DEVICE_STATE:
+            self._read_state()
         flags = vu.VHOST_USER_VERSION | (vu.VHOST_USER_NEED_REPLY_MASK if call.need_reply else 0)
         fds = tuple(os.dup(fd) for fd in call.fds)
         self.perform(self.session.handle(Message(call.request, flags, call.payload, fds)))
@@ -225,6 +236,16 @@ class DirectLink:
             case vs.KickFd(_, fd) | vs.CallFd(_, fd) | vs.ErrFd(_, fd):
                 if fd is not None:
                     os.close(fd)
+            case vs.LogFd(fd):
+                os.close(fd)
+            case vs.Signal(index):
+                self.signal(index)
+            case vs.SaveState(fd, data):
+                self._write_state(fd, data)
+            case vs.LoadState(fd):
+                self._state_fd = fd
+            case vs.StopTransfer():
+                self._forget_state()
             case vs.RingStarted(index):
                 device.ring_started(index)
             case vs.RingStopped(index):
@@ -253,6 +274,36 @@ class DirectLink:
                 self.ended = error
                 self.close()
                 device.disconnected(error)
+
+    def _write_state(self, fd: int, data: bytes) -> None:
+        """All at once: the pipe is made large enough."""
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, max(len(data), 4096))
+        os.write(fd, data)
+        os.close(fd)
+        self.perform(self.session.state_ended(None, None))
+
+    def _read_state(self) -> None:
+        """What the frontend has written before it asks how it went."""
+        reader, fd = StateReader(), self._state_fd
+        state, error = None, None
+        os.set_blocking(fd, False)
+        try:
+            while data := os.read(fd, 1 << 16):
+                reader.feed(data)
+            state = reader.finish()
+        except BlockingIOError:
+            error = StateError(
+                "the state's transfer stalled", "the frontend asked before it had closed the pipe"
+            )
+        except StateError as caught:
+            error = caught
+        self._forget_state()
+        self.perform(self.session.state_ended(state, error))
+
+    def _forget_state(self) -> None:
+        fd, self._state_fd = self._state_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def signal(self, index: int) -> bool:
         if actions := self.session.notify(index):

@@ -19,7 +19,7 @@ Outcomes, what was seen:
     accepted     a nonzero acknowledgement was due, and zero came
     busy         the back end spins
     leaking      its descriptors grow
-    scribbled    it wrote into a ring after it had called it broken
+    scribbled    it wrote into a ring after it had called it broken, or beside the migration log
     hung         no answer before the deadline
     crashed      nobody listens any more
     died         a back end that was started for this one input ended by SIGBUS, which is no surprise
@@ -29,7 +29,6 @@ Outcomes, what was seen:
 Frames for rings are ARP requests: whether one went through is seen by its answer. Behind a back end that answers no
 ARP, frames that `passed` look dropped.
 
-Not there: migration log and device state; `NOT_THERE` has the rows.
 """
 
 from __future__ import annotations
@@ -86,11 +85,6 @@ DROP: Final[Good] = frozenset({DROPPED})
 SERVE: Final[Good] = frozenset({SERVED})
 HARMLESS: Final[Good] = frozenset({SERVED, DROPPED, PASSED, STALLED, REFUSED, CLOSED, BROKEN})
 """Anything but a back end that hangs, spins or dies."""
-
-NOT_THERE: Final = {
-    48: "the migration log",
-    50: "device state",
-}
 
 MEMORY: Final = 8 << 20
 NUM: Final = 16
@@ -291,6 +285,11 @@ class Victim:
         """Descriptors that are closed with this connection."""
         self._extra_fds += fds
         return fds
+
+    def drop(self, fd: int) -> None:
+        """Close one of those now."""
+        self._extra_fds.remove(fd)
+        os.close(fd)
 
     def close(self) -> None:
         self.backend.close()

@@ -10,6 +10,7 @@ from guest.driver import (
     torture_control,
     torture_inflight,
     torture_messages,
+    torture_migration,
     torture_rings,
     torture_shrink,
 )
@@ -21,5 +22,6 @@ CASES: Final[list[Case]] = [
     *torture_inflight.CASES,
     *torture_control.CASES,
     *torture_channel.CASES,
+    *torture_migration.CASES,
     *torture_shrink.CASES,
 ]

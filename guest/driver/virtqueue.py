@@ -103,6 +103,11 @@ class Virtqueue(ABC):
         self._bind()
         self.reset()
 
+    @property
+    def log_address(self) -> int:
+        """What SET_VRING_ADDR has for the log of a migration: where the device area lies for the device."""
+        return self.device_gpa if self.iommu is None else self.addresses[2]
+
     @staticmethod
     @abstractmethod
     def _area_sizes(num: int) -> tuple[int, int, int]: ...

@@ -16,6 +16,7 @@ to type).  `exit_code` is what a command line that ends because of the error ret
           |    +-- SocketPathError      a socket path too long, or held by somebody who lives
           |    +-- RunDirError          no private directory for sockets could be made
           +-- QemuDied               3  QEMU ended although nobody asked it to
+          +-- MigrationFailed        1  QEMU could not move a guest to another QEMU
           +-- QmpError               1  QEMU refused a monitor command, or the monitor closed
           +-- CommandFailed          1  a command in the guest ended with a nonzero code
           +-- GuestLeft              1  the guest switched itself off while something was awaited
@@ -40,6 +41,7 @@ __all__ = [
     "GuestTimeout",
     "HostLacks",
     "KvmUnusable",
+    "MigrationFailed",
     "QemuDied",
     "QemuMissing",
     "QemuTooOld",
@@ -126,6 +128,10 @@ class QemuDied(GuestError):
 
 class QmpError(GuestError):
     """QEMU answered a monitor command with an error, or closed the monitor under it."""
+
+
+class MigrationFailed(GuestError):
+    """QEMU could not move the guest to another QEMU; it still runs where it was."""
 
 
 class CommandFailed(GuestError):

@@ -26,10 +26,11 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from guest.vm import args
+from guest.vm import args, migration
 from guest.vm.args import Vm
 from guest.vm.console import Console
 from guest.vm.errors import GuestError, GuestLeft, GuestSilent, GuestTimeout, QemuDied, QemuMissing
@@ -50,6 +51,8 @@ PROMPT_S = 6.0
 SILENCE_S = 3.0
 """Longest pause within a boot, under KVM; times TCG_TIME_FACTOR under TCG."""
 ATTEMPTS = 3
+MIGRATE_S = 60.0
+"""For a migration within this host: 256 MiB take 1 to 3 s, of a guest that writes little."""
 QUIT_S = 3.0
 
 
@@ -295,7 +298,9 @@ _READY = re.compile(rb"vnic-guest-ready((?: \w+=[^\s=]+)*)")
 
 
 class Guest:
-    """A booted machine with a shell at its prompt; a context manager as Machine is."""
+    """A booted machine with a shell at its prompt; a context manager as Machine is.
+
+    `migrate_to()` moves what runs in it to a QEMU that was started by `incoming()`, and gives the Guest there."""
 
     def __init__(self, machine: Machine, prompt: bytes = PROMPT) -> None:
         self.machine = machine
@@ -337,6 +342,15 @@ class Guest:
         self.console.spawn.forget()
         self.await_prompt()
 
+    def migrate_to(self, there: Machine, timeout: float = MIGRATE_S) -> Guest:
+        """Move to `there`, which `incoming()` started, by live migration; this one stays, stopped, until it is closed.
+        MigrationFailed, and it goes on here, if QEMU cannot; the destination is then of no more use."""
+        migration.migrate(self.monitor, there.monitor, migration.incoming_path(there), timeout)
+        moved = Guest(there, self.shell.prompt)
+        moved.ready = dict(self.ready)
+        moved.shell.attach(PROMPT_S * time_factor(there.vm))
+        return moved
+
     def close(self) -> None:
         """Machine.close()."""
         self.machine.close()
@@ -348,6 +362,20 @@ class Guest:
         self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+
+def incoming(
+    vm: Vm,
+    rundir: RunDir | None = None,
+    artifacts: Path | None = None,
+    progress: Progress = _say_nothing,
+) -> Machine:
+    """A QEMU that waits for a guest of the same kind: `vm` is the source's, with the sockets of its cards replaced."""
+    run = rundir or RunDir.create()
+    waiting = replace(vm, extra=(*vm.extra, *migration.incoming_words(run)))
+    machine = Machine(waiting, run, artifacts, progress)
+    machine._own_rundir = rundir is None
+    return machine.start()
 
 
 def time_factor(vm: Vm) -> int:

@@ -17,6 +17,7 @@ from devmodel.port import VnetHdr
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.message import MessageReader
+from devmodel.virtio import features as vf
 from devmodel.virtio.net import VirtioNet
 from devmodel.virtio.ring_packed import PackedRing, bad_base
 
@@ -51,10 +52,20 @@ def test_reader_any_bytes_end_in_messages_or_an_error(data: bytes, cuts: list[in
     assert consumed == len(data) - len(rest)
 
 
+WORDS = [MODERN, PACKED, MODERN | vf.mask(vf.VHOST_F_LOG_ALL), vs.PROTOCOL_FEATURES, 1 << 30, 0, 0x100, 0x101]
+
 payloads = st.one_of(
+    st.builds(vu.LOG.pack, st.one_of(near, st.sampled_from([128, 4096])), near),
+    st.builds(vu.DEVICE_STATE.pack, st.integers(0, 2), st.integers(0, 1)),
+    st.builds(vu.VRING_ADDR.pack, st.integers(0, 2), st.integers(0, 1), *[near] * 4),
     st.builds(
         vu.U64.pack,
-        st.one_of(near, st.sampled_from([MODERN, PACKED, vs.PROTOCOL_FEATURES, 1 << 30, 0, 0x100, 0x101])),
+        st.one_of(
+            near,
+            st.sampled_from(
+                [MODERN, PACKED, MODERN | 1 << 26, vs.PROTOCOL_FEATURES, 1 << 30, 0, 0x100, 0x101]
+            ),
+        ),
     ),
     st.builds(vu.VRING_STATE.pack, st.integers(0, 3), st.one_of(u32, st.sampled_from([0, 1, 16, 256]))),
     st.binary(max_size=300),

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from devmodel.errors import StateError
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.mapping import map_fd
@@ -34,7 +35,11 @@ UVA = 0x7F00_0000_0000
 UVA_GAP = 0x1000_0000  # between the regions' user addresses, though they touch in guest physical ones
 
 RINGS = vf.mask(
-    vf.VIRTIO_F_RING_PACKED, vf.VIRTIO_F_IN_ORDER, vf.VIRTIO_F_RING_RESET, vf.VIRTIO_F_NOTIFY_ON_EMPTY
+    vf.VIRTIO_F_RING_PACKED,
+    vf.VIRTIO_F_IN_ORDER,
+    vf.VIRTIO_F_RING_RESET,
+    vf.VIRTIO_F_NOTIFY_ON_EMPTY,
+    vf.VHOST_F_LOG_ALL,
 )
 MODERN = vf.DEVICE_FEATURES & ~RINGS
 """What a driver of split rings acknowledges (Linux); `PACKED` one of packed rings."""
@@ -510,8 +515,17 @@ class SessionFrontend(Frontend):
                 self._keep(("Reply", 0), action.fd)
             elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
+            elif isinstance(action, vs.LogFd):
+                self._keep(("LogFd", 0), action.fd)
+            elif isinstance(action, vs.SaveState | vs.LoadState):
+                self.transfer_begun(action)
         self.actions += actions
         return actions
+
+    def transfer_begun(self, action: vs.SaveState | vs.LoadState) -> None:
+        """It ends at once, and badly."""
+        os.close(action.fd)
+        self.carry_out(self.session.state_ended(None, StateError("nobody carries it")))
 
     def _keep(self, key: tuple[str, int], fd: int | None) -> None:
         old = self.kept.pop(key, None)

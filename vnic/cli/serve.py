@@ -12,10 +12,10 @@ import contextlib
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,8 @@ from vnic.options import DEFAULT_ADDRESS, DEFAULT_ADDRESS6, Options, parse_hosts
 from vnic.places import KINDS, Place, bridge_lines, frontend_lines
 
 if TYPE_CHECKING:
-    from vnic.host import Host
+    from vnic.cli.moves import Moves
+    from vnic.host import Host, Line
 
 READY = "ready:"
 PAGE = "  live page:"
@@ -93,6 +94,18 @@ Freeze = Annotated[
 Thaw = Annotated[
     Path | None, typer.Option("--thaw", metavar="FILE", help="Go on from the state in that file.")
 ]
+HandOver = Annotated[
+    Path | None,
+    typer.Option(
+        "--hand-over", metavar="SOCKET", help="Give the state there to the back end that the guest moved to."
+    ),
+]
+TakeOver = Annotated[
+    Path | None,
+    typer.Option(
+        "--take-over", metavar="SOCKET", help="Get it there, from the back end that the guest comes from."
+    ),
+]
 Record = Annotated[
     Path | None, typer.Option("--record", metavar="FILE", help="Write the run down, for vnic replay.")
 ]
@@ -143,6 +156,8 @@ def serve(
     mtu: Mtu = 1500,
     freeze: Freeze = None,
     thaw: Thaw = None,
+    hand_over: HandOver = None,
+    take_over: TakeOver = None,
     record: Record = None,
     control: Control = None,
     web: Web = None,
@@ -154,6 +169,9 @@ def serve(
 
     With --freeze it can be stopped and, with --thaw, another one started without the guest's connections noticing more
     than a pause.
+
+    With --hand-over here and --take-over in another one the guest can be migrated live from a QEMU that is connected
+    here to one that is connected there: docs/migration.md.
     """
     options = Options(
         further=places_of(vhost_user, vhost_user_to, stream, stream_to, dgram, socket, tap),
@@ -170,6 +188,8 @@ def serve(
         freeze=freeze,
         thaw=thaw,
         record=record,
+        hand_over=hand_over,
+        take_over=take_over,
     )
     if freeze is not None:
         write_whole(freeze, "")  # what cannot be written is said before anybody relies on it
@@ -191,20 +211,60 @@ async def _serve(options: Options, control: str | None, web: int | None, report:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
 
-    from vnic.host import Host  # the stack takes a while to load: `vnic --help` should not
+    from vnic.cli.moves import Moves
+    from vnic.host import Line  # the stack takes a while to load: `vnic --help` should not
 
     # What is loaded now stays: the collector need not look at it again on the packet path.
     gc.collect()
     gc.freeze()
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(Host.open(options))
+        line = await stack.enter_async_context(Line.open(options))
+        moves = Moves(line, options)
+        await stack.enter_async_context(moves.open())
+        if options.take_over is not None:
+            _announce(options)
+            await _first(moves.arrive(), ended.wait())
+        while not ended.is_set():
+            await _life(line, moves, ended, options, control, web, report)
+
+
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is done; its error is raised, the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _life(
+    line: Line,
+    moves: Moves,
+    ended: asyncio.Event,
+    options: Options,
+    control: str | None,
+    web: int | None,
+    report: Path | None,
+) -> None:
+    """A stack on the line, until the end or until another one takes its place."""
+    from vnic.host import Host
+
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(Host.open(options, line=line, state=moves.take_state()))
         if control != NO_CONTROL:
             await stack.enter_async_context(_controlled(host, options, control))
         page = await stack.enter_async_context(_shown(host, web)) if web is not None else ""
         if report is not None:
             stack.enter_context(_reported(host, options, report))
-        _announce(options, page)
-        await ended.wait()
+        if not moves.announced:
+            _announce(options, page)
+        moves.live(host)
+        await _first(ended.wait(), moves.next.wait())
+        moves.leave()
+        if not ended.is_set():
+            return
         if options.freeze is not None:
             write_whole(options.freeze, host.freeze())
             output.stage(f"frozen: {options.freeze}")

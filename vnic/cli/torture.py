@@ -131,8 +131,6 @@ def _summary(cases: list[Case], verdicts: list[Verdict], bad: int) -> str:
 
 
 def _report(kit: Torture, cases: list[Case], verdicts: list[Verdict]) -> dict[str, Any]:
-    from guest.driver.torture import NOT_THERE
-
     return {
         "schema": 1,
         "ok": all(verdict.ok for verdict in verdicts),
@@ -141,7 +139,6 @@ def _report(kit: Torture, cases: list[Case], verdicts: list[Verdict]) -> dict[st
         "polls": kit.baseline.polls,
         "verdicts": [verdict.asdict() for verdict in verdicts],
         "not_given": [case.name for case in cases[len(verdicts) :]],
-        "not_there": {str(row): why for row, why in NOT_THERE.items()},
     }
 
 

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from vnic.errors import UsageError
 from vnic.options import AddressPlan, Options, parse_hosts, server6_of
+from vnic.places import VhostUser
 
 
 def test_default_plan_is_the_documented_one() -> None:
@@ -76,3 +80,19 @@ def test_server6_is_the_address_given_or_none() -> None:
 def test_server6_that_no_guest_can_be_configured_from_is_refused(cidr: str) -> None:
     with pytest.raises(UsageError, match="address6"):
         server6_of(cidr)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"stream": "/tmp/b"}, "one guest behind vhost-user"),
+        ({"vhost_user": "/tmp/a", "further": (VhostUser("/tmp/b"),)}, "one guest behind vhost-user"),
+        ({"vhost_user": "/tmp/a", "record": Path("run")}, "recorded"),
+        ({"vhost_user": "/tmp/a", "thaw": Path("state")}, "two states"),
+        ({"vhost_user": "/tmp/a", "hand_over": Path("/tmp/move")}, "the same socket"),
+    ],
+)
+def test_guest_that_cannot_be_moved_is_refused(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Options(take_over=Path("/tmp/move"), **settings)
+    assert Options(vhost_user="/tmp/a", take_over=Path("/tmp/move"), hand_over=Path("/tmp/next")).places
