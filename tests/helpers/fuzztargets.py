@@ -358,7 +358,7 @@ def net_header(data: bytes) -> None:
         )
         return
     hdr, frame = found
-    demand(len(frame) in (size - 10, size - 12), "the frame is what is behind the header")
+    demand(len(frame) in (size - 10, size - 12, size - 20), "the frame is what is behind the header")
     if hdr is not None:
         train = finish(hdr, [frame])
         total = sum(len(part) for parts in train for part in parts)
@@ -513,7 +513,7 @@ def _one_message(source: Input, link: DirectLink, memory: int) -> None:
     if number >= 0xE0:
         link.kick(number % len(link.session.vrings))
         return
-    request = number if number >= 0xC0 else _FEW[number % len(_FEW)]
+    request = number if number >= 0xC0 or number in vu.RULES else _FEW[number % len(_FEW)]
     flags = vu.VHOST_USER_VERSION | source.number() & vu.VHOST_USER_NEED_REPLY_MASK
     shape = source.number()
     payload = _payload(source, request, shape)

@@ -515,8 +515,8 @@ class SessionFrontend(Frontend):
                 self._keep(("Reply", 0), action.fd)
             elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
-            elif isinstance(action, vs.LogFd):
-                self._keep(("LogFd", 0), action.fd)
+            elif isinstance(action, vs.LogFd | vs.ChannelFd):
+                self._keep((type(action).__name__, 0), action.fd)
             elif isinstance(action, vs.SaveState | vs.LoadState):
                 self.transfer_begun(action)
         self.actions += actions

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.migration import Move, longest_pause
-from devmodel.middleware.capture import PcapngWriter, open_file
+from devmodel.middleware.capture import INBOUND, Captured, PcapngWriter, open_file
 
 HEAD = bytes(12) + b"\x08\x00" + bytes(20)
 DATA = HEAD + b"\x00\x50" + bytes(1000)
@@ -17,7 +17,7 @@ OTHER = HEAD + b"\x00\x07" + bytes(1000)
 def capture(path: Path, *frames: tuple[int, bytes]) -> Path:
     writer = PcapngWriter(open_file(path), "net")
     for stamp_ms, frame in frames:
-        writer.write(stamp_ms * 1_000_000, 1, [frame])
+        writer.write(Captured(stamp_ms * 1_000_000, INBOUND, [frame]))
     writer.close()
     return path
 
