@@ -355,7 +355,7 @@ class Vring:
         """One word for people; whether it is enabled is another matter."""
         if self.broken is not None:
             return "broken"
-        return "stopped" if self.ring is None else "running"
+        return "stopped" if self.ring is None and self.parked is None else "running"
 
 
 _LIMIT = 1 << 64
@@ -681,7 +681,7 @@ class Session:
                 "index": vring.index,
                 "name": self._queue_name(vring.index),
                 "size": vring.num,
-                "running": vring.ring is not None,
+                "running": (vring.ring or vring.parked) is not None,
                 "state": vring.state,
                 "enabled": vring.enabled,
             }

@@ -227,6 +227,8 @@ def test_rings_stop_while_they_are_parked_and_start_where_they_stood() -> None:
     world.settle()
     forget(world)
     assert world.link.session.parked(RX)
+    told = world.port.negotiation()["rings"][RX]
+    assert (told["running"], told["state"]) == (True, "running"), "it only waits for its frontend"
     bases = world.stop()
     assert bases == [driver.rx.base, driver.tx.base] == [2, 2]
     world.link.run(world.frontend.start(world.memory, driver.queues, bases=bases))
