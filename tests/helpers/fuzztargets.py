@@ -657,14 +657,17 @@ class _Sink:
 def backend_channel(data: bytes) -> None:
     """What a frontend answers to our own requests, or says there unasked."""
     source = Input(data)
-    channel = BackendChannel(reply_ack=bool(source.number() & 1))
+    reply_ack = bool(source.number() & 1)
+    channel = BackendChannel(reply_ack)
     asked: deque[tuple[int, int]] = deque()
     while source.left:
         kind = source.number()
         if kind % 3 == 0:
             request, waits = 1 + kind // 3 % 5, channel.pending
             sent = channel.request(request, bytes(kind % 16), kind, answered=bool(kind & 64))
-            demand(channel.pending <= MAX_PENDING and bool(sent) == (not channel.closed), "a request")
+            full = reply_ack and kind & 64 and waits == MAX_PENDING
+            demand(bool(sent) == (not channel.closed and not full), "a request that is sent or not")
+            demand(channel.pending <= MAX_PENDING, f"{channel.pending} requests that wait")
             asked += [(request, kind)] * (channel.pending - waits)
             continue
         piece = source.take(min(kind, source.left))
