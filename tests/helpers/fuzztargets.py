@@ -735,6 +735,15 @@ def device_state(data: bytes) -> None:
     again.negotiate(told.features)
     demand(virtio_state.obey(again, told.commands), "a device does not accept its own state")
     demand(virtio_state.encode(again, told.owner) == saved, "a device that is not what was saved")
+    demand(_told(again) == _told(net), "something that the driver said is not in the state")
+
+
+def _told(net: VirtioNet) -> object:
+    """What the control queue of a device was told, as far as it has an effect."""
+    control, heard = net.control, net.rx_filter
+    hashes = control.hash if control.features >> vf.VIRTIO_NET_F_HASH_REPORT & 1 else None
+    filters = heard.mac, heard.modes, heard.unicast, heard.multicast, heard.vlans
+    return filters, control.pairs, net.steering.rss, hashes, control.coalescing, net.used_offloads
 
 
 STATE_OFFERED = vs.offered_features(vf.DEVICE_FEATURES, STATE_PAIRS, control_queue=True)
