@@ -22,6 +22,7 @@ gives; before that nothing has been changed anywhere.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -34,15 +35,21 @@ from devmodel.virtio.ctrl import (
     VIRTIO_NET_CTRL_MAC_ADDR_SET,
     VIRTIO_NET_CTRL_MAC_TABLE_SET,
     VIRTIO_NET_CTRL_MQ,
+    VIRTIO_NET_CTRL_MQ_HASH_CONFIG,
     VIRTIO_NET_CTRL_MQ_RSS_CONFIG,
     VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL,
+    VIRTIO_NET_CTRL_NOTF_COAL_RX_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL_TX_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET,
     VIRTIO_NET_CTRL_RX,
     VIRTIO_NET_CTRL_VLAN,
     VIRTIO_NET_CTRL_VLAN_ADD,
     VIRTIO_NET_OK,
+    Coalescing,
 )
 from devmodel.virtio.net import VirtioNet
-from devmodel.virtio.rss import RssConfig
+from devmodel.virtio.rss import HashConfig, RssConfig
 from devmodel.virtio.rxfilter import MODES, UNKNOWN
 
 MAGIC: Final = b"vnicnet\0"
@@ -94,7 +101,31 @@ def commands_of(net: VirtioNet) -> tuple[bytes, ...]:
     elif control.pairs != 1:
         head = bytes([VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET])
         commands.append(head + struct.pack("<H", control.pairs))
-    return tuple(commands)
+    reported = control.hash if has >> vf.VIRTIO_NET_F_HASH_REPORT & 1 else None
+    if reported is not None and (rss is None or rss.hash != reported):
+        commands.append(_hash_command(reported))
+    return (*commands, *_coalescing_commands(control.coalescing, has))
+
+
+def _hash_command(config: HashConfig) -> bytes:
+    """struct virtio_net_hash_config"""
+    head = bytes([VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_HASH_CONFIG]) + struct.pack("<I8x", config.types)
+    return head + bytes([len(config.key)]) + config.key
+
+
+def _coalescing_commands(of: Mapping[int, Coalescing], has: int) -> list[bytes]:
+    """5.1.6.5.9; where the driver cannot name a queue, all of a kind wait alike."""
+    commands = []
+    if has >> vf.VIRTIO_NET_F_VQ_NOTF_COAL & 1:
+        head = bytes([VIRTIO_NET_CTRL_NOTF_COAL, VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET])
+        for index, one in sorted(of.items()):
+            commands.append(head + struct.pack("<H2xII", index, one.max_packets, one.max_usecs))
+        return commands
+    for index, number in ((0, VIRTIO_NET_CTRL_NOTF_COAL_RX_SET), (1, VIRTIO_NET_CTRL_NOTF_COAL_TX_SET)):
+        if index in of:
+            limits = struct.pack("<II", of[index].max_packets, of[index].max_usecs)
+            commands.append(bytes([VIRTIO_NET_CTRL_NOTF_COAL, number]) + limits)
+    return commands
 
 
 def _rss_command(rss: RssConfig, pairs: int) -> bytes:

@@ -6,6 +6,7 @@ And what they would find: each kind of finding is planted once.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -17,9 +18,16 @@ from fuzztargets import CORPUS, DEVICE, HIGH, TARGETS, Finding, Painted, corpus
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devmodel.vhost_user.backend_channel import BackendChannel
 from devmodel.vhost_user.session import Session
+from devmodel.virtio.ctrl import ControlQueue
+from devmodel.virtio.dirtylog import DirtyLog
+from devmodel.virtio.inflight import PackedState, Recovered, SplitState
+from devmodel.virtio.iotlb import Iotlb, IotlbMemory
 from devmodel.virtio.net import VirtioNet
 from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.ring_tracked import TrackedPackedRing, TrackedSplitRing
+from devmodel.virtio.state import StateReader, commands_of
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.slow]
 
@@ -99,6 +107,25 @@ def test_corpus_of_the_rings_moves_frames(name: str, method: str, monkeypatch: p
     assert max(frames) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "method"),
+    [
+        ("dirty_log", DirtyLog, "mark"),
+        ("inflight", SplitState, "recover"),
+        ("inflight", PackedState, "recover"),
+        ("inflight", TrackedSplitRing, "pop"),
+        ("inflight", TrackedPackedRing, "pop"),
+        ("iotlb", IotlbMemory, "area"),
+        ("iotlb", Iotlb, "invalidate"),
+        ("backend_channel", BackendChannel, "feed"),
+        ("device_state", ControlQueue, "process"),
+        ("device_state", StateReader, "finish"),
+    ],
+)
+def test_corpus_gets_through(name: str, kind: type, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calls_in(name, kind, method, monkeypatch)
+
+
 # -- what would be found --------------------------------------------------------------------------------------------
 
 
@@ -124,6 +151,59 @@ def test_device_that_writes_beside_its_used_ring_is_found(monkeypatch: pytest.Mo
     data = (CORPUS / "split_ring" / "receive").read_bytes()
     with pytest.raises(Finding, match="nobody gave it"):
         TARGETS["split_ring"](data)
+
+
+def test_byte_that_is_written_and_not_logged_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DirtyLog, "mark", lambda *_: None)
+    with pytest.raises(Finding, match="not logged"):
+        TARGETS["dirty_log"]((CORPUS / "dirty_log" / "split_receive").read_bytes())
+
+
+def test_translation_that_does_not_hold_any_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Iotlb, "invalidate", lambda *_: None)
+    with pytest.raises(Finding):
+        TARGETS["iotlb"]((CORPUS / "iotlb" / "pages").read_bytes())
+
+
+@pytest.mark.parametrize("kind", [SplitState, PackedState])
+def test_recovery_that_forgets_a_buffer_is_found(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = kind.recover  # type: ignore[attr-defined]
+
+    def forgetting(state: object, *arguments: object) -> object:
+        found = recover(state, *arguments)
+        if isinstance(found, Recovered):
+            return found._replace(taken=found.taken[1:])
+        heads, counter = found
+        return heads * 2, counter
+
+    monkeypatch.setattr(kind, "recover", forgetting)
+    name = "split_two_taken" if kind is SplitState else "packed_two_taken"
+    with pytest.raises(Finding):
+        TARGETS["inflight"]((CORPUS / "inflight" / name).read_bytes())
+
+
+def test_answer_to_another_request_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = BackendChannel.feed
+
+    def confused(channel: BackendChannel, data: bytes) -> object:
+        answer = feed(channel, data)
+        return None if answer is None else answer._replace(what=answer.what + 1)
+
+    monkeypatch.setattr(BackendChannel, "feed", confused)
+    with pytest.raises(Finding, match="another request"):
+        TARGETS["backend_channel"]((CORPUS / "backend_channel" / "answers").read_bytes())
+
+
+def test_device_whose_state_leaves_something_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second device made from the state would be another one."""
+    said = itertools.count()
+
+    def forgetful(net: VirtioNet) -> tuple[bytes, ...]:
+        return commands_of(net)[next(said) :]
+
+    monkeypatch.setattr("devmodel.virtio.state.commands_of", forgetful)
+    with pytest.raises(Finding, match="not what was saved"):
+        TARGETS["device_state"]((CORPUS / "device_state" / "filters").read_bytes())
 
 
 def test_descriptor_that_is_not_closed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,25 +17,40 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
-from devmodel.errors import BrokenRing, FrontendError
+from devmodel.errors import BrokenRing, FrontendError, StateError
 from devmodel.netdev.base import MAX_FRAME
 from devmodel.netdev.offload import finish
 from devmodel.netdev.stream import FrameReader, FramingError
 from devmodel.port import Buffer, Offloads, VnetHdr
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
+from devmodel.vhost_user.backend_channel import MAX_PENDING, Answer, BackendChannel
 from devmodel.vhost_user.message import Message, MessageReader
 from devmodel.vhost_user.server import CHAINS_PER_TURN, VhostUserServer
 from devmodel.virtio import features as vf
+from devmodel.virtio import state as virtio_state
 from devmodel.virtio.ctrl import ControlQueue
+from devmodel.virtio.dirtylog import DirtyLog, log_size
+from devmodel.virtio.inflight import (
+    InflightRegion,
+    InflightSpec,
+    PackedState,
+    SplitState,
+    queue_bytes,
+)
+from devmodel.virtio.iotlb import MAX_MISSES, MAX_RUNS, MAX_RUNS_OF_PIECE, PAGE, Iotlb, IotlbMemory, IotlbMiss
 from devmodel.virtio.memory import GuestMemory, Region, RegionSpec
 from devmodel.virtio.net import VirtioNet
 from devmodel.virtio.ring import DESCRIPTORS_PER_CHAIN, Ring
-from devmodel.virtio.ring_packed import PackedRing
-from devmodel.virtio.ring_split import SplitRing
+from devmodel.virtio.ring_kinds import Marks, Place
+from devmodel.virtio.ring_kinds import packed_ring as make_packed
+from devmodel.virtio.ring_kinds import split_ring as make_split
 from devmodel.virtio.rss import Steering
 from devmodel.virtio.rxfilter import RxFilter
 from devmodel.virtio.spec import ETH_HLEN, MAX_GSO_FRAME, VIRTQ_DESC_F_INDIRECT, VIRTQ_DESC_F_WRITE
@@ -110,6 +125,7 @@ BUFFERS, BUFFERS_END = 0xA000, 0xC000
 """Where every 256 bytes a header lies that the input chose."""
 MAX_NUM = 32
 _DESC = struct.Struct("<QIHH")
+_ENTRY = struct.Struct("<QHHIQ")  # of an inflight region of packed queues: counter, id, flags, len, addr
 _SHORT_DESC = struct.Struct("<IHHH")
 
 
@@ -135,6 +151,16 @@ class Painted:
             ]
         )
         self._before: list[bytes] = []
+
+    def changed(self) -> set[int]:
+        """The addresses of all bytes that differ from what is remembered."""
+        return {
+            start + at
+            for (start, _), before, now in zip(SIZES, self._before, self._stores, strict=True)
+            if before != now
+            for at, (old, new) in enumerate(zip(before, now, strict=True))
+            if old != new
+        }
 
     def view(self, gpa: int, size: int) -> memoryview:
         (piece,) = self.memory.pieces(gpa, size) or []
@@ -250,11 +276,14 @@ class RingInput:
         tables = [(addr, size) for addr, size, flags in self.descriptors if flags & VIRTQ_DESC_F_INDIRECT]
         return [(DESC, 16 * self.num), (DRIVER, 6 + 2 * self.num), *tables]
 
-    def ring(self) -> Ring:
-        memory, areas, index = self.painted.memory, self.areas(), 0 if self.receives else 1
+    def ring(self, state: SplitState | PackedState | None = None, marks: Marks | None = None) -> Ring:
+        index, base = 0 if self.receives else 1, self.base if self.packed else self.base & 0xFFFF
+        place = Place(index, self.num, self.painted.memory, self.areas(), self.features, base)
         if self.packed:
-            return PackedRing(index, self.num, memory, areas, self.features, self.base)
-        return SplitRing(index, self.num, memory, areas, self.features, self.base & 0xFFFF)
+            assert not isinstance(state, SplitState)
+            return make_packed(place, False, state, marks)
+        assert not isinstance(state, PackedState)
+        return make_split(place, state, marks)
 
 
 RING_CHOICES = (
@@ -303,16 +332,20 @@ def _use_ring(ring: Ring, net: VirtioNet, given: RingInput) -> None:
     ring.publish()
 
 
-def _ring(data: bytes, packed: bool) -> None:
-    given = RingInput(Input(data), packed)
+def _ring(
+    given: RingInput, state: SplitState | PackedState | None = None, marks: Marks | None = None
+) -> bool:
+    """Whether the ring was used to the end: it had no broken rule."""
     allowed = [*given.device_area, *given.given()]
     steady = not overlaps(given.given(), given.rules())
     net = VirtioNet()
     net.negotiate(given.features)
     ring: Ring | None = None
+    whole = False
     try:
-        ring = given.ring()
+        ring = given.ring(state, marks)
         _use_ring(ring, net, given)
+        whole = True
     except BrokenRing as error:
         demand(error.rule and error.section, "a broken ring without a rule")
     finally:
@@ -320,18 +353,175 @@ def _ring(data: bytes, packed: bool) -> None:
             ring.release()
     if steady:
         given.painted.check(allowed)
+    return whole
 
 
 @target("split_ring")
 def split_ring(data: bytes) -> None:
     """A split virtqueue of any contents, used as a transmit or a receive queue (virtio 1.2, 2.7)."""
-    _ring(data, packed=False)
+    _ring(RingInput(Input(data), packed=False))
 
 
 @target("packed_ring")
 def packed_ring(data: bytes) -> None:
     """A packed virtqueue of any contents (2.8)."""
-    _ring(data, packed=True)
+    _ring(RingInput(Input(data), packed=True))
+
+
+@target("dirty_log")
+def dirty_log(data: bytes) -> None:
+    """A ring of any contents that logs: every byte that it wrote has its mark, whenever the log came ("Migration")."""
+    source = Input(data)
+    kind = source.number()
+    given = RingInput(source, packed=bool(kind & 1))
+    log, store = DirtyLog(), bytearray(log_size(given.painted.memory))
+
+    def set_base() -> None:
+        log.set_base(_Plain(memoryview(store)), given.painted.memory)
+
+    if kind & 2:
+        set_base()
+    if kind & 4:
+        log.remember()
+    whole = _ring(given, marks=(log, given.device_area))
+    if not kind & 2:
+        set_base()
+    log.drop()
+    if whole:
+        beside = {at for at in given.painted.changed() if store[at >> 15] != 0xFF}
+        demand(
+            not beside,
+            f"{len(beside)} bytes were written and not logged, the first at {min(beside, default=0):#x}",
+        )
+
+
+@target("inflight")
+def inflight(data: bytes) -> None:
+    """A region of any contents that a back end which died has left, and the ring that goes on with it."""
+    source = Input(data)
+    kind, size, queues = source.number(), 1 + source.number() % MAX_NUM, 1 + source.number() % 2
+    packed, says = bool(kind & 1), source.number(2)
+    store = bytearray(source.take(queues * queue_bytes(size, packed) - (kind >> 7)))
+    if (
+        not kind & 2
+    ):  # what an honest frontend keeps: the head is in order, where the batch stood may be anything
+        for at in range(0, len(store) - 16, queue_bytes(size, packed)):
+            store[at : at + 12] = struct.pack("<QHH", 0, 1, size)
+    spec = InflightSpec(len(store), 0, queues, size)
+    region = InflightRegion(_Plain(memoryview(store)), spec)
+    given = RingInput(source, packed)
+    if packed:  # which keeps descriptors: whoever wrote the region gave away what they say
+        given.descriptors += _descriptors_in(store, size)
+    try:
+        region.check(packed)
+        own = 0 if given.receives else 1
+        _recovers(region, 1 - own, size, packed, says)
+        given.num = given.num if given.num <= size else 1  # laid out for more: the rest is never looked at
+        _ring(given, region.state(own, given.num, packed))
+    except FrontendError as error:
+        demand(error.fact, "an error that says nothing")
+    except BrokenRing as error:
+        demand(error.rule and error.section, "a broken ring without a rule")
+    finally:
+        region.close()
+
+
+def _descriptors_in(store: bytearray, size: int) -> list[tuple[int, int, int]]:
+    """All of a region's parts, as (addr, len, flags)."""
+    stride = queue_bytes(size, packed=True)
+    found = []
+    for part in range(0, len(store) - stride + 1, stride):
+        for entry in range(size):
+            at = part + 8 * PackedState.counter_at(entry)
+            _counter, _id, flags, length, addr = _ENTRY.unpack_from(store, at)
+            found.append((addr, length, flags))
+    return found
+
+
+def _recovers(region: InflightRegion, index: int, size: int, packed: bool, says: int) -> None:
+    """What is recovered makes sense, and the same again is recovered from what that left."""
+    state = region.state(index, size, packed)
+    if state is None or state.fresh:
+        return
+    if isinstance(state, SplitState):
+        heads, counter = state.recover(size, says)
+        demand(len(set(heads)) == len(heads) and all(head < size for head in heads), "heads in flight")
+        demand(state.recover(size, says) == (heads, counter), "recovering twice differs")
+        return
+    found = state.recover(size, lambda slot, wrap: bool(says >> (slot + wrap) % 16 & 1))
+    entries = [entry for what in found.taken for entry in what.entries] + found.free
+    demand(sorted(entries) == list(range(size)), "entries are free or in flight, and once")
+    demand(found.used_idx < size and found.wrap < 2, "a place beside the ring")
+    demand(state.recover(size, lambda *_: False) == found, "recovering twice differs")
+
+
+# -- translations ---------------------------------------------------------------------------------------------------
+
+
+class Translations:
+    """What holds, by the definition: the last word of the frontend on an address. The cache may know less."""
+
+    def __init__(self) -> None:
+        self.words: list[tuple[int, int, int | None, int]] = []  # start, end, uva or forgotten, access
+
+    def of(self, iova: int) -> tuple[int, int] | None:
+        for start, end, uva, access in reversed(self.words):
+            if start <= iova < end:
+                return None if uva is None else (uva + iova - start, access)
+        return None
+
+
+@target("iotlb")
+def iotlb(data: bytes) -> None:
+    """Updates and invalidations of any numbers, and memory seen through them ("IOMMU support")."""
+    source = Input(data)
+    painted = Painted()
+    tlb, truth = Iotlb(painted.memory), Translations()
+    through = IotlbMemory(tlb)
+    for _ in range(STEPS):
+        if not source.left:
+            break
+        kind, iova, size = source.number(), source.number(3), source.number(2)
+        iova += (1 << 64) - (1 << 24) if kind & 0x80 else 0
+        if kind % 4 == 0:
+            uva, access = (1 << 40) + source.number(3), source.number() & 7
+            with contextlib.suppress(FrontendError):
+                tlb.update(iova, size, uva, access)
+                truth.words.append((iova, iova + size, uva, access))
+                demand(tlb.covers(iova + size - 1, access), "a translation that is not there")
+        elif kind % 4 == 1:
+            tlb.invalidate(iova, size)
+            truth.words.append((iova, iova + size, None, 0) if size else (0, 1 << 64, None, 0))
+        elif kind % 4 == 2:
+            tlb.rebase(painted.memory)
+        _look(through, truth, iova, size, 1 + (kind >> 4) % 3)
+        starts, runs = tlb._starts, tlb._runs
+        demand([run.start for run in runs] == starts and len(starts) <= MAX_RUNS, "a cache out of order")
+        demand(all(a.end <= b.start for a, b in pairwise(runs)), "translations that overlap")
+
+
+def _look(through: IotlbMemory, truth: Translations, iova: int, size: int, access: int) -> None:
+    try:
+        pieces = through.pieces(iova, size, access)
+        area = through.area(iova, size, access)
+    except IotlbMiss as miss:
+        demand(0 < len(miss.missing) <= MAX_MISSES, f"{len(miss.missing)} misses")
+        demand(len({at // PAGE for at in miss.missing}) == len(miss.missing), "a page that is missed twice")
+        demand(all(through.tlb.find(at) is None for at in miss.missing), "a miss of what is there")
+        return
+    if pieces is None:
+        return
+    demand(len(pieces) <= MAX_RUNS_OF_PIECE and sum(map(len, pieces)) == size, "pieces of another length")
+    at = iova
+    for piece in pieces:
+        for address in {at, at + len(piece) - 1} if len(piece) else ():
+            holds = truth.of(address)
+            demand(holds is not None and holds[1] & access == access, "an address that is not translated")
+            assert holds is not None
+            there = through.tlb.memory.uva_view(holds[0], 1)
+            demand(there is not None and there[0] == piece[address - at], "a stale translation")
+        at += len(piece)
+    demand(area is not None and area.tobytes() == b"".join(pieces), "an area that is not its pieces")
 
 
 # -- headers --------------------------------------------------------------------------------------------------------
@@ -461,6 +651,117 @@ class _Sink:
 
     def link_changed(self, up: bool, offloads: Offloads) -> None:
         pass
+
+
+@target("backend_channel")
+def backend_channel(data: bytes) -> None:
+    """What a frontend answers to our own requests, or says there unasked."""
+    source = Input(data)
+    reply_ack = bool(source.number() & 1)
+    channel = BackendChannel(reply_ack)
+    asked: deque[tuple[int, int]] = deque()
+    while source.left:
+        kind = source.number()
+        if kind % 3 == 0:
+            request, waits = 1 + kind // 3 % 5, channel.pending
+            sent = channel.request(request, bytes(kind % 16), kind, answered=bool(kind & 64))
+            full = reply_ack and kind & 64 and waits == MAX_PENDING
+            demand(bool(sent) == (not channel.closed and not full), "a request that is sent or not")
+            demand(channel.pending <= MAX_PENDING, f"{channel.pending} requests that wait")
+            asked += [(request, kind)] * (channel.pending - waits)
+            continue
+        piece = source.take(min(kind, source.left))
+        if kind % 3 == 2 and asked:  # an answer such as it should be
+            piece = vu.encode_reply(asked[0][0], piece[:8].ljust(8, b"\0"))
+        if channel.closed:
+            continue
+        try:
+            for answer in _heard(channel, piece):
+                demand((answer.request, answer.what) == asked.popleft(), "an answer to another request")
+        except FrontendError as error:
+            demand(error.fact, "an error that says nothing")
+            lost = channel.close(error.fact)
+            demand(
+                [(one.request, one.what) for one in lost] == list(asked), "answers that are lost, in order"
+            )
+            demand(all(one.number == -1 for one in lost) and not channel.close("again"), "an end")
+            asked.clear()
+
+
+def _heard(channel: BackendChannel, data: bytes) -> Iterable[Answer]:
+    """The answers in what the socket has, which is read as far as is wanted each time."""
+    while True:
+        wants = channel.wants
+        demand(0 < wants <= vu.MAX_PAYLOAD, f"{wants} bytes wanted")
+        answer = channel.feed(data[:wants])
+        data = data[wants:]
+        if answer is not None:
+            yield answer
+        if not data:
+            return
+
+
+# -- a device's state -----------------------------------------------------------------------------------------------
+
+STATE_PAIRS = 4
+
+
+@target("device_state")
+def device_state(data: bytes) -> None:
+    """A state from elsewhere: refused, or a device that gives the same state again."""
+    source = Input(data)
+    kind = source.number()
+    state = source.rest() if kind & 1 else _sealed(source, kind)
+    reader = virtio_state.StateReader(owner_limit=MAX_INPUT)
+    pieces, at = Input(state), 0
+    try:
+        while pieces.left:
+            wants = reader.wants
+            demand(0 <= wants <= virtio_state.DEVICE_LIMIT + MAX_INPUT + 64, f"{wants} bytes wanted")
+            at += 1
+            reader.feed(pieces.take(min(pieces.left, 1 + (kind + at) % 64)))
+        loaded = reader.finish()
+        virtio_state.check(loaded, STATE_PAIRS, STATE_OFFERED)
+    except StateError as error:
+        demand(error.fact, "an error that says nothing")
+        return
+    net, again = VirtioNet(STATE_PAIRS), VirtioNet(STATE_PAIRS)
+    net.negotiate(loaded.features)
+    demand(virtio_state.obey(net, loaded.commands), "commands that were accepted on trial are refused")
+    saved = virtio_state.encode(net, loaded.owner)
+    reader = virtio_state.StateReader()
+    reader.feed(saved)
+    told = reader.finish()
+    again.negotiate(told.features)
+    demand(virtio_state.obey(again, told.commands), "a device does not accept its own state")
+    demand(virtio_state.encode(again, told.owner) == saved, "a device that is not what was saved")
+    demand(_told(again) == _told(net), "something that the driver said is not in the state")
+
+
+def _told(net: VirtioNet) -> object:
+    """What the control queue of a device was told, as far as it has an effect."""
+    control, heard = net.control, net.rx_filter
+    hashes = control.hash if control.features >> vf.VIRTIO_NET_F_HASH_REPORT & 1 else None
+    filters = heard.mac, heard.modes, heard.unicast, heard.multicast, heard.vlans
+    return filters, control.pairs, net.steering.rss, hashes, control.coalescing, net.used_offloads
+
+
+STATE_OFFERED = vs.offered_features(vf.DEVICE_FEATURES, STATE_PAIRS, control_queue=True)
+
+
+def _sealed(source: Input, kind: int) -> bytes:
+    """A head that fits, round features that are mostly offered, commands in their frames, and some owner."""
+    features = source.number(8)
+    device = struct.pack("<Q", features if kind & 2 else features & STATE_OFFERED)
+    while source.left > (kind >> 4):
+        size = source.number(2) % 512
+        device += struct.pack("<I", size) + source.take(size)
+    owner = source.rest()
+    digest = sha256(device + owner).digest()
+    head = virtio_state.HEAD.pack(
+        virtio_state.MAGIC, virtio_state.VERSION, 0, len(device), len(owner), digest
+    )
+    return head + device + owner
 
 
 MEMFD_SIZE = 0x10000

@@ -40,10 +40,10 @@ APART = 1 << 15
 """What lies so far apart is marked apart (devmodel/virtio/dirtylog.py)."""
 
 
-def world_with_all_apart(features: int) -> World:
+def world_with_all_apart(features: int, iommu: str | None = None) -> World:
     """Rings and buffers lie where none is marked along with another."""
     many = not features & MERGEABLE  # a buffer of 64 KB, in pages
-    world = World(memory_size=(3 if many else 1) << 20)
+    world = World(memory_size=(3 if many else 1) << 20, iommu=iommu)
     alloc = world.memory.alloc
     world.memory.alloc = lambda size, align=APART: alloc(size, APART)  # type: ignore[method-assign]
     return world
@@ -198,6 +198,27 @@ def test_guest_that_is_copied_while_its_rings_run_is_the_same_at_the_end(
     migration.round()
     assert migration.copy == migration.pages()
     assert world.port.stats()["broken_rings"] == world.port.stats()["lost_kicks"] == 0
+    assert len(world.received) > 20
+    migration.log.close()
+    world.close()
+
+
+@pytest.mark.parametrize("flush", ["strict", "lazy"])
+@pytest.mark.parametrize("kind", ["split", "packed"])
+def test_guest_behind_an_iommu_is_logged_where_its_translations_lead(kind: str, flush: str) -> None:
+    rng = random.Random(kind)
+    world = world_with_all_apart(KINDS[kind], flush)
+    migration = Migration(world, rng)
+    Mirror(world, migration)
+    driver = world.start(KINDS[kind] & world.link.session.offered, 8)
+    assert world.link.session.iommu is not None
+    random_traffic(world, migration, rng, 3, 8)
+    migration.begin()
+    assert random_traffic(world, migration, rng, 10, 8) > 20
+    world.link.run(world.frontend.stop(driver.queues))
+    migration.round()
+    assert migration.copy == migration.pages()
+    assert world.port.stats()["broken_rings"] == 0
     assert len(world.received) > 20
     migration.log.close()
     world.close()

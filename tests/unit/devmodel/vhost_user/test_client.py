@@ -16,7 +16,9 @@ from vu_driver import MODERN, Recorder, SocketFrontend
 from devmodel.errors import SocketPathTooLong
 from devmodel.switch import Switch
 from devmodel.vhost_user.client import RETRY_MAX_S, RETRY_S, VhostUserClient
+from devmodel.vhost_user.message import Request
 from devmodel.vhost_user.server import VhostUserServer
+from devmodel.virtio.features import VIRTIO_F_ACCESS_PLATFORM
 from guest.driver.loop import StepLoop
 
 Script = Callable[[VhostUserClient, Recorder], Awaitable[None]]
@@ -195,6 +197,28 @@ def test_path_that_is_no_socket_is_tried_again(path: str) -> None:
 def test_path_too_long_is_said_at_once() -> None:
     with pytest.raises(SocketPathTooLong):
         asyncio.run(VhostUserClient.connect("/" + "x" * 200))
+
+
+def test_both_modes_offer_the_same(path: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        listening = str(tmp_path / "vnic.sock")
+        client = await VhostUserClient.connect(path, retry_s=0.001)
+        server = await VhostUserServer.listen(listening)
+        one, two = SocketFrontend(16), SocketFrontend(16)
+        await one.accept(path)
+        await two.connect(listening)
+        offered = []
+        for frontend in (one, two):
+            for request in (Request.VHOST_USER_GET_FEATURES, Request.VHOST_USER_GET_PROTOCOL_FEATURES):
+                frontend.send(request)
+                offered.append(await frontend.reply())
+            frontend.close()
+        assert offered[:2] == offered[2:]
+        assert int.from_bytes(offered[0], "little") >> VIRTIO_F_ACCESS_PLATFORM & 1
+        client.close()
+        server.close()
+
+    asyncio.run(main())
 
 
 def test_both_modes_are_ports_of_one_switch(path: str, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def device(features: int = FEATURES, *commands: bytes) -> VirtioNet:
     return net
 
 
+RSS = b"\4\1" + struct.pack("<IHHHHH", 3, 1, 2, 6, 1, 4) + b"\x28" + bytes(range(40))
+HASHES = b"\4\2" + struct.pack("<I8x", 7) + b"\x28" + bytes(range(1, 41))
 COMMANDS = {
     "nothing": (),
     "modes": (b"\0\0\0", b"\0\1\1", b"\0\5\1"),
@@ -42,7 +44,11 @@ COMMANDS = {
     "vlans": tuple(b"\2\0" + struct.pack("<H", vlan) for vlan in (0, 7, 4095)),
     "offloads": (b"\5\0" + struct.pack("<Q", vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM)),),
     "pairs": (b"\4\0" + struct.pack("<H", 5),),
-    "rss": (b"\4\1" + struct.pack("<IHHHHH", 3, 1, 2, 6, 1, 4) + b"\x28" + bytes(range(40)),),
+    "hashes": (HASHES,),
+    "rss and other hashes": (RSS, HASHES),
+    "coalescing": (b"\6\0" + struct.pack("<II", 3, 50), b"\6\1" + struct.pack("<II", 0, 20)),
+    "coalescing of a queue": (b"\6\2" + struct.pack("<H2xII", 4, 2, 30),),
+    "rss": (RSS,),
 }
 
 
@@ -50,7 +56,8 @@ def seen(net: VirtioNet) -> object:
     """All that a driver can have said."""
     rx, control = net.rx_filter, net.control
     what = (rx.mac, rx.modes, rx.unicast, rx.multicast, rx.vlans, rx.filtering, rx.vlan_filtering)
-    return what, control.pairs, net.steering.rss, net.offloads, net.used_offloads
+    waits = control.hash, control.coalescing
+    return what, control.pairs, net.steering.rss, net.offloads, net.used_offloads, waits
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
@@ -65,6 +72,14 @@ def test_device_that_was_saved_comes_back_as_it_was(kind: str) -> None:
     assert state.obey(again, loaded.commands)
     assert seen(again) == seen(net)
     assert kind == "nothing" or seen(net) != seen(device())
+
+
+def test_driver_that_cannot_name_a_queue_has_its_coalescing_again() -> None:
+    features = FEATURES & ~vf.mask(vf.VIRTIO_NET_F_VQ_NOTF_COAL)
+    net = device(features, *COMMANDS["coalescing"])
+    loaded = read(state.encode(net, b""))
+    assert seen(device(loaded.features, *loaded.commands)) == seen(net)
+    assert net.control.coalescing
 
 
 def test_device_without_a_control_queue_has_nothing_to_say() -> None:
