@@ -102,8 +102,10 @@ class Giver:
             await self._serve(reader, writer)
         except (OSError, TimeoutError, StateError, asyncio.IncompleteReadError) as error:
             log.warning(
-                "handing over ended early, the connections stay here: %s", error or type(error).__name__
+                "handing over ended early, the connections stay here: %s",
+                str(error) or type(error).__name__,
             )
+            writer.transport.abort()  # what he did not read is not kept for him
         finally:
             writer.close()
 
