@@ -37,7 +37,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from devmodel.errors import StateError
 from devmodel.listener import listen_unix
@@ -76,6 +76,7 @@ class Giver:
     ) -> None:
         self._server, self._freeze, self._gone = server, freeze, gone
         self._generation = 0
+        self._asking: set[asyncio.Task[Any]] = set()
         self.given = 0
 
     @asynccontextmanager
@@ -92,14 +93,22 @@ class Giver:
         finally:
             listening.close()
             listener.close()
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(*self._asking)
 
     def changed(self) -> None:
         """The connections are not those any more that somebody may just be reading: he does not get them."""
         self._generation += 1
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking.add(task)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:  # by open(), at its end; asyncio.streams (3.11) takes no cancelled task
+            writer.transport.abort()
         except (OSError, TimeoutError, StateError, asyncio.IncompleteReadError) as error:
             log.warning(
                 "handing over ended early, the connections stay here: %s",
@@ -107,6 +116,7 @@ class Giver:
             )
             writer.transport.abort()  # what he did not read is not kept for him
         finally:
+            self._asking.discard(task)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

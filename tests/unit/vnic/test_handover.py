@@ -193,6 +193,25 @@ def test_destination_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: 
     assert run(tmp_path, script).has_connections
 
 
+@pytest.mark.parametrize("words", [b"", b"take 1\n"])
+def test_source_that_ends_hangs_up_on_who_is_asking(
+    tmp_path: Path, words: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        source = Source(tmp_path / "move.sock")
+        async with source.giver.open(source.path):
+            reader, writer = await asyncio.open_unix_connection(str(source.path))
+            writer.write(words)
+            await asyncio.sleep(0.01)
+        await reader.read()
+        writer.close()
+        assert source.has_connections
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert not caplog.records  # a task that ends badly is told there
+
+
 # -- the destination ---------------------------------------------------------------------------------------------
 
 
