@@ -107,7 +107,8 @@ class Giver:
         self._asking.add(task)
         try:
             await self._serve(reader, writer)
-        except asyncio.CancelledError:  # by open(), at its end; asyncio.streams (3.11) takes no cancelled task
+        except asyncio.CancelledError:
+            # By open(), at its end; the callback of asyncio.streams (3.11) takes no cancelled task.
             writer.transport.abort()
         except (OSError, TimeoutError, StateError, asyncio.IncompleteReadError) as error:
             log.warning(

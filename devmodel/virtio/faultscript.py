@@ -117,7 +117,9 @@ _U8: Final = 0xFF
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
 _DAY_MS: Final = 86_400_000.0
-_MOST: Final[dict[str, float]] = {  # 5.1.6: flags and gso_type have a byte, the others two; 2.7.8: an element's fields four
+_MOST: Final[
+    dict[str, float]
+] = {  # 5.1.6: flags and gso_type have a byte, the others two; 2.7.8: a used element four
     **dict.fromkeys(HEADER_FIELDS, _U16),
     "flags": _U8,
     "gso_type": _U8,
@@ -165,7 +167,8 @@ class Fault:
         if not counts_fit or not 0 <= self.after < float("inf") or not self.until >= 0:
             raise FaultScriptError(
                 f"{self.where}:{self.what} has a number that is none of its kind",
-                f"at {self.at}, every {self.every}, p {self.p}, times {self.times}, after {self.after}, until {self.until}",
+                f"at {self.at}, every {self.every}, p {self.p}, times {self.times}, after {self.after}, "
+                f"until {self.until}",
                 _EXAMPLE,
             )
         for key, value in self.args.items():
