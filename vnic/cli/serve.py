@@ -35,7 +35,10 @@ PAGE = "  live page:"
 NO_CONTROL = "none"
 
 VhostUserPaths = Annotated[
-    list[str] | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
+    list[str] | None,
+    typer.Option(
+        "--vhost-user", metavar="PATH[,mac=MAC]", help="Listen for vhost-user; mac: a card of ours."
+    ),
 ]
 VhostUserTargets = Annotated[
     list[str] | None,
