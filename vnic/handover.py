@@ -33,10 +33,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from devmodel.errors import StateError
 from devmodel.listener import listen_unix
@@ -48,6 +49,10 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 10.0
 """For each side to do its next step: freezing 1000 connections takes a second, a local socket carries 1 GB/s."""
+TOTAL_S: Final = 120.0
+"""For all of a state, as in devmodel/vhost_user/transfer.py: who sends or takes a byte now and then is none to wait
+for."""
+_PIECE: Final = 1 << 16
 _TAKE: Final = b"take 1\n"
 _TAKEN: Final = b"taken\n"
 _GIVEN: Final = b"given\n"
@@ -71,28 +76,48 @@ class Giver:
     ) -> None:
         self._server, self._freeze, self._gone = server, freeze, gone
         self._generation = 0
+        self._asking: set[asyncio.Task[Any]] = set()
         self.given = 0
 
     @asynccontextmanager
     async def open(self, path: Path) -> AsyncIterator[None]:
         """Listen at ``path``.  TransportError."""
-        listener = listen_unix(str(path))
-        path.chmod(0o600)  # what is handed over has the keys of connections in it
+        before = os.umask(0o177)  # what is handed over has the keys of connections in it
+        try:
+            listener = listen_unix(str(path))
+        finally:
+            os.umask(before)
         listening = await asyncio.start_unix_server(self._asked, sock=listener.sock)
         try:
             yield
         finally:
             listening.close()
             listener.close()
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(*self._asking)
+
+    def changed(self) -> None:
+        """The connections are not those any more that somebody may just be reading: he does not get them."""
+        self._generation += 1
 
     async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking.add(task)
         try:
             await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            # By open(), at its end; the callback of asyncio.streams (3.11) takes no cancelled task.
+            writer.transport.abort()
         except (OSError, TimeoutError, StateError, asyncio.IncompleteReadError) as error:
             log.warning(
-                "handing over ended early, the connections stay here: %s", error or type(error).__name__
+                "handing over ended early, the connections stay here: %s",
+                str(error) or type(error).__name__,
             )
+            writer.transport.abort()  # what he did not read is not kept for him
         finally:
+            self._asking.discard(task)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,9 +129,8 @@ class Giver:
             log.warning("nothing was handed over: %s", why)
             return
         generation = self._generation
-        writer.write(encode(self._server.net, self._freeze()))
+        await _send(writer, encode(self._server.net, self._freeze()))
         async with asyncio.timeout(DEADLINE_S):
-            await writer.drain()
             word = await reader.readexactly(len(_TAKEN))
         if word != _TAKEN or self._server.guest_runs or generation != self._generation:
             log.warning("nothing was handed over: the guest runs here again, or somebody else was faster")
@@ -116,6 +140,16 @@ class Giver:
         self._gone()
         writer.write(_GIVEN)
         log.info("the guest's connections were handed over")
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """All of it; each piece has its deadline, and the whole."""
+    view = memoryview(data)
+    async with asyncio.timeout(TOTAL_S):
+        for at in range(0, len(view), _PIECE):
+            writer.write(view[at : at + _PIECE])
+            async with asyncio.timeout(DEADLINE_S):
+                await writer.drain()
 
 
 class Offer:
@@ -159,28 +193,33 @@ async def ask(path: Path) -> AsyncIterator[Offer]:
 
 
 async def _read(reader: asyncio.StreamReader) -> DeviceState:
-    """The state, or why there is none; each piece has its deadline, and the whole its size."""
+    """The state, or why there is none; each piece has its deadline, the whole has another and a size."""
     state = StateReader()
     first = True
     try:
-        while state.wants:
-            async with asyncio.timeout(DEADLINE_S):
-                data = await reader.read(min(state.wants, 1 << 20))
-            if first and data.startswith(_NO[:3]):
+        async with asyncio.timeout(TOTAL_S):
+            while state.wants:
                 async with asyncio.timeout(DEADLINE_S):
-                    why = data + await reader.read(_LINE)
-                raise HandoverError(
-                    "the other back end keeps the connections", why.decode("utf-8", "replace")
-                )
-            first = False
-            if not data:
-                break
-            state.feed(data)
-        return state.finish()
+                    data = await reader.read(min(state.wants, 1 << 20))
+                if first and data.startswith(_NO[:3]):
+                    async with asyncio.timeout(DEADLINE_S):
+                        why = data + await reader.read(_LINE)
+                    raise HandoverError("the other back end keeps the connections", _legible(why))
+                first = False
+                if not data:
+                    break
+                state.feed(data)
+            return state.finish()
     except StateError as error:
         raise HandoverError(error.fact, error.evidence, error.remedy) from error
     except (OSError, TimeoutError) as error:
         raise _silent(error) from error
+
+
+def _legible(line: bytes) -> str:
+    """What somebody said, for a terminal: whoever listens there may say anything."""
+    text = line[:_LINE].decode("utf-8", "replace").strip()
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _silent(error: BaseException) -> HandoverError:

@@ -442,7 +442,7 @@ def _resume(application: dict[str, Any], services: Services, network: StackNetwo
             network.servers[one["address"], one["port"]].adopt(one["transport"], protocol)
             used.add(one["transport"]["fd"])
         services.dhcp.thaw(application.get("leases", []))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
         raise UsageError(
             "the frozen stack is damaged",
             f"a connection or lease is not as vnic writes it: {error!r}",

@@ -78,6 +78,13 @@ class Options:
                 f"the places are {', '.join(map(str, self.places))}",
                 "a back end of its own for each guest that is to be moved",
             )
+        for option, path in (("--hand-over", self.hand_over), ("--take-over", self.take_over)):
+            if path is not None and (path == Path() or str(path) in self.places[0].paths()):
+                raise UsageError(
+                    f"{option} needs a socket of its own",
+                    f"{option} {str(path)!r}, --vhost-user {self.places[0].text}",
+                    f"as in {option} /tmp/move.sock",
+                )
         if self.record is not None:
             raise UsageError(
                 "a run that is recorded cannot be moved", "--record with --hand-over or --take-over", ""

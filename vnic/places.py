@@ -109,8 +109,8 @@ class VhostUser(Place):
     example = "/tmp/vnic.sock"
 
     def check(self) -> None:
-        mac = self.mac
-        if mac and (not _MAC.fullmatch(mac) or int(mac[1], 16) & 1):
+        _, given, mac = self.text.partition(",mac=")
+        if given and (not _MAC.fullmatch(mac) or int(mac[1], 16) & 1):
             fact = "a card's address is six bytes with colons, the first one even"
             example = "as in --vhost-user /tmp/vnic.sock,mac=52:54:00:12:34:56"
             raise UsageError(f"{self.option} {self.text}: {fact}", f"mac={mac}", example)
@@ -155,6 +155,12 @@ class VhostUserTo(VhostUser):
 
     kind = "vhost-user-to"
     example = "/tmp/qemu.sock"
+
+    def check(self) -> None:
+        if ",mac=" in self.text:
+            raise self.refused(
+                "QEMU, which listens there, has a card of its own", "mac= is for frontends without"
+            )
 
     def paths(self) -> tuple[str, ...]:
         return ()

@@ -108,11 +108,26 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 
-_WHERE: Final = re.compile(r"(rx|tx|ring)(\d*)")
+_WHERE: Final = re.compile(r"(rx|tx|ring)([0-9]{0,5})")
 _WHEN: Final = ("at", "every", "p")
 _ANY: Final = ("at", "every", "p", "times", "after", "until")
 """Keys of every fault."""
 _EXAMPLE: Final = "rx:duplicate-used:at=100"
+_U8: Final = 0xFF
+_U16: Final = 0xFFFF
+_U32: Final = 0xFFFFFFFF
+_DAY_MS: Final = 86_400_000.0
+_MOST: Final[
+    dict[str, float]
+] = {  # 5.1.6: flags and gso_type have a byte, the others two; 2.7.8: a used element four
+    **dict.fromkeys(HEADER_FIELDS, _U16),
+    "flags": _U8,
+    "gso_type": _U8,
+    "to": _U32,
+    "more": _U16,
+    "ms": _DAY_MS,
+}
+"""The most that a fault's own keys can be; the least is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +163,19 @@ class Fault:
             raise FaultScriptError(
                 f"{self.where}:{self.what} has to say when", "by one of at, every and p", _EXAMPLE
             )
-        if min(self.at, self.every, self.times, self.after) < 0 or not 0 <= self.p <= 1:
+        counts_fit = min(self.at, self.every, self.times) >= 0 and 0 <= self.p <= 1
+        if not counts_fit or not 0 <= self.after < float("inf") or not self.until >= 0:
             raise FaultScriptError(
                 f"{self.where}:{self.what} has a number that is none of its kind",
-                f"at {self.at}, every {self.every}, p {self.p}, times {self.times}, after {self.after}",
+                f"at {self.at}, every {self.every}, p {self.p}, times {self.times}, after {self.after}, "
+                f"until {self.until}",
                 _EXAMPLE,
             )
+        for key, value in self.args.items():
+            if not isinstance(value, str) and not 0 <= value <= _MOST[key]:
+                raise FaultScriptError(
+                    f"{self.where}:{self.what}: {key} cannot be {value}", f"it is from 0 to {_MOST[key]:.0f}"
+                )
         if missing := [key for key, value in self.values().items() if value is None]:
             raise FaultScriptError(f"{self.what} has to say {', '.join(missing)}", KINDS[self.what].text)
         if self.what == "header" and all(value == -1 for value in self.values().values()):

@@ -44,7 +44,10 @@ def _started(command: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[bytes]
     with tempfile.TemporaryDirectory(prefix="vnic-torture-") as folder:
         path = os.path.join(folder, "s")
         argv = [word.replace("{}", path) for word in command]
-        child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise FeatureMissing(f"--start {' '.join(command)} does not start", str(error)) from error
         try:
             until = time.monotonic() + START_S
             while not os.path.exists(path):

@@ -60,6 +60,7 @@ class Moves:
         self._server = only if isinstance(only, VhostUserServer) else None
         self._host: Host | None = None
         self._state: Thawed | None = None
+        self._giver: Giver | None = None
         self.next = asyncio.Event()
         self.announced = options.take_over is not None
         if self._server is not None:
@@ -71,8 +72,8 @@ class Moves:
         """Hand over where that was asked for.  TransportError."""
         async with contextlib.AsyncExitStack() as stack:
             if self._options.hand_over is not None and self._server is not None:
-                giver = Giver(self._server, self.save_state, self._given)
-                await stack.enter_async_context(giver.open(self._options.hand_over))
+                self._giver = Giver(self._server, self.save_state, self._given)
+                await stack.enter_async_context(self._giver.open(self._options.hand_over))
             yield
 
     async def arrive(self) -> None:
@@ -115,6 +116,7 @@ class Moves:
     def leave(self) -> None:
         """It ends."""
         self._host = None
+        self._outdate()
         self.next.clear()
         if self._server is not None:
             self._server.hold()
@@ -152,5 +154,11 @@ class Moves:
     def _begin_anew(self) -> None:
         """Nothing of the guest's is looked at before the next life is there."""
         assert self._server is not None
+        self._outdate()
         self._server.hold()
         self.next.set()
+
+    def _outdate(self) -> None:
+        """What is being handed over is of this life: it must not end the next one."""
+        if self._giver is not None:
+            self._giver.changed()

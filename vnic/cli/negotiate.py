@@ -82,7 +82,9 @@ def _show(title: str, rows: list[Feature]) -> None:
     if sys.stdout.isatty():
         from rich.table import Table
 
-        table = Table(*heads, box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for head in heads:
+            table.add_column(head, no_wrap=head != "verdict")  # which is folded where the terminal is narrow
         for line in lines:
             table.add_row(*line)
         output.console().print(table)

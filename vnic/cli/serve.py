@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,10 @@ PAGE = "  live page:"
 NO_CONTROL = "none"
 
 VhostUserPaths = Annotated[
-    list[str] | None, typer.Option("--vhost-user", metavar="PATH", help="Listen for vhost-user.")
+    list[str] | None,
+    typer.Option(
+        "--vhost-user", metavar="PATH[,mac=MAC]", help="Listen for vhost-user; mac: a card of ours."
+    ),
 ]
 VhostUserTargets = Annotated[
     list[str] | None,
@@ -226,6 +230,17 @@ async def _serve(options: Options, control: str | None, web: int | None, report:
             await _first(moves.arrive(), ended.wait())
         while not ended.is_set():
             await _life(line, moves, ended, options, control, web, report)
+            # The file's connections were those of the first life, and somebody else has them now.
+            options = replace(options, thaw=None)
+            report = None if report is None else _next_report(report)
+
+
+def _next_report(path: Path) -> Path:
+    """Where the page of the next life goes: run.html, run.2.html, run.3.html."""
+    stem, _, number = path.stem.rpartition(".")
+    if stem and number.isdecimal():
+        return path.with_name(f"{stem}.{int(number) + 1}{path.suffix}")
+    return path.with_name(f"{path.stem}.2{path.suffix}")
 
 
 async def _first(*works: Coroutine[Any, Any, object]) -> None:
@@ -249,10 +264,8 @@ async def _life(
     report: Path | None,
 ) -> None:
     """A stack on the line, until the end or until another one takes its place."""
-    from vnic.host import Host
-
     async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(Host.open(options, line=line, state=moves.take_state()))
+        host = await _host(stack, line, moves, options)
         if control != NO_CONTROL:
             await stack.enter_async_context(_controlled(host, options, control))
         page = await stack.enter_async_context(_shown(host, web)) if web is not None else ""
@@ -269,6 +282,22 @@ async def _life(
             write_whole(options.freeze, host.freeze())
             output.stage(f"frozen: {options.freeze}")
         output.stage(f"ending: {_totals(host.port.stats())}")
+
+
+async def _host(cleanup: AsyncExitStack, line: Line, moves: Moves, options: Options) -> Host:
+    """The stack of a life.  One that came from elsewhere and cannot be gone on from is no reason to die: its bytes are
+    whole, as they were checked, but may have been written by anybody."""
+    from vnic.host import Host
+
+    state = moves.take_state()
+    if state is None:
+        return await cleanup.enter_async_context(Host.open(options, line=line))
+    try:
+        return await cleanup.enter_async_context(Host.open(options, line=line, state=state))
+    except Exception as error:
+        output.stage("the state that came cannot be gone on from: beginning anew")
+        output.show_error(error)
+    return await cleanup.enter_async_context(Host.open(options, line=line))
 
 
 @asynccontextmanager

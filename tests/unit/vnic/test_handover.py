@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -68,6 +69,59 @@ def test_socket_is_for_its_owner_only(tmp_path: Path) -> None:
         assert stat.S_IMODE(source.path.stat().st_mode) == 0o600
 
     run(tmp_path, script)
+
+
+def test_socket_is_its_owners_from_the_moment_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    listen = handover.listen_unix
+
+    def look(path: str) -> Any:
+        listener = listen(path)
+        modes.append(stat.S_IMODE(Path(path).stat().st_mode))
+        return listener
+
+    async def script(source: Source) -> None:
+        os.umask(os.umask(0o022))  # what it was is back
+
+    monkeypatch.setattr(handover, "listen_unix", look)
+    before = os.umask(0)
+    try:
+        run(tmp_path, script)
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+
+
+def test_state_of_a_life_that_has_ended_is_not_given(tmp_path: Path) -> None:
+    async def script(source: Source) -> None:
+        async with ask(source.path) as offer:
+            source.giver.changed()
+            with pytest.raises(HandoverError):
+                await offer.accept()
+
+    assert run(tmp_path, script).has_connections
+
+
+def test_destination_that_takes_a_byte_now_and_then_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "TOTAL_S", 0.1)
+    monkeypatch.setattr(handover, "encode", lambda *_: bytes(8 << 20))
+
+    async def script(source: Source) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(source.path))
+        writer.write(b"take 1\n")
+        got = 0
+        for _ in range(40):
+            got += len(await reader.read(100))
+            await asyncio.sleep(0.005)
+        assert got + len(await reader.read()) < 8 << 20
+        writer.close()
+
+    assert run(tmp_path, script).has_connections
 
 
 def test_guest_that_runs_at_the_source_keeps_its_connections_there(tmp_path: Path) -> None:
@@ -139,6 +193,25 @@ def test_destination_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: 
     assert run(tmp_path, script).has_connections
 
 
+@pytest.mark.parametrize("words", [b"", b"take 1\n"])
+def test_source_that_ends_hangs_up_on_who_is_asking(
+    tmp_path: Path, words: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        source = Source(tmp_path / "move.sock")
+        async with source.giver.open(source.path):
+            reader, writer = await asyncio.open_unix_connection(str(source.path))
+            writer.write(words)
+            await asyncio.sleep(0.01)
+        await reader.read()
+        writer.close()
+        assert source.has_connections
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert not caplog.records  # a task that ends badly is told there
+
+
 # -- the destination ---------------------------------------------------------------------------------------------
 
 
@@ -198,6 +271,30 @@ def test_source_that_stalls_in_the_middle(tmp_path: Path, monkeypatch: pytest.Mo
         await reader.read()
 
     assert "did not hand over" in against(tmp_path, half)
+
+
+def test_source_that_sends_a_byte_now_and_then_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "TOTAL_S", 0.1)
+
+    async def drips(reader: Any, writer: Any) -> None:
+        for byte in handover.encode(VirtioNet(), OWNER)[:1000]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.005)
+
+    assert "did not hand over" in against(tmp_path, drips)
+
+
+def test_what_a_source_says_is_shown_as_text_only(tmp_path: Path) -> None:
+    async def rude(reader: Any, writer: Any) -> None:
+        writer.write(b"no: \x1b[2Jerror\rok " + b"x" * 10000)
+        await writer.drain()
+
+    told = against(tmp_path, rude)
+    assert told.isprintable()
+    assert "no: ?[2Jerror?ok" in told
+    assert len(told) < 300
 
 
 def test_source_that_dies_before_it_gave_is_not_taken_for_one_that_did(tmp_path: Path) -> None:

@@ -90,6 +90,9 @@ def test_server6_that_no_guest_can_be_configured_from_is_refused(cidr: str) -> N
         ({"vhost_user": "/tmp/a", "record": Path("run")}, "recorded"),
         ({"vhost_user": "/tmp/a", "thaw": Path("state")}, "two states"),
         ({"vhost_user": "/tmp/a", "hand_over": Path("/tmp/move")}, "the same socket"),
+        ({"vhost_user": "/tmp/move"}, "a socket of its own"),
+        ({"vhost_user": "/tmp/move,mac=52:54:00:12:34:56"}, "a socket of its own"),
+        ({"vhost_user": "/tmp/a", "hand_over": Path()}, "a socket of its own"),
     ],
 )
 def test_guest_that_cannot_be_moved_is_refused(settings: dict[str, Any], why: str) -> None:

@@ -221,10 +221,15 @@ def test_ports_of_a_kind_are_numbered() -> None:
     assert port_names(places) == names
 
 
-@pytest.mark.parametrize("mac", ["52:54:00:12:34", "53:54:00:12:34:56", "x", "52:54:00:12:34:56,mac=1"])
+@pytest.mark.parametrize("mac", ["", "52:54:00:12:34", "53:54:00:12:34:56", "x", "52:54:00:12:34:56,mac=1"])
 def test_vhost_user_with_an_address_that_no_card_can_have_is_refused(mac: str) -> None:
     with pytest.raises(UsageError, match="mac="):
         VhostUser(f"/tmp/a,mac={mac}")
+
+
+def test_mac_address_where_qemu_listens_is_refused() -> None:
+    with pytest.raises(UsageError, match="a card of its own"):
+        VhostUserTo("/tmp/a,mac=52:54:00:12:34:56")
 
 
 def test_vhost_user_with_an_address_is_a_whole_card(tmp_path: Path) -> None:

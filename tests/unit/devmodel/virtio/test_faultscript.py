@@ -45,12 +45,24 @@ def test_words_become_a_fault_and_the_fault_these_words(text: str, fault: Fault)
         ("rx:wrong-length:at=1", "has to say to"),
         ("rx:header:at=1", "has to name a field"),
         ("tx:header:at=1,flags=1", "frames to the guest"),
+        ("rx:late-used:at=1,ms=-5", "ms cannot be -5"),
+        ("rx:late-used:at=1,ms=inf", "ms cannot be inf"),
+        ("rx:late-interrupt:at=1,ms=nan", "ms cannot be nan"),
+        ("rx:late-used:at=1,more=-1", "more cannot be -1"),
+        ("rx:header:at=1,flags=256", "from 0 to 255"),
+        ("rx:header:at=1,gso_type=-1", "gso_type cannot be -1"),
+        ("rx:header:at=1,hdr_len=65536", "from 0 to 65535"),
+        ("rx:wrong-length:at=1,to=4294967296", "from 0 to 4294967295"),
+        ("rx:bad-head:at=1,to=-1", "to cannot be -1"),
+        ("rx:stuck:at=1,after=nan", "none of its kind"),
+        ("rx:stuck:at=1,until=-1", "none of its kind"),
+        (f"rx{'9' * 5000}:stuck:at=1", "no queue"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(text: str, says: str) -> None:
     with pytest.raises(FaultScriptError) as caught:
         parse(text)
-    assert says in str(caught.value)
+    assert says in f"{caught.value} {caught.value.evidence}"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_memory_that_shrinks_kills_the_back_end_that_was_started_for_it(tmp_path
     assert (verdict.outcome, verdict.ok, verdict.fatal) == ("died", True, False)
 
 
-@pytest.mark.parametrize("start", [(), ("false",)])
+@pytest.mark.parametrize("start", [(), ("false",), ("/no/such/program",)])
 def test_memory_that_shrinks_is_skipped_without_a_back_end_of_its_own(
     tmp_path: Path, start: tuple[str, ...]
 ) -> None:

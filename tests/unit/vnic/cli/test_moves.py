@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devmodel.virtio import features as vf
+from devmodel.virtio.state import HEAD, StateReader
 from guest.driver import devicestate
 from guest.driver.backend import Backend
 from guest.driver.errors import RequestRefused
@@ -129,7 +134,7 @@ def serves(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
 
     yield start
     for one in made:
-        assert one.process.poll() is None, one.log.read_text()
+        assert one.process.poll() in (None, 0), one.log.read_text()
         one.close()
 
 
@@ -243,3 +248,80 @@ def test_guest_whose_state_was_saved_may_stay(serves: Callable[..., Serve]) -> N
         guest.go()
         guest.say(connection, text)
     guest.close()
+
+
+def forged(state: bytes, application: dict[str, Any]) -> bytes:
+    """A whole state by somebody who writes its digest himself, with something else for the services."""
+    reader = StateReader()
+    reader.feed(state)
+    was = reader.finish()
+    frozen = json.loads(was.owner)
+    frozen["application"] = application
+    head = HEAD.unpack_from(state)
+    device = state[HEAD.size : HEAD.size + head[3]]
+    owner = json.dumps(frozen).encode()
+    digest = sha256(device + owner).digest()
+    return HEAD.pack(*head[:3], len(device), len(owner), digest) + device + owner
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        {"connections": [{}]},
+        {"connections": [{"address": SERVER, "port": 80, "service": {"body": 1e999}, "transport": {}}]},
+        {"leases": [None]},
+    ],
+)
+def test_state_that_nobody_can_go_on_from_does_not_end_the_back_end(
+    serves: Callable[..., Serve], application: dict[str, Any]
+) -> None:
+    here, there, guest = serves("here"), serves("there"), Mover()
+    guest.connect(here)
+    guest.go()
+    guest.dial()
+    guest.stop()
+    state = devicestate.save(guest.backend.run, guest.frontend)
+    guest.hang_up()
+    guest.connect(there)
+    devicestate.load(guest.backend.run, guest.frontend, forged(state, application))
+    guest.go()
+    guest.say(guest.dial(), b"served all the same")
+    assert "cannot be gone on from" in there.log.read_text()
+    guest.close()
+
+
+def test_connections_of_a_file_are_thawed_once_and_not_again_after_they_were_given_away(
+    serves: Callable[..., Serve], tmp_path: Path
+) -> None:
+    guest, frozen, socket = Mover(), str(tmp_path / "frozen"), str(tmp_path / "move")
+    first = serves("first", "--freeze", frozen)
+    guest.connect(first)
+    guest.go()
+    connection = guest.dial()
+    guest.stop()
+    guest.hang_up()
+    first.process.send_signal(signal.SIGINT)
+    assert first.process.wait(10) == 0
+    report = tmp_path / "run.html"
+    here = serves("here", "--thaw", frozen, "--hand-over", socket, "--report", str(report))
+    there = serves("there", "--take-over", socket)
+    guest.connect(here)
+    guest.go()
+    guest.say(connection, b"here")
+    guest.stop()
+    guest.hang_up()
+    guest.connect(there)
+    guest.go()
+    guest.say(connection, b"there")
+    guest.stop()
+    guest.hang_up()
+    guest.connect(here)
+    guest.go()
+    connection.send(b"still here?")
+    guest.until(lambda: connection.state == "reset", connection.again)
+    guest.close()
+    of_the_first_life = report.read_text()
+    here.process.send_signal(signal.SIGINT)
+    assert here.process.wait(15) == 0
+    assert report.read_text() == of_the_first_life
+    assert (tmp_path / "run.2.html").exists()
