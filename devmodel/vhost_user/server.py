@@ -48,11 +48,12 @@ from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
+from devmodel.vhost_user.actions import Action
 from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
 from devmodel.vhost_user.devicestate import StateOwner
 from devmodel.vhost_user.mapping import allocate, map_fd
-from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session, offered_features
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Session, offered_features
 from devmodel.virtio.audit import RingAudit
 from devmodel.virtio.config import NetConfig
 from devmodel.virtio.diagnosis import Breaks
