@@ -645,13 +645,9 @@ class VhostUserServer:
             return
         ring.publish()
         if ring.needs_signal():  # what was published when it was paused
+            self._audits[index].interrupts.rechecked(True)
             self._signal(index)
-        if self._is_control(index):
-            self._loop.call_soon(self._obey, index)
-        elif index & 1:
-            self._loop.call_soon(self._drain, index)
-        else:
-            self._loop.call_soon(self._send_backlog, self._lanes[index // 2])
+        self._loop.call_soon(self._scan, self._look, index)
 
     def _missed(self, index: int, miss: IotlbMiss) -> None:
         """The ring's next buffer is not translated yet."""
@@ -850,6 +846,8 @@ class VhostUserServer:
         for vring in session.vrings:
             if vring.ring is not None:
                 vring.ring = faults.around(vring.ring, session.features)
+            if vring.parked is not None:
+                vring.parked = faults.around(vring.parked, session.features)
         self.state_changed()
 
     def now(self) -> float:

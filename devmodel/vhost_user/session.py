@@ -606,12 +606,11 @@ class Session:
                 self._try_start(vring)
 
     def _move(self, vring: Vring, ring: Ring, wait: bool = False) -> None:
+        """Go on with a ring, running or parked, where its areas lie now, or park it."""
         try:
-            if self.logging or vring.logged:
-                moved = self._remade(vring, ring)
-            else:
-                ring.rebind(self._ring_memory, self._areas(vring))
-                moved = ring
+            areas = self._areas(vring)
+            if self.logging:
+                self._own_memory(vring)
         except BrokenRing as error:
             if not wait:
                 self._break(vring, error)
@@ -622,7 +621,11 @@ class Session:
                 self._park(vring, ring)
             self._wait(vring, miss)
         else:
-            vring.ring, vring.parked = moved, None
+            if ring is vring.parked or not (self.logging or vring.logged):
+                ring.rebind(self._ring_memory, areas)
+                vring.ring, vring.parked = ring, None
+            if self.logging or vring.logged:
+                self._remake(vring, ring)
 
     @property
     def _ring_memory(self) -> GuestMemory:
@@ -647,7 +650,7 @@ class Session:
     def _set_inflight_fd(self, payload: bytes) -> None:
         spec = vu.decode_inflight(payload)
         check_spec(spec, len(self.vrings))
-        if any(vring.ring for vring in self.vrings):
+        if not self.suspended:
             raise FrontendError("SET_INFLIGHT_FD while a ring runs", f"{spec}")
         mapping = self._mapper(self._pending_fds[0], spec.mmap_size, spec.mmap_offset)
         region = InflightRegion(mapping, spec)
@@ -700,18 +703,19 @@ class Session:
                 self._move(vring, vring.ring)
         self._actions.append(StateChanged())
 
-    def _remade(self, vring: Vring, ring: Ring) -> Ring:
-        """A ring of the kind that is wanted now, where this one stands. BrokenRing and IotlbMiss leave this one."""
-        self._areas(vring)
-        if self.logging:
-            self._own_memory(vring)
-        if ring is vring.ring:  # one that is parked has let go of memory
-            if ring.publish() and ring.needs_signal():
-                self._actions.append(Signal(vring.index))
-            ring.release()
+    def _remake(self, vring: Vring, ring: Ring) -> None:
+        """Replace a ring that runs by one of the kind that is wanted now, where it stands. That may fail though its
+        place is there: an inflight region can be spoilt at any time."""
+        ring.let_go()
+        if ring.publish() and ring.needs_signal():
+            self._actions.append(Signal(vring.index))
+        ring.release()
         vring.base = ring.base
         self._actions.append(StateChanged())
-        return self._make_ring(vring, resumed=True)
+        try:
+            vring.ring = self._make_ring(vring, resumed=True)
+        except BrokenRing as error:
+            self._break(vring, error)
 
     def _own_memory(self, vring: Vring) -> list[Extent]:
         """What the device writes of the ring itself, if that is to be logged. BrokenRing if it is no memory."""
@@ -719,10 +723,14 @@ class Session:
             return []
         size = PVIRTQ_EVENT_SIZE if self.packed else used_size(vring.num)
         memory = self._ring_memory
-        if memory.pieces(vring.log, size, WRITE) is None:
+        own = memory.extents(vring.log, size)
+        if self.iommu is None:
+            known = memory.pieces(vring.log, size, WRITE) is not None
+        else:  # a ring may lie in more pages than a buffer may
+            known = sum(room for _, room in own) == size
+        if not known:
             rule = f"log_guest_addr {vring.log:#x} is not in memory"
             raise BrokenRing(vring.index, rule, "vhost-user: Migration")
-        own = memory.extents(vring.log, size)
         if self.packed and vring.addr is not None:
             own += memory.area_extents(vring.addr[0], desc_size(vring.num))
         return own
@@ -926,14 +934,12 @@ class Session:
         self._mend(vring)
         if self.iommu is not None:
             self.iommu.forget(vring.index)
-        parked, vring.parked = vring.parked, None
-        if parked is not None:  # it let go of memory long ago
-            vring.base = parked.base
-            self._actions += [RingStopped(vring.index), StateChanged()]
-        ring, vring.ring = vring.ring, None
+        ring, runs = vring.ring or vring.parked, vring.ring is not None
+        vring.ring = vring.parked = None
         if ring is None:
             return
-        ring.publish()
+        if runs:  # one that is parked let go of memory long ago
+            ring.publish()
         vring.base = ring.base
         ring.release()
         self.state.forget()

@@ -34,15 +34,21 @@ from devmodel.virtio.ctrl import (
     VIRTIO_NET_CTRL_MAC_ADDR_SET,
     VIRTIO_NET_CTRL_MAC_TABLE_SET,
     VIRTIO_NET_CTRL_MQ,
+    VIRTIO_NET_CTRL_MQ_HASH_CONFIG,
     VIRTIO_NET_CTRL_MQ_RSS_CONFIG,
     VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL,
+    VIRTIO_NET_CTRL_NOTF_COAL_RX_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL_TX_SET,
+    VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET,
     VIRTIO_NET_CTRL_RX,
     VIRTIO_NET_CTRL_VLAN,
     VIRTIO_NET_CTRL_VLAN_ADD,
     VIRTIO_NET_OK,
+    ControlQueue,
 )
 from devmodel.virtio.net import VirtioNet
-from devmodel.virtio.rss import RssConfig
+from devmodel.virtio.rss import HashConfig, RssConfig
 from devmodel.virtio.rxfilter import MODES, UNKNOWN
 
 MAGIC: Final = b"vnicnet\0"
@@ -94,7 +100,33 @@ def commands_of(net: VirtioNet) -> tuple[bytes, ...]:
     elif control.pairs != 1:
         head = bytes([VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET])
         commands.append(head + struct.pack("<H", control.pairs))
-    return tuple(commands)
+    if control.hash is not None and (rss is None or control.hash != rss.hash):
+        commands.append(_hash_command(control.hash))
+    return (*commands, *_coalescing_commands(control))
+
+
+def _hash_command(config: HashConfig) -> bytes:
+    """5.1.6.5.7"""
+    head = struct.pack(
+        "<BBI8xB", VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_HASH_CONFIG, config.types, len(config.key)
+    )
+    return head + config.key
+
+
+def _coalescing_commands(control: ControlQueue) -> list[bytes]:
+    """5.1.6.5.9: queue by queue if the driver may say it so, else all of a direction are alike."""
+    kind = VIRTIO_NET_CTRL_NOTF_COAL
+    if control.features >> vf.VIRTIO_NET_F_VQ_NOTF_COAL & 1:
+        number = VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET
+        return [
+            struct.pack("<BBH2xII", kind, number, index, one.max_packets, one.max_usecs)
+            for index, one in sorted(control.coalescing.items())
+        ]
+    return [
+        struct.pack("<BBII", kind, number, one.max_packets, one.max_usecs)
+        for first, number in ((0, VIRTIO_NET_CTRL_NOTF_COAL_RX_SET), (1, VIRTIO_NET_CTRL_NOTF_COAL_TX_SET))
+        if (one := control.coalescing.get(first)) is not None
+    ]
 
 
 def _rss_command(rss: RssConfig, pairs: int) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 from devmodel.errors import StateError
 from devmodel.virtio import features as vf
 from devmodel.virtio import state
+from devmodel.virtio.ctrl import Coalescing
 from devmodel.virtio.net import VirtioNet
 from devmodel.virtio.state import HEAD, MAGIC, VERSION, DeviceState, StateReader
 
@@ -42,6 +43,17 @@ COMMANDS = {
     "vlans": tuple(b"\2\0" + struct.pack("<H", vlan) for vlan in (0, 7, 4095)),
     "offloads": (b"\5\0" + struct.pack("<Q", vf.mask(vf.VIRTIO_NET_F_GUEST_CSUM)),),
     "pairs": (b"\4\0" + struct.pack("<H", 5),),
+    "coalescing": (b"\6\0" + struct.pack("<II", 8, 50), b"\6\1" + struct.pack("<II", 16, 100)),
+    "coalescing of one queue": (
+        b"\6\1" + struct.pack("<II", 16, 100),
+        b"\6\2" + struct.pack("<H2xII", 3, 4, 20),
+        b"\6\2" + struct.pack("<H2xII", 2, 0, 0),
+    ),
+    "hash": (b"\4\2" + struct.pack("<I8x", 3) + b"\x28" + bytes(range(40)),),
+    "rss, then another hash": (
+        b"\4\1" + struct.pack("<IHHHHH", 3, 1, 2, 6, 1, 4) + b"\x28" + bytes(range(40)),
+        b"\4\2" + struct.pack("<I8x", 1) + b"\x28" + bytes(40),
+    ),
     "rss": (b"\4\1" + struct.pack("<IHHHHH", 3, 1, 2, 6, 1, 4) + b"\x28" + bytes(range(40)),),
 }
 
@@ -50,7 +62,8 @@ def seen(net: VirtioNet) -> object:
     """All that a driver can have said."""
     rx, control = net.rx_filter, net.control
     what = (rx.mac, rx.modes, rx.unicast, rx.multicast, rx.vlans, rx.filtering, rx.vlan_filtering)
-    return what, control.pairs, net.steering.rss, net.offloads, net.used_offloads
+    coalescing = {index: one for index, one in control.coalescing.items() if one != Coalescing()}
+    return what, control.pairs, net.steering.rss, net.offloads, net.used_offloads, coalescing, control.hash
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
@@ -65,6 +78,13 @@ def test_device_that_was_saved_comes_back_as_it_was(kind: str) -> None:
     assert state.obey(again, loaded.commands)
     assert seen(again) == seen(net)
     assert kind == "nothing" or seen(net) != seen(device())
+
+
+def test_coalescing_of_a_driver_that_cannot_name_queues_comes_back() -> None:
+    features = FEATURES & ~vf.mask(vf.VIRTIO_NET_F_VQ_NOTF_COAL)
+    net = device(features, *COMMANDS["coalescing"])
+    again = device(features, *read(state.encode(net, b"")).commands)
+    assert again.control.coalescing == net.control.coalescing != {}
 
 
 def test_device_without_a_control_queue_has_nothing_to_say() -> None:
