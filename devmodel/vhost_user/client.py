@@ -63,12 +63,15 @@ class VhostUserClient(VhostUserServer):
         queue_pairs: int = 1,
         control_queue: bool = False,
         *,
+        iommu: bool = False,
         retry_s: float = RETRY_S,
         retry_max_s: float = RETRY_MAX_S,
         dial: Dial = dial_unix,
     ) -> None:
         """Connects now, or once somebody listens at `path`."""
-        super().__init__(None, loop, name, features, protocol_features, queue_pairs, control_queue)
+        super().__init__(
+            None, loop, name, features, protocol_features, queue_pairs, control_queue, iommu=iommu
+        )
         self.path = path
         self._count["connect_failures"] = 0
         self._first_s = self._next_s = retry_s
@@ -86,12 +89,14 @@ class VhostUserClient(VhostUserServer):
         *,
         name: str = "vhost-user",
         queue_pairs: int = 1,
+        iommu: bool = True,
         retry_s: float = RETRY_S,
     ) -> VhostUserClient:
-        """Connect to `path`, now or once somebody listens there. SocketPathTooLong."""
+        """Connect to `path`, now or once somebody listens there; `iommu` as for VhostUserServer.listen().
+        SocketPathTooLong."""
         check_unix_path(path)
         loop = asyncio.get_running_loop()
-        return cls(path, loop, name, queue_pairs=queue_pairs, retry_s=retry_s)
+        return cls(path, loop, name, queue_pairs=queue_pairs, iommu=iommu, retry_s=retry_s)
 
     def _try(self) -> None:
         self._again = None

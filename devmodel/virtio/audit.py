@@ -11,8 +11,8 @@ Kicks (the driver tells the device). Each look has one cause:
     spurious     of those, the ones whose look found nothing: the buffers had been taken already, the ring does not
                  run, or, on a receive queue, no frame waits for buffers
     lost         looks of the re-check that found a batch that the driver was to kick for, with no kick on its way
-    at_start     looks at a ring that started, or goes on after a pause (vhost_user/iommu.py), that found a batch: the kick
-                 for it may have gone to somebody else, or came when nothing could be done
+    at_start     looks at a ring that started, or goes on after a pause (vhost_user/iommu.py), that found a batch: the
+                 kick for it may have gone to somebody else, or came when nothing could be done
     suppressed   batches that needed no kick, as the device had asked for none: found when it looked again after a batch
     batches      all of them
 

@@ -104,7 +104,7 @@ def fe() -> Iterator[StateFrontend]:
 
 
 def owner_of(fe: StateFrontend) -> Owner:
-    owner = fe.session.state._owner
+    owner = fe.session.state.owner
     assert isinstance(owner, Owner)
     return owner
 
