@@ -92,7 +92,8 @@ class VhostUserClient(VhostUserServer):
         iommu: bool = True,
         retry_s: float = RETRY_S,
     ) -> VhostUserClient:
-        """Connect to `path`, now or once somebody listens there. SocketPathTooLong. `iommu` as `listen()` has it."""
+        """Connect to `path`, now or once somebody listens there; `iommu` as for VhostUserServer.listen().
+        SocketPathTooLong."""
         check_unix_path(path)
         loop = asyncio.get_running_loop()
         return cls(path, loop, name, queue_pairs=queue_pairs, iommu=iommu, retry_s=retry_s)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from devmodel.errors import BrokenRing, FrontendError, StateError
-from devmodel.vhost_user import session as vs
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user.backend_channel import Answer
 from devmodel.vhost_user.channel_socket import ChannelSocket, TimerLoop
 from devmodel.vhost_user.eventfd import CallFd, KickFd
 from devmodel.vhost_user.message import MAX_FDS, MessageReader
-from devmodel.vhost_user.session import Action, Session
+from devmodel.vhost_user.session import Session
 from devmodel.vhost_user.transfer import Load, Save, Transfer, TransferLoop, check_descriptor
 from devmodel.virtio.state import DeviceState
 
@@ -91,28 +91,28 @@ class Connection:
         self._transfer: Transfer | None = None
         self._open = True
         self._actions: dict[type, Callable[..., None]] = {
-            vs.Reply: self._on_reply,
-            vs.CloseFd: lambda action: os.close(action.fd),
-            vs.KickFd: self._on_kick_fd,
-            vs.CallFd: self._on_call_fd,
-            vs.ErrFd: self._on_err_fd,
-            vs.LogFd: self._on_log_fd,
-            vs.Signal: self._on_signal,
-            vs.SaveState: self._on_transfer,
-            vs.LoadState: self._on_transfer,
-            vs.StopTransfer: lambda action: self._stop_transfer(),
-            vs.RingStarted: lambda action: device.ring_started(action.index),
-            vs.RingStopped: lambda action: device.ring_stopped(action.index),
-            vs.RingBroken: self._on_broken,
-            vs.RingPaused: lambda action: device.ring_paused(action.index),
-            vs.RingResumed: lambda action: device.ring_resumed(action.index),
-            vs.Kicked: self._on_kicked,
-            vs.ChannelFd: self._on_channel_fd,
-            vs.ChannelSend: self._on_channel_send,
-            vs.ChannelClosed: self._on_channel_closed,
-            vs.StateChanged: lambda action: device.state_changed(),
-            vs.Rarp: lambda action: device.rarp(action.mac),
-            vs.Disconnect: lambda action: self._end(action.error),
+            va.Reply: self._on_reply,
+            va.CloseFd: lambda action: os.close(action.fd),
+            va.KickFd: self._on_kick_fd,
+            va.CallFd: self._on_call_fd,
+            va.ErrFd: self._on_err_fd,
+            va.LogFd: self._on_log_fd,
+            va.Signal: self._on_signal,
+            va.SaveState: self._on_transfer,
+            va.LoadState: self._on_transfer,
+            va.StopTransfer: lambda action: self._stop_transfer(),
+            va.RingStarted: lambda action: device.ring_started(action.index),
+            va.RingStopped: lambda action: device.ring_stopped(action.index),
+            va.RingBroken: self._on_broken,
+            va.RingPaused: lambda action: device.ring_paused(action.index),
+            va.RingResumed: lambda action: device.ring_resumed(action.index),
+            va.Kicked: self._on_kicked,
+            va.ChannelFd: self._on_channel_fd,
+            va.ChannelSend: self._on_channel_send,
+            va.ChannelClosed: self._on_channel_closed,
+            va.StateChanged: lambda action: device.state_changed(),
+            va.Rarp: lambda action: device.rarp(action.mac),
+            va.Disconnect: lambda action: self._end(action.error),
         }
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._readable)
@@ -160,15 +160,15 @@ class Connection:
 
     # -- actions ----------------------------------------------------------------------------------------
 
-    def perform(self, actions: list[Action]) -> None:
+    def perform(self, actions: list[va.Action]) -> None:
         """Carry out a session's actions in order. The descriptors in them are taken over even at the end."""
         for action in actions:
-            if self._open or isinstance(action, vs.CloseFd):
+            if self._open or isinstance(action, va.CloseFd):
                 self._actions[type(action)](action)
-            elif isinstance(action, vs.ChannelFd):
+            elif isinstance(action, va.ChannelFd):
                 os.close(action.fd)
 
-    def _on_reply(self, action: vs.Reply) -> None:
+    def _on_reply(self, action: va.Reply) -> None:
         try:
             if action.fd is None:
                 sent = self._sock.send(action.data, socket.MSG_NOSIGNAL)
@@ -183,7 +183,7 @@ class Connection:
         if sent != len(action.data):
             self._end(FrontendError("the frontend does not read its replies"))
 
-    def _on_kick_fd(self, action: vs.KickFd) -> None:
+    def _on_kick_fd(self, action: va.KickFd) -> None:
         index = action.index
         old = self._kicks[index]
         if old is not None:
@@ -192,7 +192,7 @@ class Connection:
         if action.fd is not None:
             self._kicks[index] = KickFd(self._loop, action.fd, lambda: self._device.kicked(index))
 
-    def _on_call_fd(self, action: vs.CallFd) -> None:
+    def _on_call_fd(self, action: va.CallFd) -> None:
         old = self._calls[action.index]
         if old is not None:
             old.close()
@@ -201,32 +201,32 @@ class Connection:
             self.signal(action.index)
         self._missed[action.index] = False
 
-    def _on_kicked(self, action: vs.Kicked) -> None:
+    def _on_kicked(self, action: va.Kicked) -> None:
         self._device.kicked(action.index)
 
-    def _on_err_fd(self, action: vs.ErrFd) -> None:
+    def _on_err_fd(self, action: va.ErrFd) -> None:
         old = self._errs[action.index]
         if old is not None:
             old.close()
         self._errs[action.index] = None if action.fd is None else CallFd(action.fd)
 
-    def _on_signal(self, action: vs.Signal) -> None:
+    def _on_signal(self, action: va.Signal) -> None:
         self.signal(action.index)
 
-    def _on_log_fd(self, action: vs.LogFd) -> None:
+    def _on_log_fd(self, action: va.LogFd) -> None:
         if self._log_fd is not None:
             self._log_fd.close()
         self._log_fd = CallFd(action.fd)
         self.session.log.announce = self._log_fd.signal
 
-    def _on_transfer(self, action: vs.SaveState | vs.LoadState) -> None:
+    def _on_transfer(self, action: va.SaveState | va.LoadState) -> None:
         try:
             check_descriptor(action.fd)
         except StateError as error:
             os.close(action.fd)
             self._transferred(None, error)
             return
-        if isinstance(action, vs.SaveState):
+        if isinstance(action, va.SaveState):
             self._transfer = Save(self._loop, action.fd, self._transferred, action.data)
         else:
             self._transfer = Load(self._loop, action.fd, self._transferred)
@@ -243,7 +243,7 @@ class Connection:
             self._transfer.close()
             self._transfer = None
 
-    def _on_broken(self, action: vs.RingBroken) -> None:
+    def _on_broken(self, action: va.RingBroken) -> None:
         err = self._errs[action.index]
         if err is not None:
             err.signal()
@@ -251,7 +251,7 @@ class Connection:
 
     # -- the back-end channel ---------------------------------------------------------------------------
 
-    def _on_channel_fd(self, action: vs.ChannelFd) -> None:
+    def _on_channel_fd(self, action: va.ChannelFd) -> None:
         if self._channel is not None:
             self._channel.close()
         channel = action.channel
@@ -268,11 +268,11 @@ class Connection:
     def _heard(self, answer: Answer) -> None:
         self.perform(self.session.channel_heard(answer))
 
-    def _on_channel_send(self, action: vs.ChannelSend) -> None:
+    def _on_channel_send(self, action: va.ChannelSend) -> None:
         if self._channel is not None:
             self._channel.send(action.data)
 
-    def _on_channel_closed(self, action: vs.ChannelClosed) -> None:
+    def _on_channel_closed(self, action: va.ChannelClosed) -> None:
         if self._channel is not None:
             self._channel.close()
         self._device.channel_closed(action.reason, action.finished)

@@ -60,10 +60,10 @@ class NoOwner:
 class StateMachine:
     """See the module."""
 
-    __slots__ = ("_loaded", "_net", "_offered", "_owner", "_pairs", "check_waits", "error", "phase", "saving")
+    __slots__ = ("_loaded", "_net", "_offered", "_pairs", "check_waits", "error", "owner", "phase", "saving")
 
     def __init__(self, net: VirtioNet, owner: StateOwner, pairs: int, offered: int) -> None:
-        self._net, self._owner, self._pairs, self._offered = net, owner, pairs, offered
+        self._net, self.owner, self._pairs, self._offered = net, owner, pairs, offered
         self._loaded: DeviceState | None = None
         self.phase = NONE
         self.saving = False
@@ -72,7 +72,7 @@ class StateMachine:
 
     def begin_save(self) -> bytes:
         """The bytes to write. StateError."""
-        data = virtio_state.encode(self._net, self._owner.save_state())
+        data = virtio_state.encode(self._net, self.owner.save_state())
         self.phase, self.saving = RUNNING, True
         return data
 
@@ -99,7 +99,7 @@ class StateMachine:
             return StateError("no state came")
         try:
             virtio_state.check(state, self._pairs, self._offered)
-            self._owner.load_state(state.owner)
+            self.owner.load_state(state.owner)
         except StateError as error:
             return error
         self._loaded = state

@@ -14,11 +14,10 @@ What it decides:
 * Who is told of completions. A batch whose answer signals the receive ring does not signal the transmit
   ring too: a driver that is interrupted for the one looks at the other (Linux does), so a round trip is one
   interrupt instead of two. A driver that still waits is told with the next batch that has no answer, or when
-  the rings are looked at 5 ms later.
+  the rings are looked at 5 ms later. One that negotiated NOTF_COAL says how long it may not be told (coalesce.py).
 * Lost kicks. A ring that was left empty is looked at again 5 ms later without being kicked, and from then
   on at intervals that double up to 80 ms while nothing happens. Under QEMU's TCG a guest has been seen to
   wait for good without this. What it finds, and no kick was on its way, is counted in `lost_kicks`.
-  A driver that negotiated NOTF_COAL says how long it may not be told (coalesce.py).
 * Who is there to be served. While `hold()` is in force the guest's rings are left alone: what it sends stays in them,
   unread and unlost, until `go_on()`. Whoever is behind the port has its state still on the way.
 * What waits. Frames for a guest that has no buffers posted wait in a queue of 256 frames, beyond which
@@ -48,11 +47,12 @@ from devmodel.errors import BrokenRing, FrontendError
 from devmodel.listener import Listener, listen_unix
 from devmodel.netdev.offload import finish
 from devmodel.port import Buffer, Offloads, PortHandler, VnetHdr, deliver
+from devmodel.vhost_user.actions import Action
 from devmodel.vhost_user.coalesce import Coalescer
 from devmodel.vhost_user.connection import Connection
-from devmodel.vhost_user.devicestate import StateOwner
+from devmodel.vhost_user.devicestate import NoOwner, StateOwner
 from devmodel.vhost_user.mapping import allocate, map_fd
-from devmodel.vhost_user.session import PROTOCOL_FEATURES, Action, Session, offered_features
+from devmodel.vhost_user.session import PROTOCOL_FEATURES, Session, offered_features
 from devmodel.virtio.audit import RingAudit
 from devmodel.virtio.config import NetConfig
 from devmodel.virtio.diagnosis import Breaks
@@ -207,7 +207,7 @@ class VhostUserServer:
             0
         ] * queue_pairs  # frames that were sent when the pair's receive ring was published last
         self._held = False
-        self.owner: StateOwner | None = None  # of the state behind the device, for sessions from now on
+        self._owner: StateOwner = NoOwner()
         if listener is not None:
             loop.add_reader(listener.fileno(), self._accept)
 
@@ -265,6 +265,18 @@ class VhostUserServer:
     def guest_runs(self) -> bool:
         """A ring of it runs: its guest is here and nowhere else."""
         return self._connection is not None and not self._connection.session.suspended
+
+    @property
+    def owner(self) -> StateOwner:
+        """Of the state behind the device; a session that is there has a new one at once, as a back end that connects
+        may have a session before anybody can say who the owner is."""
+        return self._owner
+
+    @owner.setter
+    def owner(self, owner: StateOwner) -> None:
+        self._owner = owner
+        if self._connection is not None:
+            self._connection.session.state.owner = owner
 
     def check_state(self, state: DeviceState) -> None:
         """StateError for one that no device like this can be made to be."""
@@ -502,7 +514,7 @@ class VhostUserServer:
             allocator=allocate,
             config=self._config,
             iommu=self._iommu,
-            owner=self.owner,
+            owner=self._owner,
         )
         for vring, breaks in zip(session.vrings, self._breaks, strict=True):
             vring.breaks = breaks
@@ -644,13 +656,9 @@ class VhostUserServer:
             return
         ring.publish()
         if ring.needs_signal():  # what was published when it was paused
+            self._audits[index].interrupts.rechecked(True)
             self._signal(index)
-        if self._is_control(index):
-            self._loop.call_soon(self._obey, index)
-        elif index & 1:
-            self._loop.call_soon(self._drain, index)
-        else:
-            self._loop.call_soon(self._send_backlog, self._lanes[index // 2])
+        self._loop.call_soon(self._scan, self._look, index)
 
     def _missed(self, index: int, miss: IotlbMiss) -> None:
         """The ring's next buffer is not translated yet."""
@@ -849,6 +857,8 @@ class VhostUserServer:
         for vring in session.vrings:
             if vring.ring is not None:
                 vring.ring = faults.around(vring.ring, session.features)
+            if vring.parked is not None:
+                vring.parked = faults.around(vring.parked, session.features)
         self.state_changed()
 
     def now(self) -> float:

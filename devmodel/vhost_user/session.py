@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One frontend's vhost-user session as a state machine: messages with descriptors in, actions out.
+"""One frontend's vhost-user session as a state machine: messages with descriptors in, actions (actions.py) out.
 
 No I/O happens here. `handle()` gives a list of actions that the caller carries out in order; each
 descriptor that came in comes out in exactly one of them, to be kept or closed. Memory is mapped through
@@ -8,13 +8,12 @@ the function that the caller handed in.
 States. A device has features (of virtio and of the protocol), a status byte, a memory map and 2 * pairs
 rings. A ring is stopped, running or broken, and, independently, enabled or not:
 
-    stopped -> running   size, addresses, memory and a kick descriptor (or the word that there is none) are
-    all
+    stopped -> running   size, addresses, memory and a kick descriptor (or the word that there is none) are all
                          known, whatever the order they came in. A ring starts at SET_VRING_KICK and not at
                          the first kick: a kick given to a back end that died is lost with it.
     running -> stopped   GET_VRING_BASE, RESET_DEVICE, the end of the session
-    running -> broken    the guest broke a rule (`quarantine()`), or a new memory map has no place for the
-    ring broken  -> stopped   as for running; new addresses also end it
+    running -> broken    the guest broke a rule (`quarantine()`), or a new memory map has no place for the ring
+    broken  -> stopped   as for running; new addresses also end it
 
     enabled              SET_VRING_ENABLE, or SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES. It may come
                          before SET_FEATURES and outlives a stop: QEMU sends it early and then never again.
@@ -55,19 +54,43 @@ for."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from devmodel.errors import BrokenRing, FrontendError, MappingError, StateError
 from devmodel.vhost_user import devicestate
 from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.actions import (
+    Action,
+    CallFd,
+    ChannelClosed,
+    ChannelFd,
+    ChannelSend,
+    CloseFd,
+    Disconnect,
+    ErrFd,
+    Kicked,
+    KickFd,
+    LoadState,
+    LogFd,
+    Rarp,
+    Reply,
+    RingBroken,
+    RingPaused,
+    RingResumed,
+    RingStarted,
+    RingStopped,
+    SaveState,
+    Signal,
+    StateChanged,
+    StopTransfer,
+)
 from devmodel.vhost_user.backend_channel import Answer, BackendChannel, BackendRequest, iotlb_message
 from devmodel.vhost_user.devicestate import NoOwner, StateMachine, StateOwner
 from devmodel.vhost_user.iommu import Iommu
 from devmodel.vhost_user.message import Message, Request
+from devmodel.vhost_user.vring import Vring, areas_of
 from devmodel.virtio import features as vf
 from devmodel.virtio.config import CONFIG_FEATURES, NetConfig
-from devmodel.virtio.diagnosis import Breaks
 from devmodel.virtio.dirtylog import DirtyLog, log_size
 from devmodel.virtio.inflight import (
     Allocator,
@@ -79,7 +102,6 @@ from devmodel.virtio.inflight import (
 )
 from devmodel.virtio.iotlb import IotlbMiss
 from devmodel.virtio.memory import (
-    READ,
     WRITE,
     Extent,
     GuestMemory,
@@ -94,16 +116,11 @@ from devmodel.virtio.ring import Area, Areas, Ring
 from devmodel.virtio.ring_kinds import Place, packed_ring, split_ring
 from devmodel.virtio.ring_packed import bad_base
 from devmodel.virtio.spec import (
-    PVIRTQ_EVENT_ALIGN,
     PVIRTQ_EVENT_SIZE,
     VIRTIO_CONFIG_S_FEATURES_OK,
     VIRTIO_NET_MAX_MTU,
     VIRTIO_NET_MIN_MTU,
-    VIRTQ_AVAIL_ALIGN,
-    VIRTQ_DESC_ALIGN,
     VIRTQ_MAX_SIZE,
-    VIRTQ_USED_ALIGN,
-    avail_size,
     desc_size,
     used_size,
 )
@@ -129,256 +146,8 @@ PROTOCOL_FEATURES = vf.mask(
 _REMEMBERED = 256  # regions that were removed
 
 _FOR_REQUESTS = vf.mask(vu.VHOST_USER_PROTOCOL_F_BACKEND_REQ, vu.VHOST_USER_PROTOCOL_F_REPLY_ACK)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Send these bytes to the frontend; a descriptor that goes with them is to be closed then."""
-
-    data: bytes
-    fd: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CloseFd:
-    """Close a descriptor that is not kept."""
-
-    fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class KickFd:
-    """Watch this descriptor for kicks of the ring; None: it has none any more. The old one is to be
-    closed."""
-
-    index: int
-    fd: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CallFd:
-    """Signal this ring's driver here from now on; None: do not. The old one is to be closed."""
-
-    index: int
-    fd: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ErrFd:
-    """Signal errors of this ring here from now on; None: do not. The old one is to be closed."""
-
-    index: int
-    fd: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LogFd:
-    """Signal here when pages were marked in the log. The old one is to be closed."""
-
-    fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class SaveState:
-    """Write these bytes there and close it; `state_ended()` hears of the end."""
-
-    fd: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LoadState:
-    """Read a state from there, up to its end; `state_ended()` gets it."""
-
-    fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopTransfer:
-    """Nobody wants the state any more that is written or read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Signal this ring's driver: what was given back to it was shown outside of a batch."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class RingStarted:
-    """The ring runs; look at it once, whether kicked or not."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class RingStopped:
-    """The ring is gone; whatever was queued for it is lost."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class RingBroken:
-    """The ring is in quarantine: log it, signal its error descriptor."""
-
-    index: int
-    error: BrokenRing
-
-
-@dataclass(frozen=True, slots=True)
-class RingPaused:
-    """The ring's place in memory is not known for a while: it goes on by itself, what is queued for it waits."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class RingResumed:
-    """The ring may go on after a pause, or with a buffer that was not translated before; look at it."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kicked:
-    """The ring was kicked by a message."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelFd:
-    """Talk to `channel` through this descriptor from now on; the old one is to be closed."""
-
-    fd: int
-    channel: BackendChannel
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelSend:
-    """Send these bytes over the back-end channel."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelClosed:
-    """The channel is of no use any more: close its descriptor. `finished`: the frontend ended it in good order."""
-
-    reason: str
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StateChanged:
-    """The link or the offloads may have changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rarp:
-    """Announce this MAC to the network behind us (the guest moved here)."""
-
-    mac: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """End the session."""
-
-    error: FrontendError
-
-
-Action = (
-    Reply
-    | CloseFd
-    | KickFd
-    | CallFd
-    | ErrFd
-    | LogFd
-    | Signal
-    | SaveState
-    | LoadState
-    | StopTransfer
-    | RingStarted
-    | RingStopped
-    | RingBroken
-    | RingPaused
-    | RingResumed
-    | Kicked
-    | ChannelFd
-    | ChannelSend
-    | ChannelClosed
-    | StateChanged
-    | Rarp
-    | Disconnect
-)
-
-
-class Vring:
-    """What the frontend said about one ring, and the ring while it runs."""
-
-    __slots__ = (
-        "addr",
-        "base",
-        "breaks",
-        "broken",
-        "enabled",
-        "given_base",
-        "has_kick",
-        "index",
-        "log",
-        "logged",
-        "num",
-        "parked",
-        "ring",
-    )
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.logged = False  # its ring marks what it writes
-        self.num = 0
-        self.base = 0
-        self.given_base = -1  # what GET_VRING_BASE answered last
-        self.addr: tuple[int, int, int] | None = None  # desc, avail, used as the frontend's user addresses
-        self.log: int | None = None  # VHOST_VRING_F_LOG: log_guest_addr
-        self.enabled = False
-        self.has_kick = False
-        self.ring: Ring | None = None
-        self.parked: Ring | None = None  # in its place while its areas are not translated
-        self.broken: BrokenRing | None = None
-        self.breaks = Breaks()
-
-    @property
-    def state(self) -> str:
-        """One word for people; whether it is enabled is another matter."""
-        if self.broken is not None:
-            return "broken"
-        return "stopped" if self.ring is None and self.parked is None else "running"
-
-
 _LIMIT = 1 << 64
 _LOG_ALL = vf.mask(vf.VHOST_F_LOG_ALL)
-
-_Plan = tuple[str, tuple[tuple[str, int, int], ...]]
-"""The section of a layout; what each area is, its alignment and size."""
-
-
-def _split_plan(num: int) -> _Plan:
-    return "2.7", (
-        ("descriptor table", VIRTQ_DESC_ALIGN, desc_size(num)),
-        ("available ring", VIRTQ_AVAIL_ALIGN, avail_size(num)),
-        ("used ring", VIRTQ_USED_ALIGN, used_size(num)),
-    )
-
-
-def _packed_plan(num: int) -> _Plan:
-    return "2.8.10.1", (
-        ("descriptor ring", VIRTQ_DESC_ALIGN, desc_size(num)),
-        ("driver event", PVIRTQ_EVENT_ALIGN, PVIRTQ_EVENT_SIZE),
-        ("device event", PVIRTQ_EVENT_ALIGN, PVIRTQ_EVENT_SIZE),
-    )
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -387,11 +156,6 @@ def _forget_frames(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
-
-
-# What a device does with the three areas: 2.6, 2.8.1
-_SPLIT_ACCESS = (READ, READ, WRITE)
-_PACKED_ACCESS = (READ | WRITE, READ, WRITE)
 
 
 def offered_features(
@@ -842,12 +606,11 @@ class Session:
                 self._try_start(vring)
 
     def _move(self, vring: Vring, ring: Ring, wait: bool = False) -> None:
+        """Go on with a ring, running or parked, where its areas lie now, or park it."""
         try:
-            if self.logging or vring.logged:
-                moved = self._remade(vring, ring)
-            else:
-                ring.rebind(self._ring_memory, self._areas(vring))
-                moved = ring
+            areas = self._areas(vring)
+            if self.logging:
+                self._own_memory(vring)
         except BrokenRing as error:
             if not wait:
                 self._break(vring, error)
@@ -858,7 +621,11 @@ class Session:
                 self._park(vring, ring)
             self._wait(vring, miss)
         else:
-            vring.ring, vring.parked = moved, None
+            if ring is vring.parked or not (self.logging or vring.logged):
+                ring.rebind(self._ring_memory, areas)
+                vring.ring, vring.parked = ring, None
+            if self.logging or vring.logged:
+                self._remake(vring, ring)
 
     @property
     def _ring_memory(self) -> GuestMemory:
@@ -883,7 +650,7 @@ class Session:
     def _set_inflight_fd(self, payload: bytes) -> None:
         spec = vu.decode_inflight(payload)
         check_spec(spec, len(self.vrings))
-        if any(vring.ring for vring in self.vrings):
+        if not self.suspended:
             raise FrontendError("SET_INFLIGHT_FD while a ring runs", f"{spec}")
         mapping = self._mapper(self._pending_fds[0], spec.mmap_size, spec.mmap_offset)
         region = InflightRegion(mapping, spec)
@@ -936,18 +703,19 @@ class Session:
                 self._move(vring, vring.ring)
         self._actions.append(StateChanged())
 
-    def _remade(self, vring: Vring, ring: Ring) -> Ring:
-        """A ring of the kind that is wanted now, where this one stands. BrokenRing and IotlbMiss leave this one."""
-        self._areas(vring)
-        if self.logging:
-            self._own_memory(vring)
-        if ring is vring.ring:  # one that is parked has let go of memory
-            if ring.publish() and ring.needs_signal():
-                self._actions.append(Signal(vring.index))
-            ring.release()
+    def _remake(self, vring: Vring, ring: Ring) -> None:
+        """Replace a ring that runs by one of the kind that is wanted now, where it stands. That may fail though its
+        place is there: an inflight region can be spoilt at any time."""
+        ring.let_go()
+        if ring.publish() and ring.needs_signal():
+            self._actions.append(Signal(vring.index))
+        ring.release()
         vring.base = ring.base
         self._actions.append(StateChanged())
-        return self._make_ring(vring, resumed=True)
+        try:
+            vring.ring = self._make_ring(vring, resumed=True)
+        except BrokenRing as error:
+            self._break(vring, error)
 
     def _own_memory(self, vring: Vring) -> list[Extent]:
         """What the device writes of the ring itself, if that is to be logged. BrokenRing if it is no memory."""
@@ -955,10 +723,14 @@ class Session:
             return []
         size = PVIRTQ_EVENT_SIZE if self.packed else used_size(vring.num)
         memory = self._ring_memory
-        if memory.pieces(vring.log, size, WRITE) is None:
+        own = memory.extents(vring.log, size)
+        if self.iommu is None:
+            known = memory.pieces(vring.log, size, WRITE) is not None
+        else:  # a ring may lie in more pages than a buffer may
+            known = sum(room for _, room in own) == size
+        if not known:
             rule = f"log_guest_addr {vring.log:#x} is not in memory"
             raise BrokenRing(vring.index, rule, "vhost-user: Migration")
-        own = memory.extents(vring.log, size)
         if self.packed and vring.addr is not None:
             own += memory.area_extents(vring.addr[0], desc_size(vring.num))
         return own
@@ -1106,12 +878,11 @@ class Session:
 
     def _areas(self, vring: Vring) -> Areas:
         """The three areas of a ring in memory (2.7, 2.8.10.1). BrokenRing if they cannot lie there."""
-        section, plan = _packed_plan(vring.num) if self.packed else _split_plan(vring.num)
-        accesses = _PACKED_ACCESS if self.packed else _SPLIT_ACCESS
+        section, plan = areas_of(vring.num, self.packed)
         if vring.addr is None:
             raise BrokenRing(vring.index, "the ring has no addresses", section)
         views: list[Area] = []
-        for address, (what, align, size), access in zip(vring.addr, plan, accesses, strict=True):
+        for address, (what, align, size, access) in zip(vring.addr, plan, strict=True):
             view: Area | None
             if self.iommu is None or address % align:
                 view = None if address % align else self.memory.uva_view(address, size)
@@ -1163,14 +934,12 @@ class Session:
         self._mend(vring)
         if self.iommu is not None:
             self.iommu.forget(vring.index)
-        parked, vring.parked = vring.parked, None
-        if parked is not None:  # it let go of memory long ago
-            vring.base = parked.base
-            self._actions += [RingStopped(vring.index), StateChanged()]
-        ring, vring.ring = vring.ring, None
+        ring, runs = vring.ring or vring.parked, vring.ring is not None
+        vring.ring = vring.parked = None
         if ring is None:
             return
-        ring.publish()
+        if runs:  # one that is parked let go of memory long ago
+            ring.publish()
         vring.base = ring.base
         ring.release()
         self.state.forget()
@@ -1287,9 +1056,9 @@ class Session:
 
     def _lies_in(self, vring: Vring, iova: int, size: int) -> bool:
         """One of the ring's areas touches these addresses; all do if `size` is 0."""
-        _section, plan = _packed_plan(vring.num) if self.packed else _split_plan(vring.num)
+        _section, plan = areas_of(vring.num, self.packed)
         areas = zip(vring.addr or (), plan, strict=True)
-        return any(not size or (at < iova + size and iova < at + room) for at, (_, _, room) in areas)
+        return any(not size or (at < iova + size and iova < at + room) for at, (_, _, room, _) in areas)
 
     def _park(self, vring: Vring, ring: Ring) -> None:
         """Let go of the ring's areas, which the frontend takes away once it has our answer."""

@@ -11,7 +11,8 @@ Kicks (the driver tells the device). Each look has one cause:
     spurious     of those, the ones whose look found nothing: the buffers had been taken already, the ring does not
                  run, or, on a receive queue, no frame waits for buffers
     lost         looks of the re-check that found a batch that the driver was to kick for, with no kick on its way
-    at_start     looks at a ring that started that found a batch: the kick for it may have gone to somebody else
+    at_start     looks at a ring that started, or goes on after a pause (vhost_user/iommu.py), that found a batch: the
+                 kick for it may have gone to somebody else, or came when nothing could be done
     suppressed   batches that needed no kick, as the device had asked for none: found when it looked again after a batch
     batches      all of them
 
@@ -28,8 +29,8 @@ Interrupts (the device tells the driver). A *decision* asks once whether the dri
     timed        decisions at the end of that time
     lost         decisions of the re-check that said yes to a coalesced batch: the driver waited and was not told
     settled      decisions of the re-check that said no to one: the driver had looked by itself
-    fresh        decisions of the re-check that said yes with nothing new: a ring that has just started, or whose call
-                 descriptor was replaced, has its driver told once whatever the event says
+    fresh        decisions of the re-check that said yes with nothing new: a ring that has just started, goes on after a
+                 pause, or whose call descriptor was replaced, has its driver told once whatever the event says
     sent, unsent interrupts that were written to the call descriptor, and those that could not be: there is none (it is
                  told as soon as there is one), or its counter is full, which means that the driver has not looked yet
 

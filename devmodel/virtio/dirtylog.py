@@ -205,6 +205,10 @@ class Logging(Ring):
         super().push(head, written)  # type: ignore[safe-super]
         self._journal.gave_back(head, written)
 
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        super().forge(head, claimed, written)  # type: ignore[safe-super]
+        self._journal.gave_back(head, 1 << 64)  # what was written is not what the element says
+
     def publish(self) -> bool:
         published = super().publish()  # type: ignore[safe-super]
         if published:

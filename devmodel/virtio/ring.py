@@ -241,6 +241,9 @@ class Ring(ABC):
     def waiting_heads(self) -> set[int]:
         """The heads that the driver made available and that were not taken, as far as they are heads at all."""
 
+    def let_go(self) -> None:  # noqa: B027 - a ring that does not lie has nothing to do
+        """push() what is held back on purpose: another ring takes this one's place."""
+
     # -- checks that both layouts make ------------------------------------------------------------------
 
     def _broken(self, rule: str, section: str, head: int, descriptor: int) -> BrokenRing:

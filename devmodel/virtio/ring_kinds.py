@@ -57,6 +57,7 @@ class LoggedTrackedPackedRing(Logging, TrackedPackedRing):
     ) -> None:
         self._journal = Journal(log, own)
         super().__init__(index, num, memory, areas, features, base, resumed, state)
+        self._journal.wrote_ring()  # its start may have: TrackedPackedRing._hide()
 
 
 class Place(NamedTuple):

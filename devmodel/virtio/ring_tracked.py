@@ -122,6 +122,14 @@ class TrackedSplitRing(SplitRing):
         if self._redone and head in self._redone:
             self._redone.remove(head)
 
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        """Buffer `head` goes back, whatever the element says; for the second time if it is one of this batch's."""
+        super().forge(head, claimed, written)
+        if head not in self._batch:
+            self._batch.append(head)
+        if head in self._redone:
+            self._redone.remove(head)
+
     def publish(self) -> bool:
         """ "When supplying used buffers to the driver", steps 2 to 7."""
         halves, marks, last = self._state.halves, self._state.bytes, self._last_batch_head
@@ -290,6 +298,13 @@ class TrackedPackedRing(PackedRing):
 
     def push(self, head: int, written: int) -> None:
         super().push(head, written)
+        self._went_back(head)
+
+    def forge(self, head: int, claimed: int, written: int) -> None:
+        super().forge(head, claimed, written)
+        self._went_back(head)
+
+    def _went_back(self, head: int) -> None:
         entries = self._entries.pop(head)
         self._batch.append(entries)
         if self._redone:

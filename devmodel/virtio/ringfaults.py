@@ -18,7 +18,10 @@ and kept, with the device's clock and the time since the ring started, which is 
 be found in the guest's dmesg.
 
 A faulty ring takes the general way for each buffer (pop() and push()), never drain()'s and fill()'s shortcuts. What
-is held back is held for good once the ring has been stopped: the driver that stopped it has taken its buffers back.
+is held back is held for good once the ring has been stopped: the driver that stopped it has taken its buffers back. A
+ring that is parked (vhost_user/iommu.py) keeps what it holds, and gives back what is due when it goes on. One that is
+replaced where it stands, since a migration's log begins or ends, gives everything back, "stuck" or not: another ring
+would take up the buffers that are missing and work on them again.
 """
 
 from __future__ import annotations
@@ -230,13 +233,14 @@ class DeviceFaults:
 
 class _Held:
     """A buffer, or all those of a frame, with the bytes written, which are given back later: when so `many` others were
-    (0: never because of that), or by a timer."""
+    (0: never because of that), or by a timer, which may find the ring parked: then it is `overdue`."""
 
-    __slots__ = ("buffers", "many")
+    __slots__ = ("buffers", "many", "overdue")
 
     def __init__(self, head: int, written: int, many: int) -> None:
         self.buffers = [(head, written)]
         self.many = many
+        self.overdue = False
 
 
 class _Twin:
@@ -287,15 +291,13 @@ class FaultyRing(Ring):
         self._twin: _Twin | None = None
         self._stuck = False
         self._alive = True
+        self.tracked = inner.tracked
+        # What the device is told once, and marks as told here.
+        self.resynchronised, self.resubmitted = inner.resynchronised, inner.resubmitted
         self._sync()
 
     def _sync(self) -> None:
-        inner = self._inner
-        self.last_avail, self.walked, self.resynchronised = (
-            inner.last_avail,
-            inner.walked,
-            inner.resynchronised,
-        )
+        self.last_avail, self.walked = self._inner.last_avail, self._inner.walked
 
     # -- as the ring does -------------------------------------------------------------------------------
 
@@ -306,10 +308,12 @@ class FaultyRing(Ring):
     def rebind(self, memory: GuestMemory, areas: Areas) -> None:
         self._memory = memory
         self._inner.rebind(memory, areas)
+        self._alive = True
+        for held in [held for held in self._held if held.overdue and not self._stuck]:
+            self._let_go(held)
 
     def release(self) -> None:
         self._alive = False
-        self._held.clear()
         self._taken.clear()
         self._inner.release()
 
@@ -484,9 +488,18 @@ class FaultyRing(Ring):
 
     def _due(self, held: _Held) -> None:
         """Its time has come, unless it has gone or the ring has."""
-        if self._alive and not self._stuck and held in self._held:
+        if not self._alive:
+            held.overdue = True
+        elif not self._stuck and held in self._held:
             self._let_go(held)
             self._faults.device.settle(self.index)
+
+    def let_go(self) -> None:
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            self._inner.push(twin.head, twin.written)
+        for held in list(self._held):
+            self._let_go(held)
 
     def _let_go(self, held: _Held) -> None:
         self._held.remove(held)
@@ -495,10 +508,12 @@ class FaultyRing(Ring):
 
     def _drop_twin(self, twin: _Twin) -> None:
         """No further buffer came for a packed ring's duplicate: it is given back once, and nothing was injected."""
-        if self._alive and self._twin is twin:
-            self._twin = None
-            self._inner.push(twin.head, twin.written)
-            self._faults.device.settle(self.index)
+        if self._twin is not twin:
+            return
+        self._twin = None
+        held = _Held(twin.head, twin.written, 0)
+        self._held.append(held)
+        self._due(held)
 
     # -- headers ----------------------------------------------------------------------------------------
 

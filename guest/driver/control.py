@@ -49,12 +49,6 @@ def queue_coalescing_get(index: int) -> Command:
     return ctrl.VIRTIO_NET_CTRL_NOTF_COAL, ctrl.VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET, data
 
 
-def guest_offloads(features: int) -> Command:
-    """What the driver takes from now on, as feature bits: 5.1.6.5.8."""
-    kind, number = ctrl.VIRTIO_NET_CTRL_GUEST_OFFLOADS, ctrl.VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET
-    return kind, number, struct.pack("<Q", features)
-
-
 class ControlDriver:
     """The driver's end of one control queue."""
 

@@ -28,6 +28,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, TypeVar
 
 from devmodel.errors import FrontendError, StateError
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.backend_channel import BackendChannel
@@ -221,56 +222,56 @@ class DirectLink:
 
     # -- for the device ---------------------------------------------------------------------------------
 
-    def perform(self, actions: list[vs.Action]) -> None:
+    def perform(self, actions: list[va.Action]) -> None:
         for action in actions:
-            if self._open or isinstance(action, vs.CloseFd | vs.ChannelFd):
+            if self._open or isinstance(action, va.CloseFd | va.ChannelFd):
                 self._perform_one(action)
 
-    def _perform_one(self, action: vs.Action) -> None:
+    def _perform_one(self, action: va.Action) -> None:
         device = self._device
         match action:
-            case vs.Reply(data, fd):
+            case va.Reply(data, fd):
                 self._replies.append((data, fd))
-            case vs.CloseFd(fd):
+            case va.CloseFd(fd):
                 os.close(fd)
-            case vs.KickFd(_, fd) | vs.CallFd(_, fd) | vs.ErrFd(_, fd):
+            case va.KickFd(_, fd) | va.CallFd(_, fd) | va.ErrFd(_, fd):
                 if fd is not None:
                     os.close(fd)
-            case vs.LogFd(fd):
+            case va.LogFd(fd):
                 os.close(fd)
-            case vs.Signal(index):
+            case va.Signal(index):
                 self.signal(index)
-            case vs.SaveState(fd, data):
+            case va.SaveState(fd, data):
                 self._write_state(fd, data)
-            case vs.LoadState(fd):
+            case va.LoadState(fd):
                 self._state_fd = fd
-            case vs.StopTransfer():
+            case va.StopTransfer():
                 self._forget_state()
-            case vs.RingStarted(index):
+            case va.RingStarted(index):
                 device.ring_started(index)
-            case vs.RingStopped(index):
+            case va.RingStopped(index):
                 device.ring_stopped(index)
-            case vs.RingBroken(index, error):
+            case va.RingBroken(index, error):
                 self.errors.add(index)
                 device.ring_broken(index, error)
-            case vs.RingPaused(index):
+            case va.RingPaused(index):
                 device.ring_paused(index)
-            case vs.RingResumed(index):
+            case va.RingResumed(index):
                 device.ring_resumed(index)
-            case vs.Kicked(index):
+            case va.Kicked(index):
                 device.kicked(index)
-            case vs.ChannelFd(fd, _):
+            case va.ChannelFd(fd, _):
                 os.close(fd)
-            case vs.ChannelSend(data):
+            case va.ChannelSend(data):
                 self.on_channel(data)
-            case vs.ChannelClosed(reason, finished):
+            case va.ChannelClosed(reason, finished):
                 self.channel_ends.append(reason)
                 device.channel_closed(reason, finished)
-            case vs.StateChanged():
+            case va.StateChanged():
                 device.state_changed()
-            case vs.Rarp(mac):
+            case va.Rarp(mac):
                 device.rarp(mac)
-            case vs.Disconnect(error):
+            case va.Disconnect(error):
                 self.ended = error
                 self.close()
                 device.disconnected(error)

@@ -87,8 +87,6 @@ CONTROL_FEATURES: Final = vf.mask(
     vf.VIRTIO_NET_F_VQ_NOTF_COAL,
     vf.VIRTIO_NET_F_HASH_REPORT,
 )
-LEGACY_FEATURES: Final = 0
-"""What firmware with a legacy driver acknowledges."""
 
 Frame = tuple[VnetHdr, bytes]
 

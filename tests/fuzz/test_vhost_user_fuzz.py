@@ -14,6 +14,7 @@ from vu_driver import MODERN, PACKED, RAM_SIZE, DriverRing, GuestRam, PackedDriv
 from devmodel.errors import BrokenRing, FrontendError
 from devmodel.netdev.offload import finish
 from devmodel.port import VnetHdr
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.message import MessageReader
@@ -92,7 +93,7 @@ def test_session_any_messages_leave_no_descriptor_and_raise_nothing(
         fe.start()
     for request, payload, count, need_reply in steps:
         actions = fe.request(request, payload, [fe.ram.fd] * count, need_reply)
-        assert sum(isinstance(action, vs.Reply) for action in actions) <= 1
+        assert sum(isinstance(action, va.Reply) for action in actions) <= 1
         for vring in fe.session.vrings:
             if vring.ring is not None:
                 try:

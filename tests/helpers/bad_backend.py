@@ -19,9 +19,10 @@ from pathlib import Path
 
 from devmodel.errors import FrontendError
 from devmodel.vhost_user import message as vu
+from devmodel.vhost_user.actions import Action, CloseFd, Disconnect, Reply
 from devmodel.vhost_user.message import Message, Request
 from devmodel.vhost_user.server import VhostUserServer
-from devmodel.vhost_user.session import Action, CloseFd, Disconnect, Reply, Session
+from devmodel.vhost_user.session import Session
 from devmodel.virtio.ctrl import ControlQueue
 
 sound = Session.handle

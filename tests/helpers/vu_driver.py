@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from devmodel.errors import StateError
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.mapping import map_fd
@@ -492,7 +493,7 @@ class SessionFrontend(Frontend):
         super().__init__(num, packed)
         self.session = vs.Session(map_fd, **options)
         self.kept: dict[tuple[str, int], int] = {}
-        self.actions: list[vs.Action] = []
+        self.actions: list[va.Action] = []
 
     def request(
         self,
@@ -501,28 +502,28 @@ class SessionFrontend(Frontend):
         fds: Iterable[int] = (),
         need_reply: bool = False,
         flags: int = 1,
-    ) -> list[vs.Action]:
+    ) -> list[va.Action]:
         """Send one message; the actions, after carrying out those that own descriptors."""
         given = tuple(os.dup(fd) for fd in fds)
         message = Message(request, flags | (8 if need_reply else 0), payload, given)
         return self.carry_out(self.session.handle(message))
 
-    def carry_out(self, actions: list[vs.Action]) -> list[vs.Action]:
+    def carry_out(self, actions: list[va.Action]) -> list[va.Action]:
         for action in actions:
-            if isinstance(action, vs.CloseFd):
+            if isinstance(action, va.CloseFd):
                 os.close(action.fd)
-            elif isinstance(action, vs.Reply) and action.fd is not None:
+            elif isinstance(action, va.Reply) and action.fd is not None:
                 self._keep(("Reply", 0), action.fd)
-            elif isinstance(action, vs.KickFd | vs.CallFd | vs.ErrFd):
+            elif isinstance(action, va.KickFd | va.CallFd | va.ErrFd):
                 self._keep((type(action).__name__, action.index), action.fd)
-            elif isinstance(action, vs.LogFd | vs.ChannelFd):
+            elif isinstance(action, va.LogFd | va.ChannelFd):
                 self._keep((type(action).__name__, 0), action.fd)
-            elif isinstance(action, vs.SaveState | vs.LoadState):
+            elif isinstance(action, va.SaveState | va.LoadState):
                 self.transfer_begun(action)
         self.actions += actions
         return actions
 
-    def transfer_begun(self, action: vs.SaveState | vs.LoadState) -> None:
+    def transfer_begun(self, action: va.SaveState | va.LoadState) -> None:
         """It ends at once, and badly."""
         os.close(action.fd)
         self.carry_out(self.session.state_ended(None, StateError("nobody carries it")))
@@ -537,9 +538,9 @@ class SessionFrontend(Frontend):
     def ack(self, request: int, payload: bytes = b"", fds: Iterable[int] = ()) -> int | str:
         """Send with NEED_REPLY: the number that came back, or "closed"."""
         for action in self.request(request, payload, fds, need_reply=True):
-            if isinstance(action, vs.Reply):
+            if isinstance(action, va.Reply):
                 return int(vu.U64.unpack(action.data[12:20])[0])
-            if isinstance(action, vs.Disconnect):
+            if isinstance(action, va.Disconnect):
                 return "closed"
         return "no answer"
 

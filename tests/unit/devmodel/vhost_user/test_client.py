@@ -16,8 +16,10 @@ from vu_driver import MODERN, Recorder, SocketFrontend
 from devmodel.errors import SocketPathTooLong
 from devmodel.switch import Switch
 from devmodel.vhost_user.client import RETRY_MAX_S, RETRY_S, VhostUserClient
+from devmodel.vhost_user.devicestate import NoOwner
 from devmodel.vhost_user.message import Request
 from devmodel.vhost_user.server import VhostUserServer
+from devmodel.vhost_user.session import offered_features
 from devmodel.virtio.features import VIRTIO_F_ACCESS_PLATFORM
 from guest.driver.loop import StepLoop
 
@@ -91,6 +93,37 @@ def test_nobody_there_is_tried_at_growing_intervals_up_to_the_bound() -> None:
     assert set(gaps[5:]) == {RETRY_MAX_S}
     assert them.port.stats()["connect_failures"] == len(them.tries)
     them.close()
+
+
+def test_owner_that_comes_after_the_session_owns_its_state() -> None:
+    class Owner(NoOwner):
+        def save_state(self) -> bytes:
+            return b"all of it"
+
+    them = Frontends()
+    them.there = True
+    them.sleep(RETRY_S)
+    assert them.port.connected
+    them.port.owner = Owner()
+    session = them.port._connection.session  # type: ignore[union-attr]
+    assert session.state.begin_save().endswith(b"all of it")
+    them.close()
+
+
+def test_what_listens_offers_what_connects_offers_too(path: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        listens = await VhostUserServer.listen(str(tmp_path / "ours.sock"))
+        with socket.socket(socket.AF_UNIX) as qemu:
+            qemu.bind(path)
+            qemu.listen()
+            connects = await VhostUserClient.connect(path)
+            session = connects._connection.session  # type: ignore[union-attr]
+            assert session.offered == offered_features(listens._features, 1, False, False, listens._iommu)
+            assert session.offered >> VIRTIO_F_ACCESS_PLATFORM & 1
+            connects.close()
+        listens.close()
+
+    asyncio.run(main())
 
 
 def test_frontend_that_hangs_up_at_once_is_visited_ever_more_rarely() -> None:

@@ -15,6 +15,7 @@ from vu_driver import SessionFrontend
 from vu_rig import Rig, run
 
 from devmodel.errors import StateError
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user import transfer
@@ -58,7 +59,7 @@ class StateFrontend(SessionFrontend):
         self.session = vs.Session(vs_mapper(), owner=Owner(), queue_pairs=1, control_queue=True)
         self.fds: list[int] = []
 
-    def transfer_begun(self, action: vs.SaveState | vs.LoadState) -> None:
+    def transfer_begun(self, action: va.SaveState | va.LoadState) -> None:
         self.fds.append(action.fd)
 
     def transfer(self, direction: int, phase: int = 0) -> int:
@@ -86,10 +87,10 @@ def vs_mapper() -> Any:
     return map_fd
 
 
-def number(actions: list[vs.Action]) -> int:
+def number(actions: list[va.Action]) -> int:
     """The number that was answered, -1 for none yet."""
     for action in actions:
-        if isinstance(action, vs.Reply):
+        if isinstance(action, va.Reply):
             return int(vu.U64.unpack(action.data[12:20])[0])
     return -1
 
@@ -103,7 +104,7 @@ def fe() -> Iterator[StateFrontend]:
 
 
 def owner_of(fe: StateFrontend) -> Owner:
-    owner = fe.session.state._owner
+    owner = fe.session.state.owner
     assert isinstance(owner, Owner)
     return owner
 
@@ -123,7 +124,7 @@ def other_state(owner: bytes = b"another", *commands: bytes, features: int = 0) 
 def test_save_gives_the_devices_and_the_owners_part(fe: StateFrontend) -> None:
     fe.request(R.VHOST_USER_SET_FEATURES, U64(fe.features))
     assert fe.transfer(SAVE) == STARTED
-    [saved] = [action for action in fe.actions if isinstance(action, vs.SaveState)]
+    [saved] = [action for action in fe.actions if isinstance(action, va.SaveState)]
     reader = StateReader()
     reader.feed(saved.data)
     assert reader.finish().owner == b"owner"
@@ -215,7 +216,7 @@ def test_transfer_that_failed_is_bad_and_the_next_may_be_good(fe: StateFrontend)
 def test_ring_that_starts_ends_the_transfer(fe: StateFrontend) -> None:
     fe.transfer(LOAD)
     fe.start()
-    assert vs.StopTransfer() in fe.actions
+    assert va.StopTransfer() in fe.actions
     assert fe.session.state_ended(other_state(), None) == []  # too late
     assert owner_of(fe).loaded == 0
     assert fe.check() == 1
@@ -225,7 +226,7 @@ def test_frontend_that_goes_on_instead_of_waiting_gets_a_bad_check_first(fe: Sta
     fe.transfer(LOAD)
     assert fe.check() == -1
     actions = fe.request(R.VHOST_USER_GET_FEATURES)
-    replies = [vu.HEADER.unpack(action.data[:12])[0] for action in actions if isinstance(action, vs.Reply)]
+    replies = [vu.HEADER.unpack(action.data[:12])[0] for action in actions if isinstance(action, va.Reply)]
     assert replies == [R.VHOST_USER_CHECK_DEVICE_STATE, R.VHOST_USER_GET_FEATURES]
     assert number(actions) == 1
 

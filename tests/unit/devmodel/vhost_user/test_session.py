@@ -13,6 +13,7 @@ import pytest
 from vu_driver import LEGACY, MODERN, PACKED, RAM_SIZE, SPLIT, UVA, SessionFrontend
 
 from devmodel.errors import BrokenRing
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.message import Request as R
@@ -47,7 +48,7 @@ def fds() -> int:
 
 
 def test_connect_answers_what_is_offered(fe: SessionFrontend) -> None:
-    replies = [action.data for action in fe.actions if isinstance(action, vs.Reply)]
+    replies = [action.data for action in fe.actions if isinstance(action, va.Reply)]
     offered = vu.encode_reply(R.VHOST_USER_GET_FEATURES, U64(vf.DEVICE_FEATURES))
     assert replies[0] == replies[3] == offered
     assert replies[1] == vu.encode_reply(R.VHOST_USER_GET_PROTOCOL_FEATURES, U64(vs.PROTOCOL_FEATURES))
@@ -63,7 +64,7 @@ def test_start_runs_both_rings_enabled_before_features(fe: SessionFrontend) -> N
     fe.start()
     assert fe.running() == [True, True]
     assert fe.session.running(0) is not None
-    assert vs.RingStarted(1) in fe.actions
+    assert va.RingStarted(1) in fe.actions
 
 
 def test_start_without_protocol_features_enables_the_rings() -> None:
@@ -91,9 +92,9 @@ def test_stop_returns_the_index_and_drops_the_descriptors(fe: SessionFrontend) -
     fe.session.net.receive(ring, 8)
     actions = fe.request(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 0))
     assert fe.tx.used_idx == 1
-    assert vs.RingStopped(1) in actions
-    assert vs.KickFd(1, None) in actions
-    assert actions[-1] == vs.Reply(vu.encode_reply(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 1)))
+    assert va.RingStopped(1) in actions
+    assert va.KickFd(1, None) in actions
+    assert actions[-1] == va.Reply(vu.encode_reply(R.VHOST_USER_GET_VRING_BASE, fe.state(1, 1)))
     assert fe.running() == [True, False]
 
 
@@ -150,7 +151,7 @@ def test_mtu_reaches_the_device_before_the_features(fe: SessionFrontend) -> None
 
 def test_rarp_carries_the_mac(fe: SessionFrontend) -> None:
     actions = fe.request(R.VHOST_USER_SEND_RARP, bytes.fromhex("5254001234560000"))
-    assert actions == [vs.Rarp(bytes.fromhex("525400123456"))]
+    assert actions == [va.Rarp(bytes.fromhex("525400123456"))]
 
 
 def test_reset_device_stops_and_disables(fe: SessionFrontend) -> None:
@@ -184,9 +185,9 @@ def test_ring_of_a_reset_device_stays_where_it_is_when_memory_comes_before_its_n
 def test_reset_device_gives_the_kick_descriptors_back(fe: SessionFrontend) -> None:
     fe.start()
     actions = fe.request(R.VHOST_USER_RESET_DEVICE)
-    assert [action for action in actions if isinstance(action, vs.KickFd)] == [
-        vs.KickFd(0, None),
-        vs.KickFd(1, None),
+    assert [action for action in actions if isinstance(action, va.KickFd)] == [
+        va.KickFd(0, None),
+        va.KickFd(1, None),
     ]
 
 
@@ -235,17 +236,17 @@ def test_row_04_wrong_size_changes_nothing(fe: SessionFrontend, request_: R, pay
     before = fds()
     assert fe.ack(request_, payload, [fe.ram.fd] if request_ == R.VHOST_USER_SET_MEM_TABLE else []) == 1
     assert fds() == before
-    assert isinstance(fe.request(request_, payload)[0], vs.Disconnect)
+    assert isinstance(fe.request(request_, payload)[0], va.Disconnect)
 
 
 @pytest.mark.parametrize("number", [0, 33, 99, 2**32 - 1])
 def test_row_05_unknown_request(fe: SessionFrontend, number: int) -> None:
     assert fe.ack(number) == 1
-    assert isinstance(fe.request(number)[0], vs.Disconnect)
+    assert isinstance(fe.request(number)[0], va.Disconnect)
 
 
 def test_row_06_reply_flag_on_a_request(fe: SessionFrontend) -> None:
-    assert isinstance(fe.request(R.VHOST_USER_SET_OWNER, flags=5)[0], vs.Disconnect)
+    assert isinstance(fe.request(R.VHOST_USER_SET_OWNER, flags=5)[0], va.Disconnect)
 
 
 def test_row_07_unexpected_descriptors_are_closed(fe: SessionFrontend) -> None:
@@ -355,7 +356,7 @@ def test_row_19_new_memory_without_the_rings_breaks_them(fe: SessionFrontend) ->
     far = vu.encode_mem_table([RegionSpec(SPLIT, 4096, UVA + 2**32, 0)])
     actions = fe.request(R.VHOST_USER_SET_MEM_TABLE, far, [fe.ram.fd])
     assert fe.running() == [False, False]
-    assert [action.index for action in actions if isinstance(action, vs.RingBroken)] == [0, 1]
+    assert [action.index for action in actions if isinstance(action, va.RingBroken)] == [0, 1]
     fe.request(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2)
     assert fe.running() == [False, False]
     fe.request(R.VHOST_USER_SET_VRING_ADDR, fe.addr(0))
@@ -406,7 +407,7 @@ def test_ring_whose_region_comes_back_in_another_shape_goes_on(slots: SessionFro
     assert fe.ack(R.VHOST_USER_ADD_MEM_REG, rest, [fe.ram.fd]) == 0
     assert vring.ring is ring
     assert vring.parked is None
-    assert vs.RingResumed(1) in fe.actions
+    assert va.RingResumed(1) in fe.actions
 
 
 def test_ring_whose_region_never_comes_back_stops_where_it_stood(slots: SessionFrontend) -> None:
@@ -459,7 +460,7 @@ def test_row_23_ring_address_before_memory_breaks_at_the_start(fe: SessionFronte
     fe.request(R.VHOST_USER_SET_VRING_ADDR, fe.addr(0, desc=UVA + 8))
     fe.request(R.VHOST_USER_SET_VRING_KICK, U64(0), [fe.kick[0]])
     actions = fe.request(R.VHOST_USER_SET_MEM_TABLE, vu.encode_mem_table(fe.ram.specs), [fe.ram.fd] * 2)
-    assert any(isinstance(action, vs.RingBroken) for action in actions)
+    assert any(isinstance(action, va.RingBroken) for action in actions)
 
 
 def test_row_24_kick_and_enable_first_are_remembered(fe: SessionFrontend) -> None:
@@ -501,7 +502,7 @@ def test_row_28_message_without_its_protocol_feature(request_: R) -> None:
 
 def test_row_29_in_band_notifications_are_not_offered(fe: SessionFrontend) -> None:
     actions = fe.request(R.VHOST_USER_SET_PROTOCOL_FEATURES, U64(1 << 14))
-    assert isinstance(actions[0], vs.Disconnect)
+    assert isinstance(actions[0], va.Disconnect)
 
 
 def test_row_52_replaced_descriptors_do_not_pile_up(fe: SessionFrontend) -> None:
@@ -518,7 +519,7 @@ def test_broken_ring_stays_out_until_stopped_and_started(fe: SessionFrontend) ->
     fe.start()
     fe.tx.add_out(bytes(72))
     actions = fe.session.quarantine(1, BrokenRing(1, "rule", "2.7"))
-    assert vs.StateChanged() in actions
+    assert va.StateChanged() in actions
     fe.request(R.VHOST_USER_SET_VRING_KICK, U64(1), [fe.kick[1]])
     assert fe.running() == [True, False]
     assert fe.tx.used_idx == 0
@@ -564,4 +565,4 @@ def test_error_that_ends_a_session_does_not_keep_the_guests_memory_mapped() -> N
         fe.request(R.VHOST_USER_SET_VRING_NUM, fe.state(1, 16))
         desc, nowhere = fe.ram.uva(fe.tx.desc_gpa), 1 << 50
         actions = fe.request(R.VHOST_USER_SET_VRING_ADDR, vu.VRING_ADDR.pack(1, 0, desc, nowhere, nowhere, 0))
-        assert any(isinstance(action, vs.Disconnect) for action in actions)
+        assert any(isinstance(action, va.Disconnect) for action in actions)

@@ -11,8 +11,8 @@ import pytest
 from vu_driver import PACKED, SessionFrontend
 
 from devmodel.errors import MappingError
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
-from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.mapping import allocate
 from devmodel.vhost_user.message import Request as R
 from devmodel.virtio.inflight import InflightSpec, queue_bytes, region_bytes
@@ -44,8 +44,8 @@ def spec(**changes: int) -> bytes:
     return vu.encode_inflight(InflightSpec(**fields | changes))
 
 
-def asked(fe: SessionFrontend, payload: bytes) -> vs.Reply:
-    (reply,) = (action for action in fe.request(GET, payload) if isinstance(action, vs.Reply))
+def asked(fe: SessionFrontend, payload: bytes) -> va.Reply:
+    (reply,) = (action for action in fe.request(GET, payload) if isinstance(action, va.Reply))
     return reply
 
 

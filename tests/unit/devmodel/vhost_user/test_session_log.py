@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from vu_driver import MODERN, PACKED, RAM_SIZE, UVA, SessionFrontend
 
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.message import Request as R
@@ -87,7 +88,7 @@ def test_log_base_is_answered_by_an_empty_message_that_nobody_asked_for(
     fe: SessionFrontend, log: GuestLog
 ) -> None:
     actions = fe.request(R.VHOST_USER_SET_LOG_BASE, base(log), [log.fd])
-    [reply] = [action.data for action in actions if isinstance(action, vs.Reply)]
+    [reply] = [action.data for action in actions if isinstance(action, va.Reply)]
     assert reply == vu.encode_reply(R.VHOST_USER_SET_LOG_BASE, b"")
     assert fe.ack(R.VHOST_USER_SET_LOG_BASE, base(log), [log.fd]) == 0
 
@@ -149,14 +150,14 @@ def test_batch_that_was_not_shown_yet_is_shown_and_signalled(fe: SessionFrontend
     assert fe.session.net.transmit(ring, None, [FRAME]) == 0
     assert not fe.rx.used()
     actions = fe.request(R.VHOST_USER_SET_FEATURES, U64(fe.features | LOG_ALL))
-    assert vs.Signal(0) in actions
+    assert va.Signal(0) in actions
     assert len(fe.rx.used()) == 1
 
 
 def test_log_fd_is_kept_by_the_caller(fe: SessionFrontend) -> None:
     fd = os.eventfd(0)
     actions = fe.request(R.VHOST_USER_SET_LOG_FD, b"", [fd])
-    assert any(isinstance(action, vs.LogFd) for action in actions)
+    assert any(isinstance(action, va.LogFd) for action in actions)
     os.close(fd)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from vu_driver import FRESH, LEGACY, MODERN, PACKED, SPLIT, UVA, Driver, DriverRing, SessionFrontend
 
+from devmodel.vhost_user import actions as va
 from devmodel.vhost_user import message as vu
 from devmodel.vhost_user import session as vs
 from devmodel.vhost_user.message import Request as R
@@ -42,7 +43,7 @@ def send_frames(fe: SessionFrontend, count: int) -> None:
 def stop(fe: SessionFrontend, index: int) -> int:
     """GET_VRING_BASE's answer."""
     actions = fe.request(R.VHOST_USER_GET_VRING_BASE, fe.state(index, 0))
-    [reply] = [action.data for action in actions if isinstance(action, vs.Reply)]
+    [reply] = [action.data for action in actions if isinstance(action, va.Reply)]
     return int(vu.VRING_STATE.unpack(reply[12:])[1])
 
 
@@ -284,7 +285,7 @@ def test_row_46_broken_ring_is_quarantined_and_the_other_goes_on(fe: SessionFron
     with pytest.raises(vs.BrokenRing, match="buffer id 99") as caught:
         fe.session.net.transmit(ring, None, [FRAME])
     actions = fe.carry_out(fe.session.quarantine(0, caught.value))
-    assert vs.RingBroken(0, caught.value) in actions
+    assert va.RingBroken(0, caught.value) in actions
     assert fe.running() == [False, True]
     send_frames(fe, 3)
     assert len(os.listdir("/proc/self/fd")) == before
