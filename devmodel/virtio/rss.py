@@ -7,9 +7,12 @@ depend on its place and value alone, so they are looked up: a table of 256 for e
 set.  What is hashed follows from the frame and from the types that the driver wants: ports of TCP or UDP if it wants
 those, else addresses, else nothing.
 
-Without RSS a flow keeps to the queue that the guest last sent on for it (5.1.6.5.5, automatic receive steering), and
-one that the guest has said nothing on has any; what is no TCP or UDP goes to the first.  Of FLOWS flows the queue is
-remembered; with more all are forgotten and learnt anew.
+Without RSS a flow goes to the queue that the guest sends on for it (5.1.6.5.5, automatic receive steering), and one
+that the guest has said nothing on has any; what is no TCP or UDP goes to the first.  A guest sends a flow's
+acknowledgements on two queues in turn, from the processor that has the interrupt and from the one that reads; a flow
+that followed each of them would have its segments in two queues at once and out of order.  So it moves once MOVE_AFTER
+frames in a row came from another queue.  Of FLOWS flows the queue is remembered; with more all are forgotten and
+learnt anew.
 
 Left out: the hash types of IPv6 with extension headers (IP_EX, TCP_EX, UDP_EX), which are not offered.
 """
@@ -44,6 +47,7 @@ MAX_KEY: Final = 40
 MAX_INDIRECTION: Final = 128
 
 FLOWS: Final = 4096
+MOVE_AFTER: Final = 64
 HASHED: Final = 14 + 60 + 4
 """So many bytes at a frame's beginning have all that is hashed: addresses and ports behind the longest IP header."""
 _LONGEST: Final = 36  # two IPv6 addresses and two ports
@@ -134,17 +138,24 @@ class Steering:
         self.pairs = 1
         self.rss: RssConfig | None = None
         self._flows: dict[bytes, int] = {}
+        self._strays: dict[
+            bytes, tuple[int, int]
+        ] = {}  # on which other queue flows were seen, how often in a row
 
     def reset(self) -> None:
         self.pairs = 1
         self.rss = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._flows = {}
+        self._strays = {}
 
     def use(self, pairs: int) -> None:
         """So many from now on; what is known of flows is forgotten if that is another number."""
         if pairs != self.pairs:
             self.pairs = pairs
-            self._flows = {}
+            self._forget()
 
     def sent_on(self, frame: Buffer, pair: int) -> None:
         """The guest sent a frame: its flow's answers go the same way."""
@@ -152,9 +163,24 @@ class Steering:
             ends = _ends(frame)
             if ends is not None:
                 half, place = (4, 8) if len(ends) == 12 else (16, 32)
-                self._learn(
+                self._follow(
                     ends[half:place] + ends[:half] + ends[place + 2 :] + ends[place : place + 2], pair
                 )
+
+    def _follow(self, flow: bytes, pair: int) -> None:
+        known = self._flows.get(flow)
+        if known == pair:
+            if self._strays:
+                self._strays.pop(flow, None)
+        elif known is None:
+            self._learn(flow, pair)
+        else:
+            where, seen = self._strays.get(flow, (pair, 0))
+            seen = seen + 1 if where == pair else 1
+            self._strays[flow] = pair, seen
+            if seen >= MOVE_AFTER:
+                self._flows[flow] = pair
+                del self._strays[flow]
 
     def pair_of(self, frame: Buffer) -> int:
         """For a frame to the guest."""
@@ -166,15 +192,12 @@ class Steering:
         if ends is None:
             return 0
         pair = self._flows.get(ends)
-        if pair is None:
-            pair = crc32(ends) % self.pairs
-            self._learn(ends, pair)
-        return pair
+        return crc32(ends) % self.pairs if pair is None else pair
 
-    def _learn(self, ends: bytes, pair: int) -> None:
-        if len(self._flows) >= FLOWS and ends not in self._flows:
-            self._flows.clear()
-        self._flows[ends] = pair
+    def _learn(self, flow: bytes, pair: int) -> None:
+        if len(self._flows) >= FLOWS:
+            self._forget()
+        self._flows[flow] = pair
 
 
 def _ends(frame: Buffer) -> bytes | None:

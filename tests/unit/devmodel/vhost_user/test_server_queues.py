@@ -13,6 +13,7 @@ from vu_rig import Rig, run
 
 from devmodel.vhost_user.message import Request as R
 from devmodel.virtio import features as vf
+from devmodel.virtio import rss
 from tests.unit.devmodel.virtio.test_rss import frame
 
 MQ = MODERN | vf.mask(vf.VIRTIO_NET_F_MQ)
@@ -23,7 +24,11 @@ TO_GUEST = frame("10.0.2.2", 7, "10.0.2.15", 1000)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_answer_comes_on_the_queue_that_the_guest_sent_on(tmp_path: Path, packed: bool) -> None:
+def test_answer_comes_on_the_queue_that_the_guest_sent_on(
+    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rss, "MOVE_AFTER", 1)
+
     async def script(rig: Rig) -> None:
         fe = await rig.frontend(MQ | (PACKED if packed else 0), packed=packed, pairs=4)
         for pair in (2, 0, 3, 1):

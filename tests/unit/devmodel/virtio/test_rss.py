@@ -103,12 +103,40 @@ def test_one_pair_gets_everything() -> None:
     assert Steering().pair_of(frame("10.0.2.2", 7, "10.0.2.15", 1000)) == 0
 
 
-def test_answer_goes_where_the_guest_sent_last() -> None:
+OUT = frame("10.0.2.15", 1000, "10.0.2.2", 7)
+BACK = frame("10.0.2.2", 7, "10.0.2.15", 1000)
+
+
+def test_answer_goes_where_the_guest_sent() -> None:
+    for pair in (3, 1, 2):
+        steering = Steering()
+        steering.use(4)
+        steering.pair_of(BACK)
+        steering.sent_on(OUT, pair)
+        assert steering.pair_of(BACK) == pair
+
+
+def test_flow_moves_once_it_is_sent_elsewhere_for_a_while() -> None:
     steering = Steering()
     steering.use(4)
-    for pair in (3, 1, 2):
-        steering.sent_on(frame("10.0.2.15", 1000, "10.0.2.2", 7), pair)
-        assert steering.pair_of(frame("10.0.2.2", 7, "10.0.2.15", 1000)) == pair
+    steering.sent_on(OUT, 3)
+    for _ in range(rss.MOVE_AFTER - 1):
+        steering.sent_on(OUT, 1)
+        assert steering.pair_of(BACK) == 3
+    steering.sent_on(OUT, 1)
+    assert steering.pair_of(BACK) == 1
+    assert not steering._strays
+
+
+@pytest.mark.parametrize("other", [3, 2])
+def test_flow_that_is_sent_on_several_queues_in_turn_stays(other: int) -> None:
+    steering = Steering()
+    steering.use(4)
+    steering.sent_on(OUT, 3)
+    for _ in range(4 * rss.MOVE_AFTER):
+        steering.sent_on(OUT, 1)
+        steering.sent_on(OUT, other)
+        assert steering.pair_of(BACK) == 3
 
 
 @pytest.mark.parametrize("flow", [("10.0.2.15", 1000, "10.0.2.2", 7), ("fd00::15", 1000, "fd00::2", 7)])
