@@ -293,8 +293,15 @@ _KNOWN_DEATHS = (
 )
 
 
-_READY = re.compile(rb"vnic-guest-ready((?: \w+=[^\s=]+)*)")
-"""Printed by images/rootfs/init just before its shell."""
+_READY = re.compile(rb"vnic-guest-ready((?: \w+=[\w.-]+)*)")
+"""Printed by images/rootfs/init just before its shell. A message of the kernel's may stand right behind it, without an
+end of the line between."""
+
+
+def ready_words(shown: bytes) -> dict[str, str]:
+    """What the last such line of a console says; nothing without one."""
+    said = _READY.findall(shown)
+    return dict(word.split("=", 1) for word in said[-1].decode().split()) if said else {}
 
 
 class Guest:
@@ -318,8 +325,7 @@ class Guest:
         shown = self.console.wait_for(
             self.shell.prompt, PROMPT_S * factor, SILENCE_S * factor, "the guest's prompt"
         )
-        said = _READY.search(shown)
-        self.ready = dict(word.split("=", 1) for word in said[1].decode().split()) if said else {}
+        self.ready = ready_words(shown)
         self.shell.attach(PROMPT_S * factor)
 
     def poweroff(self, timeout: float = 20.0) -> None:

@@ -24,7 +24,7 @@ from guest.vm.errors import (
     QmpError,
     QmpTimeout,
 )
-from guest.vm.machine import Machine, boot
+from guest.vm.machine import Machine, boot, ready_words
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +185,10 @@ def test_monitor_after_close_says_so(fake_vm: Vm) -> None:
         pass
     with pytest.raises(QmpError, match="closed"):
         machine.monitor.status()
+
+
+def test_ready_line_with_a_kernel_message_right_behind_it() -> None:
+    shown = b"motd\r\nvnic-guest-ready uptime=2.01 dhcp=ok[    2.040252] tsc: Refined TSC clocksource\r\n"
+    assert ready_words(shown) == {"uptime": "2.01", "dhcp": "ok"}
+    assert ready_words(b"vnic-guest-ready uptime=2.01 dhcp=no-device\r\n")["dhcp"] == "no-device"
+    assert ready_words(b"nothing yet") == {}
